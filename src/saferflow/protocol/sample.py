@@ -1,0 +1,68 @@
+"""Draws legal traces: a walk over the automaton that picks among its edges."""
+
+import random
+from typing import TYPE_CHECKING
+
+from saferflow.protocol.paths import reach, required
+from saferflow.protocol.tools import DECISIONS, TOOLS, Layer
+from saferflow.protocol.topologies import GATE, Automaton, Edge, State
+
+if TYPE_CHECKING:
+    from saferflow.protocol.plan import Plan
+
+AGAIN = 0.5
+"""Chance of a call that is legal but wanted by nothing: a loop's second look (ours)."""
+
+
+def sample(plan: "Plan", rng: random.Random, decision: str, coverage: float = 1.0) -> tuple[str, ...]:
+    """Draw the tool names of a legal trace whose gate decides `decision`.
+
+    Args:
+        coverage: chance, in [0, 1], with which each optional tool is taken; at 1 every tool that the decision
+            allows is called.
+
+    Raises:
+        ValueError: a decision that is none of the four.
+    """
+    if decision not in DECISIONS:
+        raise ValueError(f"decision is one of {', '.join(DECISIONS)}, got {decision!r}")
+    automaton = plan.automaton
+    left = set(_wanted(automaton, rng, decision, coverage))
+    allowed = frozenset(left)
+    state, trace = automaton.start, []
+    while left or not automaton.accepting(state):
+        edge = _pick(_useful(automaton, state, decision, left, allowed), left, rng)
+        left.discard(edge.tool)
+        trace.append(edge.tool)
+        state = edge.target
+    return tuple(trace)
+
+
+def _wanted(automaton: Automaton, rng: random.Random, decision: str, coverage: float) -> list[str]:
+    """The tools that this trace will call: all required ones, some optional ones, one of each layer."""
+    everything = reach(automaton, automaton.start, decision)
+    must = required(automaton, decision)
+    wanted = [tool for tool in sorted(everything) if tool in must or rng.random() < coverage]
+    for layer in (Layer.PERCEPTION, Layer.REASONING):
+        if not any(TOOLS[tool].layer is layer for tool in wanted):
+            wanted.append(rng.choice([tool for tool in sorted(everything) if TOOLS[tool].layer is layer]))
+    return wanted
+
+
+def _useful(
+    automaton: Automaton, state: State, decision: str, left: set[str], allowed: frozenset[str]
+) -> list[Edge]:
+    """The edges to wanted tools that leave every tool that is still wanted within reach."""
+    return [
+        edge
+        for edge in automaton.edges(state)
+        if edge.tool in allowed
+        and (edge.tool != GATE or edge.decision == decision)
+        and left - {edge.tool} <= reach(automaton, edge.target, decision)
+    ]
+
+
+def _pick(edges: list[Edge], left: set[str], rng: random.Random) -> Edge:
+    fresh = [edge for edge in edges if edge.tool in left]
+    again = [edge for edge in edges if edge.tool not in left]
+    return rng.choice(again if again and (not fresh or rng.random() < AGAIN) else fresh)

@@ -1,0 +1,117 @@
+"""Completions as values: `parse` and `render` are each other's inverse on every legal response."""
+
+import re
+from dataclasses import dataclass
+
+from saferflow.protocol.surface import (
+    CLOSE_ANSWER,
+    CLOSE_THINKING,
+    OPEN_ANSWER,
+    OPEN_THINKING,
+    Span,
+    find_blocks,
+)
+
+NAME = re.compile(r"\[([A-Z0-9_-]+)\]\s*:")
+"""The start of a call: tool name and colon, as the released code reads them [K]."""
+
+KEY = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a virtual tool: its typed fields, in order, and the text beside them (all of a free observation)."""
+
+    tool: str
+    fields: tuple[tuple[str, str], ...] = ()
+    text: str = ""
+
+    def get(self, name: str, default: str = "") -> str:
+        """The value of the first field called `name`."""
+        return next((value for key, value in self.fields if key == name), default)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A policy completion, taken apart."""
+
+    trace: tuple[Call, ...]
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A non-empty line of a thinking block: its number in the completion, from 1, and the call on it, if it is one."""
+
+    number: int
+    text: str
+    call: Call | None
+
+
+def parse(text: str) -> Response:
+    """Read what can be read from the first thinking block and the first answer block. Never raises.
+
+    Lines that follow a free-text call belong to its observation, as in the released form; other lines that are no
+    call are left out.
+    """
+    blocks = find_blocks(text)
+    trace: list[Call] = []
+    more: list[str] = []
+    for line in lines(text, blocks.thinking):
+        if line.call:
+            _extend(trace, more)
+            trace.append(line.call)
+        else:
+            more.append(line.text)
+    _extend(trace, more)
+    answer = text[blocks.answer.start : blocks.answer.end].strip() if blocks.answer else ""
+    return Response(tuple(trace), answer)
+
+
+def render(response: Response) -> str:
+    """Write a response in the surface form of the protocol, without a line break at the end."""
+    calls = "".join(f"[{call.tool}]: {observation(call)}".rstrip() + "\n" for call in response.trace)
+    return f"{OPEN_THINKING}\n{calls}{CLOSE_THINKING}\n{OPEN_ANSWER}\n{response.answer}\n{CLOSE_ANSWER}"
+
+
+def observation(call: Call) -> str:
+    """What stands behind the colon of a call: its fields, then its text."""
+    return "; ".join([f"{key}={value}" for key, value in call.fields] + [call.text] * bool(call.text))
+
+
+def plain(value: str) -> str:
+    """`value` as a text field can hold it: one line, no `;`, none of the protocol's tags."""
+    value = value.replace("<", "(").replace(">", ")") if "<" in value else value
+    return " ".join(value.replace(";", ",").split())
+
+
+def lines(text: str, span: Span | None) -> tuple[Line, ...]:
+    """The non-empty lines of `text[span]`. Only a line feed ends a line."""
+    if span is None:
+        return ()
+    first = text.count("\n", 0, span.start) + 1
+    stripped = (piece.strip() for piece in text[span.start : span.end].split("\n"))
+    return tuple(Line(number, piece, read_call(piece)) for number, piece in enumerate(stripped, first) if piece)
+
+
+def read_call(line: str) -> Call | None:
+    """The call on a stripped line, or None where the line does not begin with `[TOOL-NAME]:`."""
+    match = NAME.match(line)
+    if match is None:
+        return None
+    rest = line[match.end() :].strip()
+    fields, text = [], []
+    for piece in rest.split(";"):
+        key, equals, value = piece.partition("=")
+        if equals and KEY.fullmatch(key.strip()):
+            fields.append((key.strip(), value.strip()))
+        else:
+            text.append(piece)
+    return Call(match[1], tuple(fields), ";".join(text).strip() if fields else rest)
+
+
+def _extend(trace: list[Call], more: list[str]) -> None:
+    """Hand the lines gathered since the last call to that call, if it holds free text, and start afresh."""
+    if trace and more and not trace[-1].fields:
+        trace[-1] = Call(trace[-1].tool, (), "\n".join([trace[-1].text, *more]).strip())
+    more.clear()
