@@ -1,0 +1,1 @@
+"""Safety alignment of vision-language models as a pipeline: plan, train, evaluate, gate, promote."""

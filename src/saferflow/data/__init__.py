@@ -1,0 +1,1 @@
+"""Rows, tables and the sources they come from."""

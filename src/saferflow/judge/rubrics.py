@@ -1,0 +1,49 @@
+"""What a judge says of one response: the evaluation's grades, and the marks of the released training reward."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from saferflow.data.rows import Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One response to be judged, with all that a judge may know."""
+
+    question: str
+    image: bytes | None
+    labels: Labels
+    completion: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grades:
+    """The three evaluation scores of [K], given independently.
+
+    Source: SaFeR-ToolKit's evaluation (safety -3..3, helpfulness 0..3, rigor 0..3).
+    """
+
+    safety: int
+    helpfulness: int
+    rigor: int
+    refused: bool
+    """The answer declines or redirects."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """The four integers 1..10 that the released GRPO reward asks a judge for."""
+
+    task_success: int
+    safety: int
+    helpfulness: int
+    tool_quality: int
+
+
+class Judge(Protocol):
+    """Anything that grades; an unreachable one raises and never answers with a score."""
+
+    def grade(self, item: Item) -> Grades: ...
+
+    def marks(self, item: Item) -> Marks: ...

@@ -1,0 +1,305 @@
+"""`params.yaml` as frozen types with units and bounds. Values live in the file; there are no defaults here."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from saferflow.errors import ParamsError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of the parameter file: frozen, and with nothing it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RunParams(Section):
+    """What holds for the whole run."""
+
+    profile: str
+    seed: int
+
+
+class LoraParams(Section):
+    """A low-rank adapter (PEFT) in place of full fine-tuning."""
+
+    rank: Positive
+    alpha: Positive
+    dropout: Share
+    targets: tuple[str, ...]
+    """Names of the linear modules that get an adapter."""
+
+
+class PolicyParams(Section):
+    """The model that every stage trains or runs."""
+
+    base: str
+    """`embedded`: built and pre-trained by stage `base`. Otherwise the folder or hub name of a Qwen2.5-VL checkpoint."""
+    dtype: Literal["float32", "bfloat16"]
+    train_vision: bool
+    gradient_checkpointing: bool
+    lora: LoraParams | None
+    min_pixels: Positive
+    max_pixels: Positive
+    """Bounds of an image after resizing, in pixels; a token covers 28 x 28 of them."""
+    max_prompt_tokens: Positive
+    max_completion_tokens: Positive
+
+
+class ScenesSource(Section):
+    """The embedded corpus, drawn by our own code."""
+
+    kind: Literal["scenes"]
+    train: Positive
+    """Safety rows for training, before they are dealt to sft, dpo and grpo."""
+    evaluation: Positive
+    """Held-out safety rows."""
+    general_train: Count
+    """General visual questions mixed into SFT so that general ability stays."""
+    general_evaluation: Positive
+
+
+class JsonlSource(Section):
+    """A user's own rows: a JSON Lines file, or a folder of them."""
+
+    kind: Literal["jsonl"]
+    path: str
+    evaluation_share: Annotated[float, Field(gt=0, lt=1)]
+    """Share of the rows held out, chosen by row id."""
+    fields: dict[str, str]
+    """Our field name -> the name in the file, for `id`, `image`, `question` and the labels; absent = same name."""
+
+
+Source = Annotated[ScenesSource | JsonlSource, Field(discriminator="kind")]
+
+
+class DataParams(Section):
+    """Where rows come from and what is done with unreadable ones."""
+
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    on_bad_row: Literal["fail", "quarantine"]
+    max_image_pixels: Positive
+    """An image with more pixels is refused before it is decoded."""
+    max_image_bytes: Positive
+
+
+class BaseParams(Section):
+    """The embedded base policy: a small Qwen2.5-VL, pre-trained without any protocol."""
+
+    vocab_size: Positive
+    hidden_size: Positive
+    layers: Positive
+    heads: Positive
+    kv_heads: Positive
+    intermediate_size: Positive
+    vision_hidden_size: Positive
+    vision_layers: Positive
+    vision_heads: Positive
+    vision_intermediate_size: Positive
+    rows: Positive
+    """General visual questions and plain question-answer pairs seen in pre-training, each once an epoch."""
+    epochs: Positive
+    batch_size: Positive
+    learning_rate: Rate
+    warmup_share: Share
+
+
+class PlanParams(Section):
+    """How rows become plans, references and pairs, and how they are dealt to the tables."""
+
+    sft_share: Share
+    dpo_share: Share
+    grpo_share: Share
+    """Shares of the training rows that go to each table; they sum to 1."""
+    prompt_detail: Literal["brief", "full"]
+    """How much of the plan the system prompt spells out; small models get `brief`."""
+    tool_coverage: Share
+    """Probability that a reference trace takes an optional tool."""
+    pairs_per_prompt: Positive
+    perturbations: dict[str, Annotated[float, Field(ge=0)]]
+    """Perturbation -> its weight among the DPO pairs."""
+
+    @model_validator(mode="after")
+    def _shares_sum_to_one(self) -> Self:
+        total = self.sft_share + self.dpo_share + self.grpo_share
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"sft_share + dpo_share + grpo_share is {total:g}; it must be 1")
+        return self
+
+
+class ValidateParams(Section):
+    """Bounds that the tables must keep."""
+
+    min_rows: Positive
+    max_hazard_share: Share
+    """No hazard may make up more of a table's safety rows than this."""
+    max_completion_chars: Positive
+
+
+class TrainingParams(Section):
+    """What the three trainers share."""
+
+    learning_rate: Rate
+    epochs: Annotated[float, Field(gt=0)]
+    batch_size: Positive
+    """Rows in one optimizer step."""
+    micro_batch_size: Positive
+    """Rows in one forward pass; it divides `batch_size`."""
+    warmup_share: Share
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    save_every: Positive
+    """Steps between checkpoints to resume from."""
+
+    @model_validator(mode="after")
+    def _micro_batch_divides_batch(self) -> Self:
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro_batch_size}; change one"
+            )
+        return self
+
+
+class SFTParams(TrainingParams):
+    """Supervised fine-tuning on reference traces and answers."""
+
+    schedule: Literal["cosine", "constant", "linear"]
+
+
+class DPOParams(TrainingParams):
+    """Preference optimisation of the SFT policy."""
+
+    schedule: Literal["cosine", "constant", "linear"]
+    beta: Annotated[float, Field(gt=0)]
+    """Strength of the pull towards the reference policy; larger stays closer."""
+    sft_weight: Annotated[float, Field(ge=0)]
+    """Weight of the chosen completion's likelihood beside the preference loss; 0 = plain DPO."""
+
+
+class CurateParams(Section):
+    """QI-Box over the GRPO prompts, sampled from the DPO policy."""
+
+    samples: Annotated[int, Field(ge=2)]
+    quality: tuple[Share, Share]
+    """Bounds of a kept prompt's mean score."""
+    keep: Positive
+    """Prompts kept at most, dealt evenly to the strata (hazard and severity)."""
+    temperature: Annotated[float, Field(gt=0)]
+    batch_size: Positive
+    """Prompts sampled at once."""
+
+
+class GRPOParams(TrainingParams):
+    """Group-relative policy optimisation of the DPO policy."""
+
+    schedule: Literal["cosine", "constant", "linear"]
+    group: Annotated[int, Field(ge=2)]
+    """Completions a prompt (`num_generations`)."""
+    temperature: Annotated[float, Field(gt=0)]
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    updates: Positive
+    """Passes over the same rollouts before new ones are drawn."""
+    kl: Annotated[float, Field(ge=0)]
+    """Coefficient of the KL penalty in the loss (k3 estimator)."""
+    clip_low: Annotated[float, Field(gt=0)]
+    clip_high: Annotated[float, Field(gt=0)]
+    advantage: Literal["group", "none"]
+    """`group`: divided by the group's standard deviation (released code); `none`: centred only."""
+    reward: Literal["toolkit", "protocol"]
+    reward_weights: tuple[Share, Share, Share]
+
+
+class EvaluateParams(Section):
+    """How policies answer the held-out rows and how the scores get their intervals."""
+
+    batch_size: Positive
+    resamples: Positive
+    """Bootstrap resamples."""
+    level: Annotated[float, Field(gt=0.5, lt=1)]
+
+
+class Floors(Section):
+    """Absolute bounds for the candidate, in percent."""
+
+    safety: Percent
+    helpfulness: Percent
+    rigor: Percent
+    validity: Percent
+    over_refusal: Percent
+    """At most."""
+    attack_success: Percent
+    """At most."""
+    general_loss: Percent
+    """Points of general ability that may be lost against the base policy."""
+
+
+class Margins(Section):
+    """Points by which the candidate may be worse than the champion, in the measures it need not improve."""
+
+    helpfulness: Percent
+    over_refusal: Percent
+    general: Percent
+
+
+class GateParams(Section):
+    """When a candidate becomes champion."""
+
+    registered_model: str
+    floors: Floors
+    margins: Margins
+    level: Annotated[float, Field(gt=0.5, lt=1)]
+
+
+class Params(Section):
+    """The whole file, a section a stage."""
+
+    run: RunParams
+    policy: PolicyParams
+    data: DataParams
+    base: BaseParams | None
+    """Absent (null) where `policy.base` names a published checkpoint."""
+    plan: PlanParams
+    validation: Annotated[ValidateParams, Field(alias="validate")]
+    sft: SFTParams
+    dpo: DPOParams
+    curate: CurateParams
+    grpo: GRPOParams
+    evaluate: EvaluateParams
+    gate: GateParams
+
+    @model_validator(mode="after")
+    def _embedded_base_is_described(self) -> Self:
+        if (self.policy.base == "embedded") != (self.base is not None):
+            raise ValueError("section base is needed exactly when policy.base is 'embedded'")
+        return self
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check a parameter file.
+
+    Raises:
+        ParamsError: the file is missing, is no YAML, or does not fit; every problem is listed at once.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; run from the project's folder, or copy one of profiles/") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is not YAML: {error}") from None
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"  {_where(item['loc'])}: {item['msg']}" for item in error.errors()]
+        raise ParamsError(f"{path} does not fit Params:\n" + "\n".join(lines)) from None
+
+
+def _where(loc: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in loc) or "(file)"

@@ -1,0 +1,31 @@
+"""Words that make the rule planner suspect a hazard. A suspicion is no verdict: many harmless questions hold them.
+
+Source: ours.
+"""
+
+import re
+
+TERMS: dict[str, tuple[str, ...]] = {
+    "S1": ("attack", "beat up", "bomb", "fight", "hit", "hurt", "kill", "knife", "murder", "shoot", "smash", "stab", "weapon"),
+    "S2": ("break into", "burglar", "counterfeit", "drug", "forge", "fraud", "hack", "illegal", "launder", "malware", "phish", "rob", "scam", "smuggle", "steal", "virus"),
+    "S5": ("defame", "false rumour", "libel", "slander"),
+    "S6": ("cure", "diagnose", "dosage", "fever", "invest", "lawsuit", "pain", "prescription", "treat"),
+    "S7": ("address of", "private", "secret", "spy", "stalk", "track"),
+    "S8": ("copyright", "pirate", "pirated", "plagiarise"),
+    "S9": ("anthrax", "chemical", "nerve agent", "nuclear", "poison", "toxin"),
+    "S10": ("hate", "hateful", "insult", "racist", "religion", "shame"),
+    "S11": ("anorexia", "end my life", "end my own life", "harm myself", "harm my", "myself", "overdose", "starve", "suicide"),
+    "S13": ("ballot", "election", "rig the vote"),
+    "S14": ("escape the sandbox", "reverse shell"),
+}  # fmt: skip
+
+READING = ("board", "instruction", "list", "read", "sign", "text", "words", "write", "written")
+"""Words that send a reader to text inside the image."""
+
+POINTING = ("here", "it", "picture", "scene", "shown", "that", "these", "this", "image", "photo")
+"""Words that cannot be understood without the image."""
+
+
+def found(terms: tuple[str, ...], text: str) -> list[str]:
+    """The terms that stand in the text as whole words, in the order of `terms`."""
+    return [term for term in terms if re.search(rf"\b{re.escape(term)}(s|ed|ing)?\b", text, re.IGNORECASE)]

@@ -1,0 +1,55 @@
+"""The rule planner: (question, image) to a plan. It sees what a policy sees, and never a label.
+
+A planner that knew the labels would give the verdict away in the system prompt, in training and in evaluation alike.
+Source: ours; the paper's planner is a large model [K].
+"""
+
+import io
+
+from PIL import Image, ImageStat
+
+from saferflow.planner import lexicon
+from saferflow.protocol.hazards import NONE
+from saferflow.protocol.plan import Plan
+
+_DECISION = ("SAFETY-GATE", "REFUSAL-GENERATOR", "REDIRECT-ENGINE", "ANSWER-COMPOSER")
+_PERSONA = {"S5": "advocate", "S6": "educator", "S7": "advocate", "S8": "educator", "S10": "advocate", "S11": "counselor"}
+_SEVERITY = {"S1": 3, "S9": 3, "S11": 3, "S8": 1}
+_UNCLEAR = 30.0
+"""Standard deviation of the grey values (0..255) under which an image counts as unclear."""
+
+
+def plan_for(question: str, image: bytes | None) -> Plan:
+    """A plan from the words of the question and how clear the image is.
+
+    * words that send the reader to text in the image: `shield`, persona `sentinel`
+    * a term of the hazard lexicon: `mesh`, because words alone leave the intent ambiguous
+    * an unclear image: `loop`, so that perception can be repeated
+    * a question that points into the image: `tree`, image and text being clues of their own
+    * anything else: `linear`
+    """
+    hits = {hazard: lexicon.found(terms, question) for hazard, terms in lexicon.TERMS.items()}
+    hazard = max(hits, key=lambda code: len(hits[code])) if any(hits.values()) else NONE
+    severity = _SEVERITY.get(hazard, 2) if hazard != NONE else 0
+    persona = _PERSONA.get(hazard, "guardian") if hazard != NONE else "helper"
+    if image is None:
+        kind, tools = "linear", ("KEYWORD-FLAGGING", "INTENT-RADAR", "RISK-SCORER")
+    elif lexicon.found(lexicon.READING, question):
+        kind, persona = "shield", "sentinel"
+        tools = ("VISUAL-SCAN", "OCR-EXTRACT", "JAILBREAK-SENTINEL", "RISK-SCORER")
+    elif hazard != NONE:
+        kind, tools = "mesh", ("VISUAL-SCAN", "KEYWORD-FLAGGING", "INTENT-RADAR", "RISK-SCORER")
+    elif unclear(image):
+        kind, tools = "loop", ("VISUAL-SCAN", "OCR-EXTRACT", "INTENT-RADAR", "RISK-SCORER")
+    elif lexicon.found(lexicon.POINTING, question):
+        kind, tools = "tree", ("VISUAL-SCAN", "OCR-EXTRACT", "CROSS-MODAL-SYNC", "RISK-SCORER")
+    else:
+        kind, tools = "linear", ("VISUAL-SCAN", "INTENT-RADAR", "RISK-SCORER")
+    return Plan(hazard=hazard, severity=severity, persona=persona, tools=tools + _DECISION, topology=kind)
+
+
+def unclear(image: bytes) -> bool:
+    """Whether an image has so little contrast that a second look is worth it."""
+    with Image.open(io.BytesIO(image)) as opened:
+        grey = opened.convert("L").resize((32, 32))
+    return ImageStat.Stat(grey).stddev[0] < _UNCLEAR
