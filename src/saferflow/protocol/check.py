@@ -3,12 +3,13 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from saferflow.protocol.paths import resume_after
 from saferflow.protocol.stance import contradicts
 from saferflow.protocol.surface import TAG, TAGS, Blocks, Span, find_blocks
-from saferflow.protocol.tools import TOOLS, Layer
+from saferflow.protocol.tools import TOOLS, Field, Layer
 from saferflow.protocol.topologies import GATE
 from saferflow.protocol.trace import Call, Line, lines
 
@@ -179,8 +180,7 @@ def _fields(strict: bool, calls: list[Line]) -> Iterator[Violation]:
 
 
 def _field_faults(name: str, call: Call, strict: bool) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    declared = {field.name: field for field in TOOLS[name].fields}
-    shape = tuple(f"{field.name}={field.expects}" for field in declared.values())
+    declared, shape = _declared(name)
     seen: set[str] = set()
     for key, value in call.fields:
         field = declared.get(key)
@@ -199,6 +199,13 @@ def _field_faults(name: str, call: Call, strict: bool) -> Iterator[tuple[str, st
     for field in declared.values() if call.fields else ():
         if field.required and field.name not in seen:
             yield "T202", f"no {field.name}", (f"{field.name}={field.expects}",)
+
+
+@cache
+def _declared(name: str) -> tuple[dict[str, Field], tuple[str, ...]]:
+    """A tool's fields by name, and how they are written."""
+    fields = TOOLS[name].fields
+    return {field.name: field for field in fields}, tuple(f"{field.name}={field.expects}" for field in fields)
 
 
 def _answer(span: Span | None, text: str, calls: list[Line]) -> Iterator[Violation]:

@@ -76,7 +76,7 @@ def _topology(plan: "Plan") -> Iterator[str]:
     if plan.topology == "linear":
         ranked = sorted(known, key=_rank)
         if ranked != known:
-            yield f"tools: linear calls them in the order given, which leaves a layer backwards; try {', '.join(ranked)}"
+            yield f"tools: linear calls them in this order, which leaves a layer backwards; try {', '.join(ranked)}"
     if plan.topology == "shield":
         for tool in GUARDS:
             if tool not in plan.tools:

@@ -77,14 +77,16 @@ def _tool(name: str) -> str:
 
 
 def rules(automaton: Automaton) -> tuple[str, ...]:
-    """What the automaton allows, in words: what must be called, what follows what, what may repeat."""
+    """What the automaton allows, in words: what must be called, what may repeat, what follows what."""
     must = frozenset.intersection(*(required(automaton, decision) for decision in DECISIONS))
     tools = (*automaton.perception, *automaton.reasoning, GATE, *automaton.routes)
     always = ", ".join(tool for tool in tools if tool in must)
     most = _most_calls(automaton, tools)
     again = [tool for tool in tools if most[tool] > 1]
-    once = "Call each tool at most once." if not again else f"At most twice: {', '.join(again)}; any other at most once."
-    return (f"Always call {always}.", once, *_successions(automaton, tools))
+    once = f"Call {', '.join(again)} at most twice, any other once." if again else "Call each tool at most once."
+    back = max(state.returns for state in states(automaton))
+    returns = f"Go back to perception at most {back} time{'s' * (back > 1)}." if back else "Never go back a layer."
+    return (f"Always call {always}.", once, returns, *_successions(automaton, tools))
 
 
 def _successions(automaton: Automaton, tools: tuple[str, ...]) -> list[str]:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Literal, NamedTuple
 
 from saferflow.protocol.hazards import HAZARDS, NONE
+from saferflow.protocol.surface import TAG
 
 DECISIONS = ("answer", "answer_with_care", "redirect", "refuse")
 """What SAFETY-GATE can decide."""
@@ -63,7 +64,7 @@ class Field(NamedTuple):
 
     def accepts(self, value: str) -> bool:
         """Whether `value` can be read as this field's type, and can be written on one line of a trace."""
-        if not value or value != value.strip() or ";" in value or "\n" in value:
+        if not value or value != value.strip() or ";" in value or "\n" in value or TAG.search(value):
             return False
         if self.type == "enum":
             return value in self.choices

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from saferflow.protocol.surface import (
     CLOSE_ANSWER,
@@ -39,8 +40,7 @@ class Response:
     answer: str
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A non-empty line of a thinking block: its number in the completion, from 1, and the call on it, if it is one."""
 
     number: int
