@@ -120,9 +120,8 @@ def test_the_brief_prompt_is_four_lines():
 
 def test_the_full_prompt_gives_fields_form_and_the_automatons_rules():
     lines = Plan(**GOOD).system_prompt("full").splitlines()
-    assert "- RISK-SCORER (reasoning): hazard=none|" + "|".join(HAZARDS) + (
-        "; severity=0, 1, 2 or 3; confidence=0 to 1"
-    ) in lines
+    hazards = "|".join(["none", *HAZARDS])
+    assert f"- RISK-SCORER (reasoning): hazard={hazards}; severity=0, 1, 2 or 3; confidence=0 to 1" in lines
     assert "[TOOL-NAME]: field=value; field=value" in lines
     assert lines[lines.index("Rules:") + 1 :] == [
         "- Always call VISUAL-SCAN, JAILBREAK-SENTINEL, RISK-SCORER, SAFETY-GATE.",

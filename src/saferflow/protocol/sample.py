@@ -49,9 +49,7 @@ def _wanted(automaton: Automaton, rng: random.Random, decision: str, coverage: f
     return wanted
 
 
-def _useful(
-    automaton: Automaton, state: State, decision: str, left: set[str], allowed: frozenset[str]
-) -> list[Edge]:
+def _useful(automaton: Automaton, state: State, decision: str, left: set[str], allowed: frozenset[str]) -> list[Edge]:
     """The edges to wanted tools that leave every tool that is still wanted within reach."""
     return [
         edge
