@@ -138,8 +138,10 @@ def test_the_automaton_keeps_only_what_bears_on_the_future(kind, count):
     assert len(states(plan(kind, (LOOK, READ, INTENT, RISK)).automaton)) == count
 
 
-def test_equal_plans_share_one_automaton():
-    assert plan("mesh", (LOOK, RISK)).automaton is plan("mesh", (LOOK, RISK)).automaton
+def test_plans_that_differ_in_what_no_order_depends_on_share_one_automaton():
+    subject = plan("mesh", (LOOK, RISK))
+    assert Plan("none", 0, "helper", subject.tools, "mesh").automaton is subject.automaton
+    assert plan("tree", (LOOK, RISK)).automaton is not subject.automaton
 
 
 def test_a_shield_requires_its_guards_and_a_mesh_only_the_gate():
@@ -172,3 +174,9 @@ def test_low_coverage_leaves_optional_tools_out_and_keeps_every_layer():
 def test_a_decision_that_does_not_exist_cannot_be_sampled():
     with pytest.raises(ValueError, match="one of answer"):
         sample(plan("mesh", (LOOK, RISK)), random.Random(0), "maybe")
+
+
+def test_a_sample_does_not_use_up_its_tools_before_the_end():
+    subject = plan("loop", (LOOK, READ, INTENT, RISK), max_returns=2)
+    for seed in range(100):  # INTENT alone may be wanted: after its second call no step back is left
+        assert sample(subject, random.Random(seed), "answer", coverage=0.3)[-1] in (GATE, COMPOSE)

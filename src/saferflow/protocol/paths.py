@@ -22,20 +22,29 @@ def states(automaton: Automaton) -> tuple[State, ...]:
 
 
 @lru_cache(maxsize=65536)
-def reach(automaton: Automaton, state: State, decision: str) -> frozenset[str]:
-    """The tools that some legal trace with this gate decision still calls after `state`."""
-    found: set[str] = set()
+def reach(automaton: Automaton, state: State, decision: str, within: frozenset[str]) -> frozenset[str] | None:
+    """The tools that legal traces with this gate decision, of tools `within` alone, still call after `state`.
+
+    None where no such trace comes to its end.
+    """
+    found: set[str] | None = set() if automaton.accepting(state) else None
     for edge in automaton.edges(state):
-        if edge.tool != GATE or edge.decision == decision:
-            found |= {edge.tool} | reach(automaton, edge.target, decision)
-    return frozenset(found)
+        if edge.tool in within and (edge.tool != GATE or edge.decision == decision):
+            rest = reach(automaton, edge.target, decision, within)
+            if rest is not None:
+                found = (found or set()) | {edge.tool} | rest
+    return None if found is None else frozenset(found)
+
+
+def allowed(automaton: Automaton, decision: str) -> frozenset[str]:
+    """The tools that some legal trace with this gate decision calls."""
+    return reach(automaton, automaton.start, decision, frozenset(automaton.tools)) or frozenset()
 
 
 @lru_cache(maxsize=8192)
 def required(automaton: Automaton, decision: str) -> frozenset[str]:
     """The tools that every legal trace with this gate decision calls."""
-    everything = reach(automaton, automaton.start, decision)
-    return frozenset(tool for tool in everything if not _ends_without(automaton, decision, tool))
+    return frozenset(tool for tool in allowed(automaton, decision) if not _ends_without(automaton, decision, tool))
 
 
 @lru_cache(maxsize=65536)
@@ -64,15 +73,4 @@ def resume_after(automaton: Automaton, state: State, tool: str, fields: tuple[tu
 
 def _ends_without(automaton: Automaton, decision: str, tool: str) -> bool:
     """Whether some legal trace with this gate decision never calls `tool`."""
-    found = {automaton.start}
-    queue = deque(found)
-    while queue:
-        here = queue.popleft()
-        if automaton.accepting(here):
-            return True
-        for edge in automaton.edges(here):
-            allowed = edge.tool != tool and (edge.tool != GATE or edge.decision == decision)
-            if allowed and edge.target not in found:
-                found.add(edge.target)
-                queue.append(edge.target)
-    return False
+    return reach(automaton, automaton.start, decision, frozenset(automaton.tools) - {tool}) is not None

@@ -79,7 +79,7 @@ def _tool(name: str) -> str:
 def rules(automaton: Automaton) -> tuple[str, ...]:
     """What the automaton allows, in words: what must be called, what may repeat, what follows what."""
     must = frozenset.intersection(*(required(automaton, decision) for decision in DECISIONS))
-    tools = (*automaton.perception, *automaton.reasoning, GATE, *automaton.routes)
+    tools = automaton.tools
     always = ", ".join(tool for tool in tools if tool in must)
     most = _most_calls(automaton, tools)
     again = [tool for tool in tools if most[tool] > 1]

@@ -3,7 +3,7 @@
 import random
 from typing import TYPE_CHECKING
 
-from saferflow.protocol.paths import reach, required
+from saferflow.protocol.paths import allowed, reach, required
 from saferflow.protocol.tools import DECISIONS, TOOLS, Layer
 from saferflow.protocol.topologies import GATE, Automaton, Edge, State
 
@@ -28,10 +28,10 @@ def sample(plan: "Plan", rng: random.Random, decision: str, coverage: float = 1.
         raise ValueError(f"decision is one of {', '.join(DECISIONS)}, got {decision!r}")
     automaton = plan.automaton
     left = set(_wanted(automaton, rng, decision, coverage))
-    allowed = frozenset(left)
+    wanted = frozenset(left)
     state, trace = automaton.start, []
     while left or not automaton.accepting(state):
-        edge = _pick(_useful(automaton, state, decision, left, allowed), left, rng)
+        edge = _pick(_useful(automaton, state, decision, left, wanted), left, rng)
         left.discard(edge.tool)
         trace.append(edge.tool)
         state = edge.target
@@ -40,23 +40,24 @@ def sample(plan: "Plan", rng: random.Random, decision: str, coverage: float = 1.
 
 def _wanted(automaton: Automaton, rng: random.Random, decision: str, coverage: float) -> list[str]:
     """The tools that this trace will call: all required ones, some optional ones, one of each layer."""
-    everything = reach(automaton, automaton.start, decision)
+    everything = sorted(allowed(automaton, decision))
     must = required(automaton, decision)
-    wanted = [tool for tool in sorted(everything) if tool in must or rng.random() < coverage]
+    wanted = [tool for tool in everything if tool in must or rng.random() < coverage]
     for layer in (Layer.PERCEPTION, Layer.REASONING):
         if not any(TOOLS[tool].layer is layer for tool in wanted):
-            wanted.append(rng.choice([tool for tool in sorted(everything) if TOOLS[tool].layer is layer]))
+            wanted.append(rng.choice([tool for tool in everything if TOOLS[tool].layer is layer]))
     return wanted
 
 
-def _useful(automaton: Automaton, state: State, decision: str, left: set[str], allowed: frozenset[str]) -> list[Edge]:
-    """The edges to wanted tools that leave every tool that is still wanted within reach."""
+def _useful(automaton: Automaton, state: State, decision: str, left: set[str], wanted: frozenset[str]) -> list[Edge]:
+    """The edges to wanted tools that leave the end, and every tool that is still wanted, within reach."""
     return [
         edge
         for edge in automaton.edges(state)
-        if edge.tool in allowed
+        if edge.tool in wanted
         and (edge.tool != GATE or edge.decision == decision)
-        and left - {edge.tool} <= reach(automaton, edge.target, decision)
+        and (rest := reach(automaton, edge.target, decision, wanted)) is not None
+        and left - {edge.tool} <= rest
     ]
 
 

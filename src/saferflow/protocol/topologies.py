@@ -76,6 +76,11 @@ class Automaton:
     _edges: dict[State, tuple[Edge, ...]] = field(default_factory=dict, repr=False)
     _steps: dict[State, dict[tuple[str, str], State]] = field(default_factory=dict, repr=False)
 
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """Every tool of the plan, the gate between the thoughts and the routes."""
+        return (*self.perception, *self.reasoning, GATE, *self.routes)
+
     def edges(self, state: State) -> tuple[Edge, ...]:
         """Every legal step from `state`, in the plan's order."""
         if state not in self._edges:
@@ -169,22 +174,28 @@ def guard(tool: str, fields: Iterable[tuple[str, str]]) -> str:
     return decision if decision in DECISIONS else ""
 
 
-@lru_cache(maxsize=4096)
 def compile_plan(plan: "Plan") -> Automaton:
-    """The automaton of a plan. Equal plans share one."""
-    perception = plan.layer(Layer.PERCEPTION)
-    reasoning = plan.layer(Layer.REASONING)
+    """The automaton of a plan. Plans that differ in hazard, severity or persona alone share one."""
+    layers = tuple(plan.layer(layer) for layer in Layer)
+    return _compile(plan.topology, layers, plan.paths, plan.max_returns if plan.topology == "loop" else 0)
+
+
+@lru_cache(maxsize=1024)
+def _compile(
+    kind: str, layers: tuple[tuple[str, ...], ...], branches: tuple[tuple[str, ...], ...], max_returns: int
+) -> Automaton:
+    perception, reasoning, decision = layers
     obliges: dict[str, tuple[str, ...]] = {}
     start = State()
-    if plan.topology == "linear":
+    if kind == "linear":
         start = State(due=(*perception, *reasoning, GATE))
-    elif plan.topology == "tree":
+    elif kind == "tree":
         start = State(due=perception[:1])
-        obliges = {branch[0]: branch[1:] for branch in plan.paths}
-    elif plan.topology == "shield":
+        obliges = {branch[0]: branch[1:] for branch in branches}
+    elif kind == "shield":
         obliges = {GUARDS[0]: (*GUARDS[1:], GATE)}
-    routes = tuple(tool for tool in plan.layer(Layer.DECISION) if tool != GATE)
-    return Automaton(plan.topology, perception, reasoning, routes, plan.paths, plan.max_returns, obliges, start)
+    routes = tuple(tool for tool in decision if tool != GATE)
+    return Automaton(kind, perception, reasoning, routes, branches, max_returns, obliges, start)
 
 
 def _spread(branch: tuple[str, ...]) -> tuple[int, int]:

@@ -6,7 +6,7 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 from saferflow.protocol.check import Violation, check
-from saferflow.protocol.paths import reach
+from saferflow.protocol.paths import allowed
 from saferflow.protocol.tools import DECISIONS
 from saferflow.protocol.topologies import GATE
 from saferflow.protocol.trace import parse
@@ -68,5 +68,5 @@ def _expected(plan: "Plan", response: "Response") -> frozenset[str]:
     decision = gate.get("decision") if gate else ""
     automaton = plan.automaton
     if decision in DECISIONS:
-        return reach(automaton, automaton.start, decision)
+        return allowed(automaton, decision)
     return frozenset((*automaton.perception, *automaton.reasoning, GATE))
