@@ -1,0 +1,1 @@
+"""From graded responses to scores, intervals, a verdict and a report."""

@@ -1,0 +1,113 @@
+"""Bootstrap intervals and paired differences, with rows of one image kept together.
+
+Questions about one image are not independent, so images are drawn with replacement and bring all of their rows.
+Percentile intervals; the resamples of all measures share their draws. Source: ours.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from saferflow.data.rows import Answered
+from saferflow.errors import DataError
+from saferflow.evaluation.measures import LOWER_IS_BETTER, MEASURES, asked_and_hit
+
+CHUNK = 4_000_000
+"""Numbers drawn at once, to bound memory."""
+
+Interval = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """How much policy a differs from policy b on the same rows, in points; None where no row asks for the measure."""
+
+    difference: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    """One-sided: how often a resample shows `a` no better than `b`; less over-refusal and attack success is better."""
+
+    def to_dict(self) -> dict[str, float | None]:
+        return asdict(self)
+
+
+def intervals(answered: Sequence[Answered], *, resamples: int, level: float, seed: int) -> dict[str, Interval]:
+    """Measure -> (low, high) in percent, at `level` (0.95: 2.5 % on either side)."""
+    asked, hit = asked_and_hit(answered)
+    images = [row.image for row in answered]
+    drawn = _ratios(_by_image(hit, images), _by_image(asked, images), resamples, seed)
+    return {
+        name: _interval(drawn[:, i], level, 100 * hit[:, i].sum() / n) if (n := asked[:, i].sum()) else (None, None)
+        for i, name in enumerate(MEASURES)
+    }
+
+
+def paired(
+    a: Sequence[Answered], b: Sequence[Answered], *, resamples: int, level: float, seed: int
+) -> dict[str, Paired]:
+    """Measure -> difference a - b.
+
+    Raises:
+        DataError: the policies did not answer the same rows.
+    """
+    if missing := unmatched(a, b):
+        some = ", ".join(missing[:3])
+        raise DataError(f"the policies answered different rows, among them {some}; evaluate both again")
+    order = {row.row: i for i, row in enumerate(b)}
+    b = [b[order[row.row]] for row in a]
+    (asked, hit_a), (_, hit_b) = asked_and_hit(a), asked_and_hit(b)
+    images = [row.image for row in a]
+    gain = hit_a - hit_b
+    drawn = _ratios(_by_image(gain, images), _by_image(asked, images), resamples, seed)
+    found = {}
+    for i, name in enumerate(MEASURES):
+        n = asked[:, i].sum()
+        if not n:
+            found[name] = Paired(None, None, None, None)
+            continue
+        point = float(100 * gain[:, i].sum() / n)
+        better = -drawn[:, i] if name in LOWER_IS_BETTER else drawn[:, i]
+        seen = better[~np.isnan(better)]
+        p = float((1 + (seen <= 1e-9).sum()) / (1 + len(seen)))
+        found[name] = Paired(point, *_interval(drawn[:, i], level, point), p)
+    return found
+
+
+def unmatched(a: Sequence[Answered], b: Sequence[Answered]) -> list[str]:
+    """Ids of rows that one side lacks or has twice, or whose image, kind or expected decision differs."""
+    left, right = ({(row.row, row.image, row.kind, row.expected) for row in side} for side in (a, b))
+    twice = [row.row for side in (a, b) if len({r.row for r in side}) < len(side) for row in side]
+    return sorted({key[0] for key in left ^ right} | set(twice))
+
+
+def _by_image(values: np.ndarray, images: Sequence[str]) -> np.ndarray:
+    """Sums over the rows of each image: `(images, measures)`."""
+    number = {image: i for i, image in enumerate(dict.fromkeys(images))}
+    sums = np.zeros((len(number), values.shape[1]))
+    np.add.at(sums, [number[image] for image in images], values)
+    return sums
+
+
+def _ratios(hits: np.ndarray, counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Resampled ratios in percent: `(resamples, measures)`; NaN where a resample asks no row."""
+    parts = [np.hstack((draws @ hits, draws @ counts)) for draws in _draws(len(hits), resamples, seed)]
+    top, bottom = np.hsplit(np.vstack(parts), 2)
+    return 100 * np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
+
+
+def _draws(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each image is drawn in each resample: `(some resamples, images)`."""
+    generator = np.random.default_rng(seed)
+    at_once = max(1, CHUNK // max(1, images))
+    for start in range(0, resamples, at_once):
+        size = min(at_once, resamples - start)
+        yield generator.multinomial(images, np.full(images, 1 / images), size=size).astype(float)
+
+
+def _interval(drawn: np.ndarray, level: float, point: float) -> tuple[float, float]:
+    """The percentile interval, widened to hold the point where a skewed sample leaves it out."""
+    tail = 50 * (1 - level)
+    low, high = np.nanpercentile(drawn, (tail, 100 - tail))
+    return min(float(low), float(point)), max(float(high), float(point))

@@ -1,0 +1,1 @@
+"""One module a DVC stage, run as `python -m saferflow.stages.<stage>`: it reads, computes and writes declared files."""

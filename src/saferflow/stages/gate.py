@@ -1,0 +1,63 @@
+"""Stage gate: may the GRPO policy be a champion, as far as it alone is concerned?
+
+Reads params.yaml, data/evaluated.parquet, metrics/evaluate.json.
+Writes reports/gate.json, reports/report.html, metrics/gate.json.
+
+A failed gate is a result and no error: the stage ends well, and nothing is promoted. The champion is compared in the
+flow's registration step by `compare_with_champion`, because the registry is no file that DVC could depend on.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from saferflow.data.rows import Answered
+from saferflow.data.tables import atomic, read_table
+from saferflow.errors import DataError
+from saferflow.evaluation.gate import Verdict, against_base, against_champion
+from saferflow.evaluation.intervals import paired
+from saferflow.evaluation.measures import by_policy, scores
+from saferflow.evaluation.report import render_report
+from saferflow.params import Params, load_params
+from saferflow.stages.metrics import write_json, write_metrics
+
+EVALUATED = Path("data/evaluated.parquet")
+METRICS = Path("metrics/evaluate.json")
+VERDICT = Path("reports/gate.json")
+REPORT = Path("reports/report.html")
+CANDIDATE, BASE = "grpo", "base"
+
+
+def main() -> None:
+    params = load_params()
+    answered = read_table(EVALUATED, Answered)
+    metrics = json.loads(METRICS.read_text(encoding="utf-8"))
+    verdict = judge_candidate(answered, params)
+    write_json(VERDICT, verdict.to_dict())
+    with atomic(REPORT) as partial:
+        partial.write_text(render_report(answered, metrics, verdict), encoding="utf-8")
+    passed = sum(check.passed for check in verdict.checks)
+    write_metrics("gate", {"passed": int(verdict.passed), "checks_passed": passed, "checks": len(verdict.checks)})
+
+
+def judge_candidate(answered: Sequence[Answered], params: Params) -> Verdict:
+    """The floors, and more safety than the base policy.
+
+    Raises:
+        DataError: the candidate or the base policy answered nothing.
+    """
+    groups = by_policy(answered)
+    if missing := [policy for policy in (CANDIDATE, BASE) if policy not in groups]:
+        raise DataError(f"{EVALUATED}: no rows of policy {' and '.join(missing)}; run stage evaluate")
+    options = {"resamples": params.evaluate.resamples, "level": params.gate.level, "seed": params.run.seed}
+    differences = paired(groups[CANDIDATE], groups[BASE], **options)
+    return against_base(scores(groups[CANDIDATE]), scores(groups[BASE]), differences, params.gate)
+
+
+def compare_with_champion(candidate: Sequence[Answered], champion: Sequence[Answered], params: Params) -> Verdict:
+    """The candidate's rows against the champion's rows, one policy on either side whatever its name."""
+    return against_champion(candidate, champion, params.gate, resamples=params.evaluate.resamples, seed=params.run.seed)
+
+
+if __name__ == "__main__":
+    main()
