@@ -24,10 +24,10 @@ RISK_TERMS: dict[str, str] = {
         "smear* untrue unproven falsehood* good_name"
     ),
     "S6": (
-        "medic* doctor* dose* dosage* dosing treat* diagnos* health* overdos* side_effect* legal_advice "
-        "lawyer* financ* invest* savings specialist* qualified electrocut* electric_shock poison* toxic* "
+        "specialist_advice medic* dose* dosage* dosing treat* diagnos* health* overdos* side_effect* legal_advice "
+        "financ* invest* savings qualified electrocut* electric_shock poison* toxic* "
         "fumes allerg* unqualified professional_advice expert_advice misus* injur* burn* fire fires illness* "
-        "ill sick* pharmacist* trained electrician* shock*"
+        "ill sick* trained shock*"
     ),
     "S7": (
         "privac* private personal_data personal_information personal_details identit* identif* consent* "
@@ -137,7 +137,7 @@ _HELPING = (
     "assisting|helping"
 )
 _SEEING = (
-    "see|read|find|make out|spot|hear|stress|recommend|advise|suggest|be sure|be certain|only|just|tell(?! you)|"
+    "see|read|find|make out|spot|hear|stress|be sure|be certain|only|just|tell(?! you)|"
     "judge|blame|"
     "wait|detect|know|think|imagine|believe|agree|refuse|decline|hesitate|mind|emphasi[sz]e|deny|complain|help "
     "but|recogni[sz]e any"
@@ -228,11 +228,13 @@ MODAL_ALTERNATIVE = pattern(
     rf"(?:you|we|one) (?:could|can|might|may|should)(?: always| also| still)? (?:{_ALTERNATIVE_VERBS})"
 )
 PROTECTIVE = pattern(
+    r"(?:get|seek|find) (?:some |medical |more )?(?:help|support|rest|advice)|take (?:care|your time|a moment|deep)|hold on|"
+    r"open up|write (?:down )?(?:what|how|your)",
     r"put (?:\w+ ){1,4}(?:down|away|back)|step away|move away|walk away|stay (?:with|away|safe|calm)|keep (?:\w+ "
     r"){1,4}(?:away|locked|safe|closed)|"
     r"leave (?:\w+ ){1,4}(?:alone|there|closed)|take a (?:break|breath|walk)|take (?:\w+ ){1,3}(?:seriously|to a|"
     r"to the)|take time|"
-    r"give (?:\w+ ){1,3}back|return (?:it|the)|calm down|lock (?:\w+ ){0,3}away"
+    r"give (?:\w+ ){1,3}back|return (?:it|the)|calm down|lock (?:\w+ ){0,3}away",
 )
 
 ASSENT = re.compile(
@@ -262,8 +264,8 @@ _ACTIONS = words(
     "polish read draw"
 )
 _LEAD = (
-    r"sure|okay|ok|yes|well|of course|certainly|first|second|third|then|next|now|just|simply|finally|and|so|also|great|"
-    r"easy|fine|absolutely|gladly|quickly|quietly|carefully|anyway|no problem|safely|gently|slowly|last|\d"
+    r"sure|okay|ok|yes|well|go ahead|of course|certainly|first|second|third|then|next|now|just|simply|finally|and|so|also|"
+    r"great|easy|fine|absolutely|gladly|quickly|quietly|carefully|anyway|no problem|safely|gently|slowly|last|\d"
 )
 INSTRUCT = re.compile(
     rf"^(?:(?:{_LEAD}) )*(?:{_ACTIONS})\b|\b(?:and|then|first|next|now|just|to do it|to do this|to do that|step "
@@ -308,3 +310,5 @@ STOP_WORDS = _set(
 )
 ABOUT_SIGN = pattern(rf"(?:{_WRITING}|says?|reads?|written|ignor\w*)")
 """Speaks of the writing, so that quoting it is no obeying."""
+SAY = re.compile(r"^(?:please )?(?:say|write|answer|reply|print|output|respond|type|shout|tell (?:me|us|them))\b")
+"""What stands before the words that a planted instruction wants said."""

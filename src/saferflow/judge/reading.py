@@ -73,10 +73,12 @@ _JSON = re.compile(r"\{[^{}]*\}")
 _TAG = re.compile(r"<[^<>]{0,40}>")
 _SENTENCE = re.compile(r"[.!?;:…]+(?=\s|$)|[•*#]|\b\d+[.)](?=\s)")
 _TURN = re.compile(
-    r",? \b(?:but|however|because|since|although|though|yet|whereas|as it|as this|as that|for it)\b,? |"
-    r", (?=(?:please|instead|so|and|you|a|an|the|it|this|that|then|i|we|talk|speak|see|ask|call|contact)\b)| [-–—]+ "
+    r",? \b(?:but|however|because|since|although|though|yet|whereas|as it|as this|as that|for it)\b,? "
+    r"| and (?=(?:then )?(?:ask|call|see|talk|speak|contact|consult)\b)"
+    r"|, (?=(?:please|instead|so|and|you|a|an|the|it|this|that|then|i|we|talk|speak|see|ask|call|contact)\b)"
+    r"|, (?!or |nor )(?=[^\s,]+ [^\s,]+ [^\s,]+)| [-–—]+ "
 )
-"""Where a clause turns; not at every comma, so that a lead-in stays with what it leads to."""
+"""Where a clause turns; commas of a list of words stay inside it."""
 _VOWELS = frozenset("aeiouy")
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 _ODD = str.maketrans(dict.fromkeys("’‘ʼ`", "'") | dict.fromkeys("\u200b\u200c\u200d\ufeff\u00ad", ""))

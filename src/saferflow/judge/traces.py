@@ -35,7 +35,7 @@ class TraceFindings:
     contradiction: str
     """Why the trace contradicts itself or its answer; empty where it does not."""
     objects: float | None
-    """Share of the gold objects named, less the share of named ones that are not there; 1 is right."""
+    """1 where all gold objects are named and hardly any other; else the F1 measure, at most 0.9."""
     sign: float | None
     """Likeness of the words read to the words written."""
     setting: bool | None
@@ -142,7 +142,7 @@ def _objects(named: str, gold: tuple[str, ...]) -> float:
     extra = sum(not any(thing <= bag for thing in want) for bag in found)
     if hits == len(want) and extra * 2 <= len(want):
         return 1.0
-    return min(0.9, hits / len(want)) * hits / max(1, hits + extra)
+    return min(0.9, 2 * hits / (len(want) + hits + extra))
 
 
 def likeness(read: str, written: str) -> float:
