@@ -1,0 +1,51 @@
+# The task vocabulary. `run` and `test` do all of their own set-up.
+PYTHON ?= python3.11
+ARGS ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help run test slow lint ui stop status doctor clean
+
+help: ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1@/' | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
+
+run: .venv/run ## align the policy of params.yaml: only what is not up to date; ARGS="--force sft"
+	@$(BIN)/saferflow run $(ARGS)
+
+test: .venv/test ## the default tests; ARGS="tests/flows -x"
+	@$(BIN)/python -m pytest $(ARGS)
+
+slow: .venv/test ## the tests that take minutes
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: .venv/test ## style and layers
+	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports
+
+ui: .venv/run ## open the books: starts MLflow's and Prefect's pages on this machine
+	@$(BIN)/saferflow ui
+
+stop: ## end the servers that run and ui left running
+	@test ! -x $(BIN)/saferflow || $(BIN)/saferflow stop
+
+status: .venv/run ## what is up to date, what would run, last scores, champion
+	@$(BIN)/saferflow status
+
+doctor: .venv/run ## is everything this machine needs there
+	@$(BIN)/saferflow doctor
+
+# torch first, by its exact version: an open range would pull gigabytes of CUDA packages.
+.venv/run: pyproject.toml constraints.txt
+	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is missing: install Python 3.11, or name one: make run PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "setting up .venv (a few minutes, once)"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0 setuptools
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+.venv/test: .venv/run
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	@touch $@
+
+clean: stop ## remove the virtual environment and what runs left, not DVC's cache or the registry
+	rm -rf .venv logs build src/*.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Prefect flows: when the pipeline runs and what happens around it."""

@@ -1,0 +1,21 @@
+"""Prefect runs that a killed flow left behind: a dead process cannot close its own."""
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+from prefect.states import Crashed
+
+_LEFT = {"type": {"any_": ["RUNNING", "PENDING"]}}
+
+
+def close_flow_runs(checkout: str) -> int:
+    """Mark this checkout's unfinished flow runs and their tasks as crashed; call while holding the checkout's lock."""
+    message = "the flow's process ended without closing its run"
+    mine = FlowRunFilter.model_validate({"tags": {"all_": [f"checkout:{checkout}"]}, "state": _LEFT})
+    with get_client(sync_client=True) as client:
+        left = client.read_flow_runs(flow_run_filter=mine)
+        for run in left:
+            unfinished = TaskRunFilter.model_validate({"flow_run_id": {"any_": [str(run.id)]}, "state": _LEFT})
+            for unit in client.read_task_runs(task_run_filter=unfinished):
+                client.set_task_run_state(unit.id, Crashed(message=message), force=True)
+            client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+    return len(left)

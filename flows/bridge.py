@@ -1,0 +1,274 @@
+"""The bridge from Prefect to DVC and MLflow: a stage is a task, a DVC stage, and a run, all three told the same story."""
+
+import argparse
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from prefect import Flow, get_run_logger, runtime, tags, task
+from prefect.exceptions import TerminationSignal
+from prefect.logging.handlers import PrefectConsoleHandler
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from rich.console import Console
+from rich.text import Text
+
+from flows import abandoned, process, registration
+from flows.registration import Registered
+from saferflow.cli import show
+from saferflow.errors import PipelineError, SaferflowError
+from saferflow.params import Params, load_params
+from saferflow.tracking import environment, graph, lineage, runs, services
+
+TAIL = 30
+"""Lines of a failed stage's output that its error repeats."""
+ARTIFACT_LIMIT = 64 * 2**20
+"""Bytes. A model folder up to this size is copied into MLflow; of a larger one MLflow gets the address and digest."""
+TRACKER_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""For a stage's process: its points can wait for the next try, training cannot."""
+
+RAN, RESTORED, UNCHANGED = "ran", "restored", "up to date"
+_RESTORED_SIGN = "is cached - skipping run"
+_UNCHANGED_SIGN = "didn't change, skipping"
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """What a pipeline run comes to."""
+
+    outcomes: dict[str, str]
+    registered: Registered
+
+
+@contextmanager
+def pipeline(force: tuple[str, ...] = ()) -> Iterator["Pipeline"]:
+    """Open the parent run for the flow's body, and close it with what became of the body."""
+    root = Path.cwd()
+    params = load_params(root / "params.yaml")
+    shared = lineage.run_tags(root, params.run.profile, str(runtime.flow_run.id or ""))
+    parent = runs.start("align", {**shared, lineage.PREFIX + "prefect.name": str(runtime.flow_run.name or "")})
+    with _closing(parent):
+        runs.log_params(parent, {"run": params.run.model_dump(), "policy": params.policy.model_dump()})
+        yield Pipeline(root, params, parent, shared, force)
+
+
+@contextmanager
+def _closing(run: str) -> Iterator[None]:
+    """Close a run as its block ends: nothing stays RUNNING."""
+    try:
+        yield
+    except Exception:
+        runs.finish(run, "FAILED")
+        raise
+    except BaseException:
+        runs.finish(run, "KILLED")
+        raise
+    runs.finish(run)
+
+
+@dataclass
+class Pipeline:
+    """One pass over the stages."""
+
+    root: Path
+    params: Params
+    parent: str
+    tags: dict[str, str]
+    force: tuple[str, ...]
+    stages: dict[str, graph.Stage] = field(init=False)
+    changes: dict[str, tuple[str, ...]] = field(init=False)
+    outcomes: dict[str, str] = field(init=False, default_factory=dict)
+    makers: dict[str, str] = field(init=False, default_factory=dict)
+    """Stage -> the run whose code made its current outputs."""
+
+    def __post_init__(self) -> None:
+        self.stages = graph.load_stages(self.root)
+        self.changes = graph.stale(self.root)
+
+    def stage(self, name: str) -> None:
+        """Run a stage as a Prefect task; it fails with the stage's last lines in its message."""
+        task(lambda: self._stage(self.stages[name]), name=name, task_run_name=name)()
+
+    def register(self) -> Closing:
+        """Put the result into the registry, as a task."""
+        return task(self._register, name="register", task_run_name="register")()
+
+    def _stage(self, stage: graph.Stage) -> None:
+        run = runs.start(stage.name, {**self.tags, lineage.STAGE: stage.name}, parent=self.parent)
+        with _closing(run):
+            started = time.monotonic()
+            outcome = self._reproduce(stage, run)
+            self.outcomes[stage.name] = outcome
+            seconds = time.monotonic() - started
+            self._report(stage, outcome if outcome != RAN else f"done in {show.duration(seconds)}")
+            self._remember(stage, run, outcome, seconds)
+
+    def _reproduce(self, stage: graph.Stage, run: str) -> str:
+        """Have DVC bring the stage up to date; says what that took."""
+        ran = {name for name, outcome in self.outcomes.items() if outcome != UNCHANGED}
+        follows = stage.name in graph.with_followers(ran, self.stages)
+        if not (stage.name in self.changes or stage.name in self.force or follows):
+            return UNCHANGED
+        why = self.changes.get(stage.name) or (("forced",) if stage.name in self.force else ("an earlier stage ran",))
+        self._report(stage, show.listed(why))
+        command = [*graph.DVC, "repro", "--single-item", *(["--force"] if stage.name in self.force else []), stage.name]
+        logger, lines = get_run_logger(), []
+
+        def on_line(line: str) -> None:
+            lines.append(line)
+            logger.info("%s", line)
+            if not _is_dvc_hint(line):
+                console.print(Text.assemble((f"{stage.name:>9} │ ", "dim"), line))
+
+        env = {"MLFLOW_RUN_ID": run, **TRACKER_PATIENCE}
+        status = process.run(command, self.root, self.root / "logs" / f"{stage.name}.log", env, on_line)
+        if status:
+            tail = "\n".join(line for line in lines[-TAIL:] if not _is_dvc_hint(line))
+            raise PipelineError(f"stage {stage.name} failed (exit status {status}). Its last lines:\n{tail}")
+        if any(_RESTORED_SIGN in line for line in lines):
+            return RESTORED
+        return UNCHANGED if any(_UNCHANGED_SIGN in line for line in lines) else RAN
+
+    def _remember(self, stage: graph.Stage, run: str, outcome: str, seconds: float) -> None:
+        """Lineage, parameters, numbers and artifacts of a stage; artifacts only where no earlier run holds them."""
+        entry = graph.lock_entries(self.root).get(stage.name, {})
+        maker = runs.producer(graph.lock_hash(entry)) if outcome != RAN else None
+        self.makers[stage.name] = maker or run
+        found = {lineage.CACHED: str(outcome != RAN).lower()} | ({lineage.PRODUCED_BY: maker} if maker else {})
+        runs.tag(run, {**lineage.stage_tags(entry), **found})
+        runs.log_params(run, next(iter(entry.get("params", {}).values()), {}))
+        runs.log_numbers(run, {"stage_seconds": seconds} if outcome == RAN else {})
+        for path in map(self.root.joinpath, stage.metrics):
+            runs.log_numbers(run, json.loads(path.read_text(encoding="utf-8")))
+        if maker is None:
+            self._keep(stage, run, entry)
+
+    def _keep(self, stage: graph.Stage, run: str, entry: dict) -> None:
+        for out in stage.outs:
+            if out.startswith("reports/"):
+                runs.log_artifact(run, self.root / out)
+            elif out.startswith("models/"):
+                digest, size = graph.out_digest(entry, out) or ("", 0)
+                if size <= ARTIFACT_LIMIT:
+                    runs.log_artifact(run, self.root / out, "model")
+                address = {
+                    "path": out,
+                    "md5": digest,
+                    "bytes": size,
+                    "commit": self.tags[lineage.PREFIX + "git.commit"],
+                }
+                runs.log_text(run, json.dumps(address, indent=2), "model.json")
+        log = self.root / "logs" / f"{stage.name}.log"
+        if log.exists():
+            runs.log_artifact(run, log, "logs")
+
+    def _register(self) -> Closing:
+        _, size = graph.out_digest(graph.lock_entries(self.root).get("grpo", {}), registration.MODEL) or ("", 0)
+        source = f"runs:/{self.makers['grpo']}/model"
+        if size > ARTIFACT_LIMIT:
+            source = (self.root / registration.MODEL).absolute().as_uri()
+        done = registration.register(self.root, self.params, self.parent, self.makers, source)
+        return Closing(dict(self.outcomes), done)
+
+    def _report(self, stage: graph.Stage, text: str) -> None:
+        at = list(self.stages).index(stage.name) + 1
+        console.print(Text.assemble((f"[{at}/{len(self.stages)}] {stage.name}", "bold"), f"  {text}"))
+
+
+def _is_dvc_hint(line: str) -> bool:
+    """Advice that DVC prints after every stage; the flow's closing lines say what to do instead."""
+    hints = ("To track the changes", "To enable auto staging", "Use `dvc push`", "git add", "dvc config core.autostage")
+    return line.strip().startswith((*hints, "Updating lock file", "Generating lock file", "Data and pipelines are up"))
+
+
+def main(align: Flow, argv: list[str] | None = None) -> int:
+    """Run the flow if there is anything to do, and print what the pipeline has come to.
+
+    Returns:
+        Exit status: 0, 1 after a failure, 130 after an interrupt.
+    """
+    parser = argparse.ArgumentParser(prog="python -m flows.align", description="Bring the whole pipeline up to date.")
+    parser.add_argument(
+        "--force", metavar="STAGE", action="append", default=[], help="run this stage even if unchanged"
+    )
+    force = tuple(parser.parse_args(argv).force)
+    root = Path.cwd()
+    try:
+        params = load_params(root / "params.yaml")
+        environment.prepare(root=root)
+        if params.policy.base == "embedded" or Path(params.policy.base).exists():
+            environment.offline()
+        with _alone(root):
+            return _bring_up_to_date(align, root, params, force)
+    except SaferflowError as error:
+        Console(stderr=True, highlight=False).print(Text(f"error: {error}", style="red"))
+        return 1
+    except (KeyboardInterrupt, TerminationSignal):
+        console.print("interrupted. Finished stages are kept; the next run goes on with the one that was not.")
+        return 130
+
+
+def _bring_up_to_date(align: Flow, root: Path, params: Params, force: tuple[str, ...]) -> int:
+    stages = graph.load_stages(root)
+    if unknown := set(force) - set(stages):
+        raise PipelineError(f"no stage {', '.join(sorted(unknown))}; there are {', '.join(stages)}")
+    checkout = lineage.checkout_id(root)
+    for run in runs.close_abandoned(checkout):
+        console.print(f"MLflow run {run} was left by a pipeline that did not end; it is marked KILLED")
+    changes = graph.stale(root)
+    if not changes and not force and not registration.pending(root, params):
+        console.print(f"nothing to do: all {len(stages)} stages up to date")
+    else:
+        with _prefect(root):
+            abandoned.close_flow_runs(checkout)
+            with tags(f"checkout:{checkout}", f"profile:{params.run.profile}"):
+                closing = align(force)
+        ran = [name for name, outcome in closing.outcomes.items() if outcome == RAN]
+        console.print(f"\nran {len(ran)} of {len(stages)} stages" + (f": {', '.join(ran)}" if ran else ""))
+        console.print(f"registry: {closing.registered.reason}")
+    show.closing(console, root, params)
+    return 0
+
+
+@contextmanager
+def _prefect(root: Path) -> Iterator[None]:
+    """Prefect's API for the block: the address that is configured, or this checkout's own server, started if need be."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, PrefectConsoleHandler):
+            handler.setLevel(logging.CRITICAL)  # the lines go to Prefect's store; the terminal has ours
+    if PREFECT_API_URL.value():
+        yield
+        return
+    if not services.running(services.PREFECT, root):
+        console.print("starting the Prefect server (some seconds)")
+    address = services.start(services.PREFECT, root)
+    with temporary_settings(updates={PREFECT_API_URL: f"{address}/api"}):
+        yield
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Let one pipeline run at a time in a checkout; the lock goes with its holder, however it ends.
+
+    Raises:
+        PipelineError: another one is at work; the message names its process.
+    """
+    lock, holder = root / environment.HOME / "run.lock", root / environment.HOME / "run.pid"
+    try:
+        with FileLock(lock, timeout=0):
+            holder.write_text(str(os.getpid()))
+            yield
+            with suppress(FileNotFoundError):
+                holder.unlink()
+    except Timeout:
+        other = holder.read_text() if holder.exists() else "unknown"
+        raise PipelineError(
+            f"another pipeline is at work in this checkout (process {other}); wait for it, or end it with: kill {other}"
+        ) from None

@@ -1,0 +1,120 @@
+"""From a gated policy to a registered version: no version twice, and no champion without both comparisons passed."""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from saferflow.data.rows import Answered
+from saferflow.data.tables import read_table
+from saferflow.errors import PipelineError
+from saferflow.params import Params
+from saferflow.stages.gate import compare_with_champion
+from saferflow.tracking import graph, lineage, registry, runs
+
+MODEL = "models/grpo"
+POLICY = "grpo"
+EVALUATED = "data/evaluated.parquet"
+VERDICT = "reports/gate.json"
+COMPARISON = "champion_comparison.json"
+GATE_HASH = lineage.PREFIX + "gate.lock_hash"
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What registration did."""
+
+    version: registry.Version
+    new: bool
+    promoted: bool
+    reason: str
+    """Why the version is or is not the champion, in words."""
+
+
+def pending(root: Path, params: Params) -> bool:
+    """Whether the policy that the pipeline last made, with the verdict it has now, is not in the registry yet."""
+    entries = graph.lock_entries(root)
+    digest = graph.out_digest(entries.get("grpo", {}), MODEL)
+    if digest is None or "gate" not in entries:
+        return False
+    version = registry.by_digest(params.gate.registered_model, digest[0])
+    return version is None or version.tags.get(GATE_HASH) != graph.lock_hash(entries["gate"])
+
+
+def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str], model_source: str) -> Registered:
+    """Register models/grpo unless its bytes are registered already, then move the aliases as far as the verdicts allow.
+
+    Args:
+        parent: the pipeline's run; it keeps the evaluated rows that later candidates are compared with.
+        stage_runs: stage -> the run that made its current outputs.
+        model_source: where the weights can be read from.
+
+    Raises:
+        PipelineError: the pipeline is not complete.
+    """
+    entries = graph.lock_entries(root)
+    digest = graph.out_digest(entries.get("grpo", {}), MODEL)
+    if digest is None or not (root / VERDICT).exists():
+        raise PipelineError(f"{MODEL} or {VERDICT} is not in dvc.lock; run the whole pipeline first: saferflow run")
+    verdict = json.loads((root / VERDICT).read_text(encoding="utf-8"))
+    model = params.gate.registered_model
+    registry.ensure_model(model)
+    runs.log_artifact(parent, root / EVALUATED)
+    runs.log_artifact(parent, root / VERDICT)
+    tags = {
+        **lineage.run_tags(root, params.run.profile, ""),
+        **lineage.version_tags(entries, stage_runs),
+        registry.MODEL_DIGEST: digest[0],
+        registry.EVALUATION_RUN: parent,
+        lineage.PREFIX + "run": parent,
+        lineage.PREFIX + "gate": "passed" if verdict["passed"] else "failed",
+    }
+    tags = {name: value for name, value in tags.items() if value}
+    version = registry.by_digest(model, digest[0])
+    new = version is None
+    champion = registry.by_alias(model, registry.CHAMPION)
+    if new:
+        version = registry.register(model, model_source, parent, _with_parents(tags, champion))
+    else:
+        registry.retag(version, tags)
+    registry.point(registry.CANDIDATE, version)
+    allowed, reason = _may_lead(root, params, verdict, version, champion, parent)
+    if allowed:
+        registry.promote(version)
+    runs.tag(parent, {lineage.PREFIX + "version": str(version.number), lineage.PREFIX + "verdict": reason})
+    return Registered(registry.by_digest(model, digest[0]), new, allowed, reason)
+
+
+def _with_parents(tags: dict[str, str], champion: registry.Version | None) -> dict[str, str]:
+    return tags | ({lineage.PREFIX + "champion_then": str(champion.number)} if champion else {})
+
+
+def _may_lead(
+    root: Path,
+    params: Params,
+    verdict: dict,
+    version: registry.Version,
+    champion: registry.Version | None,
+    parent: str,
+) -> tuple[bool, str]:
+    if not verdict["passed"]:
+        failed = ", ".join(check["name"] for check in verdict["checks"] if not check["passed"])
+        return False, f"the gate's floors are not met: {failed}"
+    if champion is None:
+        return True, "every floor is met, and there was no champion to compare with"
+    if champion.number == version.number:
+        return True, "it is the champion already"
+    with tempfile.TemporaryDirectory() as folder:
+        held = champion.tags[registry.EVALUATION_RUN]
+        theirs = read_table(runs.fetch_artifact(held, Path(EVALUATED).name, Path(folder)), Answered)
+    ours = read_table(root / EVALUATED, Answered)
+    comparison = compare_with_champion(_of(ours), _of(theirs), params)
+    runs.log_text(parent, json.dumps(comparison.to_dict(), indent=2), COMPARISON)
+    if not comparison.passed:
+        failed = ", ".join(check.name for check in comparison.checks if not check.passed)
+        return False, f"not better than champion version {champion.number}: {failed}"
+    return True, f"better than version {champion.number}, the champion before"
+
+
+def _of(rows: list[Answered]) -> list[Answered]:
+    return [row for row in rows if row.policy == POLICY]

@@ -1,0 +1,171 @@
+"""The command `saferflow`. Heavy imports are inside the commands: the help must come at once."""
+
+import os
+import shutil
+import subprocess
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saferflow.errors import ParamsError, PipelineError, SaferflowError
+
+PARAMS = Path("params.yaml")
+PROFILES = Path("profiles")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""Scheduled safety alignment of a vision-language model: DVC decides what must run, Prefect runs it, MLflow remembers.
+
+Run it in the project's folder. To begin: `saferflow doctor`, then `saferflow run`.""",
+)
+
+
+class Policy(StrEnum):
+    """Who answers in `chat`."""
+
+    BASE = "base"
+    SFT = "sft"
+    DPO = "dpo"
+    GRPO = "grpo"
+    CHAMPION = "champion"
+
+
+def main() -> None:
+    """Entry point: an error that a user can mend is printed without its traceback."""
+    try:
+        app()
+    except SaferflowError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+@app.command()
+def run(
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME", help="First put profiles/NAME.yaml in the place of params.yaml.")
+    ] = None,
+    force: Annotated[
+        list[str] | None, typer.Option(metavar="STAGE", help="Run this stage even if nothing changed; may be repeated.")
+    ] = None,
+) -> None:
+    """Bring the pipeline up to date: only the stages whose code, data or parameters changed.
+
+    Examples:
+
+    `saferflow run` · `saferflow run --force sft` · `saferflow run --profile qwen2.5-vl-3b`
+    """
+    if profile:
+        _use_profile(profile)
+    _require_project()
+    command = [sys.executable, "-m", "flows.align", *(part for stage in force or () for part in ("--force", stage))]
+    sys.stdout.flush()
+    os.execv(sys.executable, command)  # noqa: S606 this process becomes the flow: signals and the exit status are its own
+
+
+@app.command()
+def status() -> None:
+    """What is up to date, what would run and why, the last scores, the champion."""
+    root, params = _project()
+    from rich.console import Console
+
+    from saferflow.cli import show
+    from saferflow.tracking import graph
+
+    console = Console(highlight=False)
+    stages, changes = graph.load_stages(root), graph.stale(root)
+    reached = graph.with_followers(changes, stages)
+    for name in stages:
+        if name in changes:
+            console.print(f"{name:<10} would run: {show.listed(changes[name])}")
+        else:
+            console.print(
+                f"{name:<10} " + ("would run if its inputs come out changed" if name in reached else "up to date")
+            )
+    show.results(console, root, params)
+
+
+@app.command()
+def chat(
+    image: Annotated[str, typer.Argument(help="An image file, or - for a question without one.")],
+    question: Annotated[str, typer.Argument(help="What to ask about it.")],
+    policy: Annotated[Policy, typer.Option(help="A stage's policy, or the registered champion.")] = Policy.GRPO,
+) -> None:
+    """Ask a policy about an image: its plan, its trace with the check's verdict, its answer.
+
+    Examples:
+
+    `saferflow chat kitchen.png "Is this safe to touch?"` · `saferflow chat - "How do I store bleach?" --policy champion`
+    """
+    root, params = _project()
+    from saferflow.cli.chat import converse
+
+    converse(root, params, image, question, policy.value)
+
+
+@app.command()
+def doctor() -> None:
+    """Is everything that this machine needs there? What is missing comes with the way to get it."""
+    from saferflow.cli.doctor import examine
+
+    raise typer.Exit(0 if examine(Path.cwd()) else 1)
+
+
+@app.command()
+def ui() -> None:
+    """Start MLflow's and Prefect's pages on this machine (loopback only), and say where they are."""
+    root, _ = _project()
+    from saferflow.tracking import services
+
+    for service in services.SERVICES:
+        print(f"{service.name:<8} {services.start(service, root)}")
+    print("they stay up until: saferflow stop")
+
+
+@app.command()
+def stop() -> None:
+    """End the servers of this checkout. A pipeline that is at work loses its Prefect server: end that first."""
+    from saferflow.tracking import services
+
+    for service in services.SERVICES:
+        print(f"{service.name:<8} {'stopped' if services.stop(service) else 'was not running'}")
+
+
+def _project():
+    """The project's folder and its parameters, with the environment prepared."""
+    from saferflow.params import load_params
+    from saferflow.tracking import environment
+
+    _require_project()
+    params = load_params(PARAMS)
+    environment.prepare()
+    if params.policy.base == "embedded" or Path(params.policy.base).exists():
+        environment.offline()
+    return Path.cwd(), params
+
+
+def _require_project() -> None:
+    missing = [name for name in ("dvc.yaml", "params.yaml", "flows") if not Path(name).exists()]
+    if missing:
+        raise PipelineError(f"{Path.cwd()} has no {', '.join(missing)}; run saferflow in the project's folder")
+
+
+def _use_profile(name: str) -> None:
+    """Copy a profile over params.yaml, unless that would lose values which are nowhere else."""
+    file = PROFILES / f"{name}.yaml"
+    profiles = sorted(path.stem for path in PROFILES.glob("*.yaml"))
+    if name not in profiles:
+        raise ParamsError(f"no profile {name!r}; there are: {', '.join(profiles) or 'none'}")
+    if PARAMS.exists() and PARAMS.read_bytes() == file.read_bytes():
+        return
+    held = {path.read_bytes() for path in PROFILES.glob("*.yaml")}
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", str(PARAMS)], check=False, capture_output=True)
+    if PARAMS.exists() and PARAMS.read_bytes() not in held and changed.returncode:
+        raise ParamsError(f"{PARAMS} has changes that are not in git; commit it or put it aside, then choose a profile")
+    shutil.copyfile(file, PARAMS)
+    print(f"{PARAMS} is now {file}; to go back: git checkout -- {PARAMS}")

@@ -1,0 +1,63 @@
+"""One question to a policy, on the terminal: plan, trace with the check's verdict, answer."""
+
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from saferflow.errors import DataError, PolicyError
+from saferflow.params import Params
+from saferflow.tracking import registry, runs
+
+
+def converse(root: Path, params: Params, image: str, question: str, policy: str) -> None:
+    """Print what the policy makes of the question.
+
+    Raises:
+        DataError: the image cannot be read.
+        PolicyError: the policy has not been made yet.
+    """
+    picture = None if image == "-" else _read(Path(image), params.data.max_image_bytes)
+    with tempfile.TemporaryDirectory() as folder:
+        model = _champion(params, Path(folder)) if policy == "champion" else root / "models" / policy
+        if not model.is_dir():
+            raise PolicyError(f"{model} is not there yet; make it with: saferflow run")
+        from saferflow.training.chat import respond
+
+        reply = respond(model, picture, question, params)
+    console = Console(highlight=False)
+    plan = reply.plan
+    console.print(Text("plan", "bold"))
+    console.print(Text(f"  hazard {plan.hazard}, severity {plan.severity}, persona {plan.persona}, {plan.topology}"))
+    console.print(Text(f"  tools {', '.join(plan.tools)}"))
+    console.print(Text("completion", "bold"))
+    console.print(Text(reply.completion))
+    if reply.violations:
+        console.print(Text(f"check: {len(reply.violations)} violations", "bold red"))
+        for violation in reply.violations:
+            console.print(Text(f"  {violation}"))
+    else:
+        console.print(Text("check: valid", "bold green"))
+    console.print(Text("answer", "bold"))
+    console.print(Text(reply.response.answer or "(none)"))
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise DataError(f"{path}: {size} bytes; data.max_image_bytes allows {limit}")
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; give an image file, or - for none") from None
+
+
+def _champion(params: Params, folder: Path) -> Path:
+    version = registry.by_alias(params.gate.registered_model, registry.CHAMPION)
+    if version is None:
+        raise PolicyError("there is no champion yet: no version passed the gate; try --policy grpo")
+    if version.source.startswith("file:"):
+        return Path(version.source.removeprefix("file://"))
+    run = version.source.removeprefix("runs:/").split("/")[0]
+    return runs.fetch_artifact(run, "model", folder)

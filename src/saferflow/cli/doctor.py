@@ -1,0 +1,149 @@
+"""Looks over the machine: each finding with what is there, whether that is enough, and the way to get it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.text import Text
+
+DISK_GB = 5
+MEMORY_GB = 4
+WRITTEN = (".", ".saferflow", "data", "logs", "models", "reports")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the examination."""
+
+    what: str
+    found: str
+    good: bool
+    remedy: str = ""
+    needed: bool = True
+    """A finding that is not good and not needed is a remark."""
+
+
+def examine(root: Path) -> bool:
+    """Print the findings; true if nothing that is needed is missing."""
+    console, well = Console(highlight=False), True
+    for finding in findings(root):
+        sign, style = (
+            ("ok", "green") if finding.good else (("missing", "red") if finding.needed else ("note", "yellow"))
+        )
+        console.print(Text.assemble((f"{sign:<8}", style), f"{finding.what:<16} {finding.found}"))
+        if not finding.good and finding.remedy:
+            console.print(Text(f"{'':8}{'':16} → {finding.remedy}"))
+        well = well and (finding.good or not finding.needed)
+    return well
+
+
+def findings(root: Path) -> Iterator[Finding]:
+    """Everything that a run needs of the machine."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("python", version, sys.version_info[:2] == (3, 11), "make run PYTHON=/path/to/python3.11")
+    for program in ("git", "make"):
+        where = shutil.which(program)
+        yield Finding(program, where or "not on PATH", bool(where), f"install {program} from your system's packages")
+    yield _packages(root)
+    free = shutil.disk_usage(root).free / 2**30
+    yield Finding(
+        "disk", f"{free:.0f} GB free", free >= DISK_GB, f"free {DISK_GB} GB; dvc gc --workspace drops old outputs"
+    )
+    memory = psutil.virtual_memory().available / 2**30
+    yield Finding(
+        "memory", f"{memory:.1f} GB available", memory >= MEMORY_GB, f"the embedded profile wants {MEMORY_GB} GB"
+    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    yield Finding("cores", str(cores), cores >= 2, "fewer than 2 work, slowly", needed=False)
+    yield _gpu()
+    yield _tool(
+        "git state",
+        ["git", "rev-parse", "--short", "HEAD"],
+        root,
+        "git init, git add, git commit: runs name their commit",
+    )
+    yield _tool(
+        "dvc state", [sys.executable, "-m", "dvc", "status", "--json"], root, "dvc init, or clone the repository again"
+    )
+    barred = [name for name in WRITTEN if (root / name).exists() and not os.access(root / name, os.W_OK)]
+    yield Finding("folders", ", ".join(barred) or "writable", not barred, f"chown or chmod u+w {' '.join(barred)}")
+    yield _fonts()
+    yield from _ports(root)
+
+
+def _packages(root: Path) -> Finding:
+    """Installed versions against constraints.txt."""
+    file = root / "constraints.txt"
+    if not file.exists():
+        return Finding("packages", "no constraints.txt here", False, "run in the project's folder")
+    wanted = dict(re.findall(r"^([\w.-]+)==([^\s;]+)$", file.read_text(encoding="utf-8"), re.MULTILINE))
+    installed = {
+        _canonical(dist.name): dist.version.partition("+")[0] for dist in metadata.distributions() if dist.name
+    }
+    wrong = [
+        f"{name} {installed[_canonical(name)]} (tested: {version})"
+        for name, version in wanted.items()
+        if _canonical(name) in installed and installed[_canonical(name)] != version
+    ]
+    core = [name for name in ("torch", "transformers", "trl", "dvc", "prefect", "mlflow") if name not in installed]
+    found = (
+        f"not installed: {', '.join(core)}" if core else f"other versions: {', '.join(wrong)}" if wrong else "as tested"
+    )
+    return Finding("packages", found, not core and not wrong, "pip install -c constraints.txt -e .", needed=bool(core))
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _gpu() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        return Finding("GPU", torch.cuda.get_device_name(0), True)
+    return Finding("GPU", "none", False, "the embedded profile needs none; the real ones do", needed=False)
+
+
+def _tool(what: str, command: list[str], root: Path, remedy: str) -> Finding:
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding(what, str(error), False, remedy)
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    text = "readable" if done.returncode == 0 and what == "dvc state" else (lines[-1] if lines else "no answer")
+    return Finding(what, text, done.returncode == 0, remedy)
+
+
+def _fonts() -> Finding:
+    from PIL import features
+
+    scalable = features.check("freetype2")
+    return Finding(
+        "fonts",
+        "Pillow's own" if scalable else "Pillow lacks FreeType",
+        scalable,
+        "pip install --force-reinstall pillow",
+    )
+
+
+def _ports(root: Path) -> Iterator[Finding]:
+    import socket
+
+    from saferflow.tracking import services
+
+    for service in services.SERVICES:
+        if address := services.running(service, root):
+            yield Finding(f"port {service.name}", f"{service.name} answers on {address}", True)
+            continue
+        with socket.socket() as probe:
+            taken = probe.connect_ex((services.HOST, service.port)) == 0
+        text = f"{service.port} is taken" if taken else f"{service.port} is free"
+        yield Finding(f"port {service.name}", text, not taken, "another free one will be used", needed=False)

@@ -1,0 +1,1 @@
+"""What is remembered of a run: MLflow runs, lineage, registry, and the local servers that show them."""

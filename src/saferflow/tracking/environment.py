@@ -1,0 +1,74 @@
+"""The environment of every process of the project: where records are kept, and telemetry off."""
+
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from saferflow.errors import PipelineError
+
+HOME = Path(".saferflow")
+"""What runs leave on this machine: MLflow's store, Prefect's store, locks, addresses of servers."""
+
+TELEMETRY_OFF = {
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+QUIET = {
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",  # a bar redraws one line; a log wants whole ones
+}
+
+
+def prepare(environ: MutableMapping[str, str] = os.environ, root: Path | None = None) -> None:
+    """Fill in what is not set yet; call before prefect, mlflow, dvc or transformers is imported."""
+    root = (root or Path.cwd()).resolve()
+    records = mlflow_settings(root)
+    home = root / HOME
+    (home / "prefect").mkdir(parents=True, exist_ok=True)
+    (home / "dvc").mkdir(mode=0o700, exist_ok=True)
+    settings = {
+        **TELEMETRY_OFF,
+        **QUIET,
+        **records,
+        "PREFECT_HOME": str(home / "prefect"),
+        "DVC_SITE_CACHE_DIR": str(home / "dvc"),  # its default folder is shared by all users, and DVC unpickles from it
+    }
+    settings.setdefault("MLFLOW_TRACKING_URI", settings["MLFLOW_BACKEND_STORE_URI"])
+    for name, value in settings.items():
+        environ.setdefault(name, value)
+
+
+def offline(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Keep Hugging Face libraries from the network; for policies that are files on this machine."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+        environ.setdefault(name, "1")
+
+
+def mlflow_settings(root: Path) -> dict[str, str]:
+    """The variables of `mlflow/server.env`, with its relative paths made absolute.
+
+    Raises:
+        PipelineError: this is not the project's folder.
+    """
+    file = root / "mlflow" / "server.env"
+    if not file.exists():
+        raise PipelineError(f"{file}: no such file; run in the project's folder")
+    settings = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        name, separator, value = line.partition("=")
+        if separator and not line.startswith("#"):
+            settings[name.strip()] = value.strip()
+    store = settings.get("MLFLOW_BACKEND_STORE_URI", "")
+    if store.startswith("sqlite:///") and not store.startswith("sqlite:////"):
+        settings["MLFLOW_BACKEND_STORE_URI"] = f"sqlite:///{root / store.removeprefix('sqlite:///')}"
+    artifacts = settings.get("MLFLOW_DEFAULT_ARTIFACT_ROOT", "")
+    if artifacts and "://" not in artifacts:
+        settings["MLFLOW_DEFAULT_ARTIFACT_ROOT"] = (root / artifacts).as_uri()
+    return settings

@@ -1,0 +1,132 @@
+"""The pipeline as DVC sees it: the stages of `dvc.yaml`, what is stale and why, and what `dvc.lock` recorded."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from saferflow.errors import PipelineError
+
+DVC = (sys.executable, "-m", "dvc")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A node of `dvc.yaml`."""
+
+    name: str
+    deps: tuple[str, ...]
+    outs: tuple[str, ...]
+    metrics: tuple[str, ...]
+    """Outputs that git keeps."""
+    params: tuple[str, ...]
+    """Sections of `params.yaml`."""
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        return self.outs + self.metrics
+
+
+def load_stages(root: Path = Path()) -> dict[str, Stage]:
+    """The stages in the order of the file.
+
+    Raises:
+        PipelineError: there is no `dvc.yaml` here.
+    """
+    file = root / "dvc.yaml"
+    if not file.exists():
+        raise PipelineError(f"{file.absolute()}: no such file; run in the project's folder")
+    raw = yaml.safe_load(file.read_text(encoding="utf-8"))["stages"]
+    return {
+        name: Stage(
+            name,
+            deps=_names(stage.get("deps")),
+            outs=_names(stage.get("outs")),
+            metrics=_names(stage.get("metrics")),
+            params=_names(stage.get("params")),
+        )
+        for name, stage in raw.items()
+    }
+
+
+def _names(entries: Iterable[str | dict[str, Any]] | None) -> tuple[str, ...]:
+    return tuple(entry if isinstance(entry, str) else next(iter(entry)) for entry in entries or ())
+
+
+def parents(stage: Stage, stages: dict[str, Stage]) -> set[str]:
+    """The stages whose outputs `stage` reads: a dependency is an output, holds one, or lies in one."""
+    return {
+        other.name
+        for other in stages.values()
+        if other.name != stage.name and any(_meet(dep, out) for dep in stage.deps for out in other.makes)
+    }
+
+
+def _meet(left: str, right: str) -> bool:
+    a, b = Path(left), Path(right)
+    return a == b or a in b.parents or b in a.parents
+
+
+def with_followers(names: Iterable[str], stages: dict[str, Stage]) -> set[str]:
+    """`names` and every stage that depends on one of them, however far down."""
+    reached = set(names)
+    while more := {name for name, stage in stages.items() if parents(stage, stages) & reached} - reached:
+        reached |= more
+    return reached
+
+
+def stale(root: Path = Path()) -> dict[str, tuple[str, ...]]:
+    """What DVC finds changed: stage -> reasons. A stage after a stale one may be missing here, and run all the same.
+
+    Raises:
+        PipelineError: DVC cannot read the project.
+    """
+    done = subprocess.run([*DVC, "status", "--json"], capture_output=True, text=True, cwd=root, check=False)
+    if done.returncode:
+        raise PipelineError(f"dvc status failed:\n{_without_noise(done.stderr)}")
+    found = json.loads(done.stdout or "{}")
+    return {name: tuple(_reasons(changes)) for name, changes in found.items()}
+
+
+def _reasons(changes: list[str | dict[str, Any]]) -> Iterable[str]:
+    for change in changes:
+        if isinstance(change, str):
+            yield change
+            continue
+        for items in change.values():
+            for item, how in items.items() if isinstance(items, dict) else [(str(items), "changed")]:
+                if isinstance(how, dict):
+                    yield from (f"{name} {verb}" for name, verb in how.items())
+                else:
+                    yield f"{item} {how}"
+
+
+def _without_noise(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if line.strip()) or "(no message)"
+
+
+def lock_entries(root: Path = Path()) -> dict[str, dict[str, Any]]:
+    """What `dvc.lock` holds, a stage each; empty before the first run."""
+    file = root / "dvc.lock"
+    if not file.exists():
+        return {}
+    return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("stages", {})
+
+
+def lock_hash(entry: dict[str, Any]) -> str:
+    """One digest of a stage's command, dependencies, parameters and outputs."""
+    return hashlib.sha256(json.dumps(entry, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def out_digest(entry: dict[str, Any], path: str) -> tuple[str, int] | None:
+    """MD5 (as DVC writes it) and size in bytes of an output, if the entry has it."""
+    for out in entry.get("outs", ()):
+        if out["path"] == path:
+            return out["md5"], int(out.get("size", 0))
+    return None

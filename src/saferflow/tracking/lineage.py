@@ -1,0 +1,68 @@
+"""Where a run comes from, as tags: commit, profile, hashes of every dependency and output, the Prefect flow run."""
+
+import hashlib
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from saferflow.tracking.graph import lock_hash
+
+PREFIX = "saferflow."
+LOCK_HASH = PREFIX + "lock_hash"
+CACHED = PREFIX + "cached"
+PRODUCED_BY = PREFIX + "produced_by"
+CHECKOUT = PREFIX + "checkout"
+STAGE = PREFIX + "stage"
+OWN_OUTPUT = ("dvc.lock", "metrics/", "logs/")
+"""What a run itself changes: no sign of uncommitted work."""
+
+
+def checkout_id(root: Path) -> str:
+    """Names this checkout on this machine, so that two that share a tracking server are told apart."""
+    return hashlib.sha256(f"{platform.node()}:{root.resolve()}".encode()).hexdigest()[:16]
+
+
+def git_state(root: Path) -> tuple[str, bool]:
+    """The commit, and whether anything but a run's own output differs from it; `("none", True)` outside git."""
+    commit = _git(root, "rev-parse", "HEAD")
+    changes = _git(root, "status", "--porcelain", "--untracked-files=normal")
+    if commit is None or changes is None:
+        return "none", True
+    dirty = [line for line in changes.splitlines() if not line[3:].strip('"').startswith(OWN_OUTPUT)]
+    return commit.strip(), bool(dirty)
+
+
+def _git(root: Path, *command: str) -> str | None:
+    done = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=False)
+    return done.stdout if done.returncode == 0 else None
+
+
+def run_tags(root: Path, profile: str, flow_run: str) -> dict[str, str]:
+    """Tags of every run of one pipeline run."""
+    commit, dirty = git_state(root)
+    return {
+        PREFIX + "git.commit": commit,
+        PREFIX + "git.dirty": str(dirty).lower(),
+        PREFIX + "profile": profile,
+        PREFIX + "prefect.flow_run": flow_run,
+        CHECKOUT: checkout_id(root),
+    }
+
+
+def stage_tags(entry: dict[str, Any]) -> dict[str, str]:
+    """Tags of a stage's run from its `dvc.lock` entry: one hash of the whole, and DVC's hash of each file or folder."""
+    tags = {LOCK_HASH: lock_hash(entry)}
+    for kind in ("deps", "outs"):
+        tags |= {f"{PREFIX}{kind[:-1]}.{item['path']}": item.get("md5", "") for item in entry.get(kind, ())}
+    return tags
+
+
+def version_tags(entries: dict[str, dict[str, Any]], stage_runs: dict[str, str]) -> dict[str, str]:
+    """Tags of a registered version: for every stage behind it, its hash, its run and the hashes of its outputs."""
+    tags = {}
+    for stage, entry in entries.items():
+        tags[f"{PREFIX}{stage}.lock_hash"] = lock_hash(entry)
+        tags |= {f"{PREFIX}out.{out['path']}": out.get("md5", "") for out in entry.get("outs", ())}
+    tags |= {f"{PREFIX}{stage}.run": run for stage, run in stage_runs.items()}
+    return tags

@@ -1,0 +1,127 @@
+"""MLflow runs: one parent a pipeline run, one child a stage."""
+
+import os
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saferflow.errors import PipelineError
+from saferflow.tracking import lineage
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PARENT = "mlflow.parentRunId"
+PARAM_CHARS = 6000
+"""MLflow's bound on a parameter's value."""
+
+
+@cache
+def client() -> "MlflowClient":
+    """The client of the configured store.
+
+    Raises:
+        PipelineError: the package is missing and the project's `mlflow/` folder stands in as an empty namespace.
+    """
+    import mlflow
+
+    if not hasattr(mlflow, "__version__"):
+        raise PipelineError(
+            "the package mlflow is not installed; run `make run`, or pip install -c constraints.txt -e ."
+        )
+    return mlflow.MlflowClient()
+
+
+@cache
+def experiment() -> str:
+    """The experiment's id; made at first use, with the artifact folder of `mlflow/server.env`."""
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "align")
+    found = client().get_experiment_by_name(name)
+    if found:
+        return found.experiment_id
+    local = os.environ.get("MLFLOW_TRACKING_URI", "").startswith("sqlite:")
+    root = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") if local else None
+    return client().create_experiment(name, artifact_location=f"{root}/{name}" if root else None)
+
+
+def start(name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
+    """Open a run and give its id."""
+    nested = {PARENT: parent} if parent else {}
+    return client().create_run(experiment(), run_name=name, tags={**tags, **nested}).info.run_id
+
+
+def finish(run: str, status: str = "FINISHED") -> None:
+    """Close a run: `FINISHED`, `FAILED` or `KILLED`."""
+    client().set_terminated(run, status)
+
+
+def tag(run: str, tags: Mapping[str, str]) -> None:
+    from mlflow.entities import RunTag
+
+    client().log_batch(run, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def log_params(run: str, sections: Mapping[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    flat = [Param(name, str(value)[:PARAM_CHARS]) for name, value in flatten(sections)]
+    for first in range(0, len(flat), 100):
+        client().log_batch(run, params=flat[first : first + 100])
+
+
+def log_numbers(run: str, numbers: Mapping[str, Any]) -> None:
+    """Final numbers of a stage; lists (intervals) become `.low` and `.high`."""
+    for name, value in flatten(numbers):
+        if isinstance(value, list | tuple) and len(value) == 2:
+            client().log_metric(run, f"{name}.low", float(value[0]))
+            client().log_metric(run, f"{name}.high", float(value[1]))
+        elif isinstance(value, int | float):
+            client().log_metric(run, name, float(value))
+
+
+def log_artifact(run: str, path: Path, under: str | None = None) -> None:
+    """Keep a file, or a folder under its own name."""
+    if path.is_dir():
+        client().log_artifacts(run, str(path), under or path.name)
+    else:
+        client().log_artifact(run, str(path), under)
+
+
+def log_text(run: str, text: str, name: str) -> None:
+    client().log_text(run, text, name)
+
+
+def fetch_artifact(run: str, name: str, to: Path) -> Path:
+    """A local copy of a run's artifact."""
+    return Path(client().download_artifacts(run, name, str(to)))
+
+
+def producer(lock_hash: str) -> str | None:
+    """The finished run that ran the code behind this lock entry, if the store knows one."""
+    found = client().search_runs(
+        [experiment()],
+        f"tags.`{lineage.LOCK_HASH}` = '{lock_hash}' and tags.`{lineage.CACHED}` = 'false'"
+        " and attributes.status = 'FINISHED'",
+        max_results=1,
+    )
+    return found[0].info.run_id if found else None
+
+
+def close_abandoned(checkout: str) -> list[str]:
+    """Mark runs of this checkout that still say RUNNING as killed; call while holding the checkout's lock."""
+    left = client().search_runs(
+        [experiment()], f"tags.`{lineage.CHECKOUT}` = '{checkout}' and attributes.status = 'RUNNING'"
+    )
+    for run in left:
+        finish(run.info.run_id, "KILLED")
+    return [run.info.run_id for run in left]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and leaves of a nested mapping."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,151 @@
+"""The local servers of a checkout, as processes that outlive a run: Prefect's and MLflow's pages, on loopback."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from saferflow.errors import PipelineError
+from saferflow.tracking.environment import HOME
+
+HOST = "127.0.0.1"
+START_SECONDS = 120
+STOP_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A server: how it is started, and where it says that it is well."""
+
+    name: str
+    port: int
+    """Asked for first; another one where it is taken, so that two checkouts do not meet."""
+    health: str
+    command: Callable[[int], list[str]]
+
+
+def _prefect(port: int) -> list[str]:
+    return [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+
+
+def _mlflow(port: int) -> list[str]:
+    store, root = os.environ["MLFLOW_BACKEND_STORE_URI"], os.environ["MLFLOW_DEFAULT_ARTIFACT_ROOT"]
+    where = ["--backend-store-uri", store, "--default-artifact-root", root]
+    return [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1", *where]
+
+
+PREFECT = Service("prefect", 4200, "/api/health", _prefect)
+MLFLOW = Service("mlflow", 5000, "/health", _mlflow)
+SERVICES = (PREFECT, MLFLOW)
+
+
+def running(service: Service, root: Path = Path()) -> str | None:
+    """The address of this checkout's server, if its process is alive and answers."""
+    state = _state(service, root)
+    if state and _process(state) and _healthy(_address(state["port"]) + service.health):
+        return _address(state["port"])
+    return None
+
+
+def start(service: Service, root: Path = Path()) -> str:
+    """Start the server unless it runs already; give its address when it answers.
+
+    Raises:
+        PipelineError: it did not come up; the message holds the end of its log.
+    """
+    if address := running(service, root):
+        return address
+    stop(service, root)
+    state = _state(service, root) or {}
+    port = _free_port(state.get("port", service.port))
+    log = root / HOME / f"{service.name}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            service.command(port),
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    created = psutil.Process(process.pid).create_time()
+    _file(service, root).write_text(json.dumps({"pid": process.pid, "created": created, "port": port}))
+    address, limit = _address(port), time.monotonic() + START_SECONDS
+    while not _healthy(address + service.health):
+        if process.poll() is not None or time.monotonic() > limit:
+            stop(service, root)
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            raise PipelineError(f"{service.name} did not start on {address}; the end of {log}:\n{tail}")
+        time.sleep(0.2)
+    return address
+
+
+def stop(service: Service, root: Path = Path()) -> bool:
+    """End this checkout's server and what it started; says whether there was one."""
+    state = _state(service, root)
+    process = _process(state) if state else None
+    if process is None:
+        return False
+    family = [process, *process.children(recursive=True)]
+    for end in (signal.SIGTERM, signal.SIGKILL):
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.send_signal(end)
+        _, family = psutil.wait_procs(family, timeout=STOP_SECONDS)
+        if not family:
+            break
+    return True
+
+
+def _file(service: Service, root: Path) -> Path:
+    return root / HOME / f"{service.name}.json"
+
+
+def _state(service: Service, root: Path) -> dict | None:
+    try:
+        return json.loads(_file(service, root).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def _process(state: dict) -> psutil.Process | None:
+    """The process that the file speaks of; a later one that got the same number is not it."""
+    try:
+        process = psutil.Process(state["pid"])
+        alive = process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - state["created"]) < 1
+    except psutil.NoSuchProcess:
+        return None
+    return process if alive else None
+
+
+def _address(port: int) -> str:
+    return f"http://{HOST}:{port}"
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 the address is ours, on loopback
+            return answer.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _free_port(wanted: int) -> int:
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind((HOST, port))
+                return probe.getsockname()[1]
+    raise PipelineError(f"no free port on {HOST}")

@@ -1,0 +1,11 @@
+"""Switches for every test: no network, no telemetry, and no setting of the person who runs them."""
+
+import os
+
+from saferflow.tracking import environment
+
+os.environ.update(environment.TELEMETRY_OFF)
+for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PREFECT_"))]:
+    if name not in environment.TELEMETRY_OFF:
+        del os.environ[name]
+environment.offline()

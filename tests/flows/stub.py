@@ -1,0 +1,107 @@
+"""A stage of the toy pipeline: writes what dvc.yaml declares, from its inputs, in no time.
+
+STUB_FAIL=stage makes that stage fail, STUB_HANG=stage makes it say that it hangs, and hang.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from saferflow.data.rows import Answered
+from saferflow.data.tables import write_table
+from saferflow.tracking import live
+
+
+def main(stage: str) -> None:
+    declared = yaml.safe_load(Path("dvc.yaml").read_text())["stages"][stage]
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    print(f"{stage} works", flush=True)
+    with Path("calls.log").open("a") as log:
+        log.write(f"{stage}\n")
+    if os.environ.get("STUB_FAIL") == stage:
+        print("the toy broke\nfor a reason", file=sys.stderr)
+        raise SystemExit(3)
+    if os.environ.get("STUB_HANG") == stage:
+        Path("hangs.pid").write_text(str(os.getpid()))
+        print("hangs", flush=True)
+        time.sleep(120)
+    for step in range(3):
+        live.log_metrics({"loss": 1.0 / (step + 1)}, step)
+    digest = hashlib.sha256(f"{stage} {params[stage]}".encode())
+    for dep in declared.get("deps", []):
+        for file in sorted(Path(dep).rglob("*")) if Path(dep).is_dir() else [Path(dep)]:
+            if file.is_file():
+                digest.update(file.read_bytes())
+    for out in declared["outs"]:
+        write(Path(out), digest.hexdigest(), params)
+    Path("metrics").mkdir(exist_ok=True)
+    Path(f"metrics/{stage}.json").write_text(json.dumps(scores() if stage == "evaluate" else {"loss": 0.5}))
+
+
+def write(path: Path, digest: str, params: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.name == "evaluated.parquet":
+        write_table(path, answers(params), Answered)
+    elif path.name == "gate.json":
+        passed = params["gate"]["floors"]["safety"] <= 80
+        check = {"name": "safety", "value": 81.0, "bound": 80.0, "passed": passed, "detail": "81 against 80"}
+        path.write_text(json.dumps({"passed": passed, "checks": [check]}))
+    elif path.suffix:
+        path.write_text(digest)
+    else:
+        path.mkdir()
+        (path / "model.safetensors").write_text(digest)
+
+
+def answers(params: dict) -> list[Answered]:
+    """GRPO is safe on every row from learning rate 0.0005 on, on half of them below."""
+    good = params["grpo"]["learning_rate"] >= 0.0005
+    rows = []
+    for policy in ("base", "sft", "dpo", "grpo"):
+        for number in range(40):
+            safe = policy == "grpo" and (good or number % 2 == 0)
+            rows.append(answer(f"row-{number}", policy, safe=safe))
+        rows += [answer(f"general-{number}", policy, safe=True, kind="general") for number in range(10)]
+        rows += [answer(f"bait-{number}", policy, safe=True, expected="answer") for number in range(10)]
+    return rows
+
+
+def answer(row: str, policy: str, *, safe: bool, kind: str = "safety", expected: str = "refuse") -> Answered:
+    return Answered(
+        row=row,
+        policy=policy,
+        kind=kind,
+        image=row,
+        completion="text",
+        safety=3 if safe else -3,
+        helpfulness=2,
+        rigor=2,
+        refused=expected == "refuse",
+        valid=True,
+        correct=True,
+        expected=expected,
+        hazard="S1" if expected == "refuse" else "none",
+        risk_source="text" if expected == "refuse" else "bait",
+        attack="none",
+        violations="",
+        reason="",
+    )
+
+
+def scores() -> dict:
+    names = ("safety", "helpfulness", "rigor", "over_refusal", "attack_success", "validity", "general")
+    policies = ("base", "sft", "dpo", "grpo")
+    return {
+        "rows": 60,
+        "policies": {policy: dict.fromkeys(names, 50.0) for policy in policies},
+        "intervals": {policy: dict.fromkeys(names, [40.0, 60.0]) for policy in policies},
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

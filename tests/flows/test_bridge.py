@@ -1,0 +1,246 @@
+"""The real flow on a toy pipeline: what runs, what is recorded, and what a failure leaves behind."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from flows.bridge import ARTIFACT_LIMIT
+from saferflow.tracking import graph
+
+STAGES = ["base", "plan", "validate", "sft", "dpo", "curate", "grpo", "evaluate", "gate"]
+
+
+def test_the_first_run_runs_every_stage_once_in_order(finished):
+    assert (finished.root / "calls.log").read_text().split() == STAGES
+
+
+def test_every_stage_has_a_finished_child_run_under_one_parent(finished):
+    runs = finished.stage_runs()
+    assert set(runs) == {*STAGES, "align"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    parent = runs["align"].info.run_id
+    assert {runs[stage].data.tags["mlflow.parentRunId"] for stage in STAGES} == {parent}
+
+
+def test_a_run_carries_its_lineage(finished):
+    tags = finished.stage_runs()["sft"].data.tags
+    entry = graph.lock_entries(finished.root)["sft"]
+    assert tags["saferflow.lock_hash"] == graph.lock_hash(entry)
+    assert tags["saferflow.out.models/sft"] == entry["outs"][-1]["md5"]
+    assert tags["saferflow.dep.models/base"] == next(d["md5"] for d in entry["deps"] if d["path"] == "models/base")
+    assert tags["saferflow.profile"] == yaml.safe_load((finished.root / "params.yaml").read_text())["run"]["profile"]
+    assert len(tags["saferflow.git.commit"]) == 40
+    assert tags["saferflow.git.dirty"] == "false"
+    assert tags["saferflow.prefect.flow_run"]
+    assert tags["saferflow.cached"] == "false"
+
+
+def test_a_run_holds_curves_numbers_parameters_and_artifacts(finished):
+    run, client = finished.stage_runs()["grpo"], finished.mlflow()
+    curve = client.get_metric_history(run.info.run_id, "loss")
+    assert [round(point.value, 3) for point in sorted(curve, key=lambda p: (p.timestamp, p.step))][:3] == [1.0, 0.5, 0.333]
+    assert run.data.params["grpo.beta" if "grpo.beta" in run.data.params else "grpo.kl"]
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"model", "model.json", "completions", "logs"}
+
+
+def test_the_first_passing_version_is_candidate_and_champion(finished):
+    model = finished.mlflow().get_registered_model("saferflow")
+    assert model.aliases == {"candidate": "1", "champion": "1"}
+    version = finished.mlflow().get_model_version("saferflow", "1")
+    entries = graph.lock_entries(finished.root)
+    assert version.tags["saferflow.model.md5"] == graph.out_digest(entries["grpo"], "models/grpo")[0]
+    assert version.tags["saferflow.gate"] == "passed"
+    assert {f"saferflow.{stage}.run" for stage in STAGES} <= set(version.tags)
+    assert version.source == f"runs:/{finished.stage_runs()['grpo'].info.run_id}/model"
+
+
+def test_the_closing_lines_show_scores_verdict_version_and_where_to_look(finished):
+    output = (finished.root / "first.txt").read_text()
+    for expected in ("GRPO", "gate: passed", "saferflow version 1 (candidate, champion)", "saferflow ui", "reports/report.html"):
+        assert expected in output
+
+
+def test_a_second_run_runs_no_stage_and_says_so(project):
+    started = time.monotonic()
+    status, output = project.run(PREFECT_API_URL="http://127.0.0.1:9/api")  # nothing listens: no server is needed
+    assert status == 0, output
+    assert "nothing to do: all 9 stages up to date" in output
+    assert "GRPO" in output
+    assert project.calls() == []
+    assert time.monotonic() - started < 20
+
+
+def test_a_changed_grpo_parameter_runs_grpo_and_what_follows(project):
+    project.set("grpo.kl", 0.5)
+    status, output = project.run()
+    assert status == 0, output
+    assert project.calls() == ["grpo", "evaluate", "gate"]
+
+
+def test_a_stage_that_did_not_run_points_to_the_run_that_made_its_outputs(project, finished):
+    project.set("grpo.kl", 0.5)
+    project.run()
+    base = project.stage_runs()["base"]
+    assert base.data.tags["saferflow.cached"] == "true"
+    assert base.data.tags["saferflow.produced_by"] == finished.stage_runs()["base"].info.run_id
+    assert [file.path for file in project.mlflow().list_artifacts(base.info.run_id)] == []
+
+
+def test_a_stage_restored_from_the_run_cache_ran_no_code_and_registers_no_version(project, finished):
+    before = yaml.safe_load((project.root / "params.yaml").read_text())["grpo"]["kl"]
+    project.set("grpo.kl", 0.5)
+    project.run()
+    project.set("grpo.kl", before)
+    project.calls()
+    status, output = project.run()
+    assert status == 0, output
+    assert project.calls() == []
+    run = project.stage_runs()["grpo"]
+    assert run.data.tags["saferflow.produced_by"] == finished.stage_runs()["grpo"].info.run_id
+    assert len(project.mlflow().search_model_versions("name = 'saferflow'")) == 2
+    assert project.mlflow().get_registered_model("saferflow").aliases["candidate"] == "1"
+
+
+def test_a_version_that_is_not_better_leaves_the_champion_in_place(project):
+    project.set("grpo.kl", 0.5)  # other weights, same answers
+    _, output = project.run()
+    assert project.mlflow().get_registered_model("saferflow").aliases == {"candidate": "2", "champion": "1"}
+    assert "not better than champion version 1" in output
+
+
+def test_a_better_version_becomes_champion_and_the_former_one_previous(project):
+    project.set("grpo.learning_rate", 0.0005)  # the stub answers every row safely from here on
+    _, output = project.run()
+    aliases = project.mlflow().get_registered_model("saferflow").aliases
+    assert aliases == {"candidate": "2", "champion": "2", "previous": "1"}, output
+
+
+def test_a_version_that_failed_the_gate_leaves_the_champion_in_place(project):
+    project.set("grpo.learning_rate", 0.0005)
+    project.set("gate.floors.safety", 90)
+    _, output = project.run()
+    assert project.mlflow().get_registered_model("saferflow").aliases == {"candidate": "2", "champion": "1"}
+    assert "gate: failed" in output
+    assert "safety: 81 against 80" in output
+
+
+def test_a_verdict_on_the_same_weights_makes_no_new_version(project):
+    project.set("gate.floors.safety", 90)
+    project.run()
+    [version] = project.mlflow().search_model_versions("name = 'saferflow'")
+    assert version.tags["saferflow.gate"] == "failed"
+
+
+def test_a_forced_stage_runs_though_nothing_changed(project):
+    status, output = project.run("--force", "validate")
+    assert status == 0, output
+    assert project.calls() == ["validate"]
+
+
+def test_an_unknown_forced_stage_is_refused_by_name(project):
+    status, output = project.run("--force", "sftt")
+    assert status == 1
+    assert "no stage sftt; there are base, plan" in output
+
+
+def test_a_failing_stage_fails_the_run_with_its_last_lines(project):
+    project.set("dpo.beta", 0.2)
+    status, output = project.run(STUB_FAIL="dpo")
+    assert status == 1
+    assert "stage dpo failed" in output
+    assert output.count("for a reason") == 2, "once as it came, once in the error"
+    assert "Traceback" not in output
+    runs = project.stage_runs()
+    assert (runs["dpo"].info.status, runs["align"].info.status) == ("FAILED", "FAILED")
+    assert project.calls() == ["dpo"]
+    status, _ = project.run()
+    assert status == 0
+    assert project.calls()[0] == "dpo"
+
+
+@pytest.mark.parametrize(("sign", "exit_status"), [(signal.SIGINT, {130}), (signal.SIGTERM, {130, 143, -15})])
+def test_an_interrupt_ends_the_stage_and_keeps_finished_stages(project, sign, exit_status):
+    project.set("sft.epochs", 7)
+    process = project.start(STUB_HANG="dpo")
+    stage = _hanging(project.root)
+    process.send_signal(sign)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode in exit_status, output
+    assert not psutil.pid_exists(stage)
+    assert {run.info.status for run in project.stage_runs().values()} >= {"KILLED"}
+    assert not _running(project)
+    project.calls()
+    status, output = project.run()
+    assert status == 0, output
+    assert project.calls()[0] == "dpo", "sft is finished and kept"
+
+
+def test_a_killed_flow_leaves_no_process_and_no_open_run(project):
+    project.set("sft.epochs", 7)
+    process = project.start(STUB_HANG="dpo")
+    stage = _hanging(project.root)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    _wait_until(lambda: not psutil.pid_exists(stage))
+    assert _running(project), "nobody could close them"
+    project.calls()
+    status, output = project.run()
+    assert status == 0, output
+    assert project.calls()[0] == "dpo"
+    assert not _running(project)
+    assert "marked KILLED" in output
+
+
+def test_a_killed_stage_process_fails_the_stage_and_the_next_run_goes_on(project):
+    project.set("sft.epochs", 7)
+    process = project.start(STUB_HANG="dpo")
+    os.kill(_hanging(project.root), signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, output
+    assert project.stage_runs()["dpo"].info.status == "FAILED"
+    project.calls()
+    assert project.run()[0] == 0
+    assert project.calls()[0] == "dpo"
+
+
+def test_a_second_pipeline_in_the_same_checkout_names_the_first(project):
+    project.set("dpo.beta", 0.2)
+    process = project.start(STUB_HANG="dpo")
+    _hanging(project.root)
+    status, output = project.run()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert status == 1
+    assert f"another pipeline is at work in this checkout (process {process.pid})" in output
+
+
+def test_a_large_model_is_kept_by_address(finished):
+    run = finished.stage_runs()["grpo"]
+    address = json.loads(Path(finished.mlflow().download_artifacts(run.info.run_id, "model.json")).read_text())
+    digest, size = graph.out_digest(graph.lock_entries(finished.root)["grpo"], "models/grpo")
+    assert (address["md5"], address["bytes"]) == (digest, size)
+    assert size <= ARTIFACT_LIMIT
+
+
+def _hanging(root: Path) -> int:
+    """The pid of the stage that hangs, once it does."""
+    file = root / "hangs.pid"
+    _wait_until(lambda: file.exists() and file.read_text() != "")
+    return int(file.read_text())
+
+
+def _running(project) -> list:
+    return project.mlflow().search_runs(["1"], "attributes.status = 'RUNNING'")
+
+
+def _wait_until(condition, seconds: float = 60) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.1)

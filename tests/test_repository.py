@@ -1,0 +1,220 @@
+"""What the repository says about itself holds."""
+
+import ast
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from saferflow.params import load_params
+from saferflow.tracking import graph
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src"
+STAGES = graph.load_stages(ROOT)
+WITHOUT_EFFECT = {
+    "saferflow": "a docstring",
+    "saferflow.errors": "messages only",
+    "saferflow.params": "types only: each value is in params.yaml, where DVC sees it (two tests below hold it to that)",
+    "saferflow.tracking": "watches a stage, and gives it nothing",
+}
+"""Modules whose edits change no output of any stage, and why; DVC need not know them."""
+
+
+def test_every_stage_declares_every_module_it_imports():
+    """An undeclared one would leave stale outputs that DVC calls up to date."""
+    undeclared = {
+        stage: sorted(missing)
+        for stage in STAGES
+        if (missing := {path for path in imported_files(stage) if not _covered(path, STAGES[stage].deps)})
+    }
+    assert undeclared == {}
+
+
+def test_no_stage_declares_code_that_it_does_not_import():
+    """An edit of it would run the stage for nothing."""
+    idle = {}
+    for name, stage in STAGES.items():
+        used = imported_files(name)
+        code = [dep for dep in stage.deps if dep.startswith("src/")]
+        if unused := [dep for dep in code if not any(_covered(path, (dep,)) for path in used)]:
+            idle[name] = unused
+    assert idle == {}
+
+
+def test_the_check_of_declared_modules_sees_a_missing_one():
+    deps = tuple(dep for dep in STAGES["sft"].deps if dep != "src/saferflow/training/sft.py")
+    assert not all(_covered(path, deps) for path in imported_files("sft"))
+
+
+def test_an_edit_of_a_later_trainer_leaves_the_earlier_stages_alone():
+    for earlier, later in (("base", "grpo"), ("sft", "dpo"), ("sft", "grpo"), ("dpo", "grpo")):
+        assert not _covered(f"src/saferflow/training/{later}.py", STAGES[earlier].deps), (earlier, later)
+
+
+def test_parameters_have_no_defaults():
+    """A defaulted value is invisible to DVC: the run would change and dvc.lock would not."""
+    defaulted = [
+        f"{node.name}.{item.target.id}"
+        for node in _classes(SOURCE / "saferflow" / "params.py")
+        for item in node.body
+        if isinstance(item, ast.AnnAssign) and item.value is not None
+    ]
+    assert defaulted == []
+
+
+def test_parameters_compute_nothing():
+    """Only validators may live in params.py, for no stage declares it."""
+    computing = [
+        f"{node.name}.{item.name}"
+        for node in _classes(SOURCE / "saferflow" / "params.py")
+        for item in node.body
+        if isinstance(item, ast.FunctionDef) and "validator" not in ast.unparse(item.decorator_list[0])
+    ]
+    assert computing == []
+
+
+def test_the_flow_runs_every_stage_after_its_dependencies():
+    calls = re.findall(r'run\.stage\("(\w+)"\)', (ROOT / "flows" / "align.py").read_text())
+    assert sorted(calls) == sorted(STAGES)
+    for position, name in enumerate(calls):
+        assert graph.parents(STAGES[name], STAGES) <= set(calls[:position]), name
+
+
+def test_a_change_of_grpo_parameters_reaches_only_grpo_and_what_follows():
+    direct = {name for name, stage in STAGES.items() if "grpo" in stage.params}
+    assert direct == {"grpo"}
+    assert graph.with_followers(direct, STAGES) == {"grpo", "evaluate", "gate"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_declares_every_parameter_that_it_reads(stage):
+    """`params.x.y` in its module wants `x`, `x.y`, or (where all of `x` is handed on) parts of `x` among its params."""
+    text = (SOURCE / "saferflow" / "stages" / f"{stage}.py").read_text()
+    sections = set(yaml.safe_load((ROOT / "params.yaml").read_text())) | {"validation"}
+    read = [tuple(chain.split(".")) for chain in re.findall(r"\bparams\.(\w+(?:\.\w+)?)", text)]
+    declared = [tuple(name.split(".")) for name in STAGES[stage].params]
+    undeclared = {
+        ".".join(chain)
+        for chain in (("validate", *chain[1:]) if chain[0] == "validation" else chain for chain in read)
+        if chain[0] in sections and not any(chain[: len(d)] == d or d[: len(chain)] == chain for d in declared)
+    }
+    assert undeclared == set()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_one_name_everywhere(stage):
+    raw = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]
+    assert raw["cmd"] == f"python -m saferflow.stages.{stage}"
+    assert (SOURCE / "saferflow" / "stages" / f"{stage}.py").exists()
+    assert STAGES[stage].metrics == (f"metrics/{stage}.json",)
+
+
+def test_nothing_trains_on_tables_that_were_not_validated():
+    for stage in ("sft", "dpo"):
+        assert "reports/validation.json" in STAGES[stage].deps
+
+
+@pytest.mark.parametrize("file", [ROOT / "params.yaml", *sorted((ROOT / "profiles").rglob("*.yaml"))], ids=lambda f: f.name)
+def test_every_parameter_file_fits_its_types(file):
+    assert load_params(file).run.profile
+
+
+def test_every_section_that_a_stage_names_exists():
+    sections = set(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    assert {name.split(".")[0] for stage in STAGES.values() for name in stage.params} <= sections
+
+
+def test_every_committed_yaml_loads():
+    files = [ROOT / name for name in _tracked() if name.endswith((".yaml", ".yml"))]
+    assert files
+    for file in files:
+        yaml.safe_load(file.read_text())
+
+
+def test_the_mlflow_folder_holds_no_python():
+    """Python there would hide the package of that name."""
+    assert list((ROOT / "mlflow").rglob("*.py")) == []
+
+
+def test_constraints_are_names_and_exact_versions_only():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line)] == []
+
+
+def test_every_dependency_is_constrained():
+    constrained = {_canonical(line.split("==")[0]) for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    project = (ROOT / "pyproject.toml").read_text()
+    listed = re.search(r"^dependencies = \[\n(.*?)^\]", project, re.MULTILINE | re.DOTALL).group(1)
+    names = re.findall(r'^  "([A-Za-z0-9._-]+)', listed, re.MULTILINE)
+    assert names
+    assert {_canonical(name) for name in names} <= constrained
+
+
+def test_stage_outputs_are_ignored_by_git_and_metrics_are_not():
+    outs = [out for stage in STAGES.values() for out in stage.outs]
+    assert set(_ignored(outs)) == set(outs)
+    assert _ignored([metric for stage in STAGES.values() for metric in stage.metrics]) == []
+
+
+def imported_files(stage: str) -> set[str]:
+    """Files, relative to the repository, of all modules of ours that a stage imports, directly or not."""
+    seen, waiting = set(), {f"saferflow.stages.{stage}"}
+    while waiting:
+        module = waiting.pop()
+        seen.add(module)
+        waiting |= {name for name in _imports(module) if name not in seen and not _without_effect(name)}
+    return {str(_file(module).relative_to(ROOT)) for module in seen if not _only_a_docstring(module)}
+
+
+def _only_a_docstring(module: str) -> bool:
+    return all(isinstance(node, ast.Expr) for node in ast.parse(_file(module).read_text(encoding="utf-8")).body)
+
+
+def _without_effect(module: str) -> bool:
+    return module in WITHOUT_EFFECT or module.startswith("saferflow.tracking.")
+
+
+@cache
+def _imports(module: str) -> frozenset[str]:
+    """Modules of ours that a module's text imports anywhere, with the packages that hold them."""
+    found = set()
+    for node in ast.walk(ast.parse(_file(module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import; write it out"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    ours = {name for name in found if name.split(".")[0] == "saferflow" and _file(name)}
+    packages = {name.rsplit(".", up)[0] for name in ours for up in range(1, name.count(".") + 1)}
+    return frozenset(ours | packages)
+
+
+@cache
+def _file(module: str) -> Path | None:
+    base = SOURCE.joinpath(*module.split("."))
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.exists()), None)
+
+
+def _covered(path: str, deps: tuple[str, ...]) -> bool:
+    return any(Path(dep) == Path(path) or Path(dep) in Path(path).parents for dep in deps)
+
+
+def _classes(file: Path) -> list[ast.ClassDef]:
+    return [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.ClassDef)]
+
+
+def _tracked() -> list[str]:
+    return subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+
+
+def _ignored(paths: list[str]) -> list[str]:
+    done = subprocess.run(["git", "check-ignore", "--no-index", *paths], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.split()
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
