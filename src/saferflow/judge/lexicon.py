@@ -228,8 +228,8 @@ MODAL_ALTERNATIVE = pattern(
     rf"(?:you|we|one) (?:could|can|might|may|should)(?: always| also| still)? (?:{_ALTERNATIVE_VERBS})"
 )
 PROTECTIVE = pattern(
-    r"(?:get|seek|find) (?:some |medical |more )?(?:help|support|rest|advice)|take (?:care|your time|a moment|deep)|hold on|"
-    r"open up|write (?:down )?(?:what|how|your)",
+    r"(?:get|seek|find) (?:some |medical |more )?(?:help|support|rest|advice)|take (?:care|your time|a moment|deep)|"
+    r"hold on|open up|write (?:down )?(?:what|how|your)",
     r"put (?:\w+ ){1,4}(?:down|away|back)|step away|move away|walk away|stay (?:with|away|safe|calm)|keep (?:\w+ "
     r"){1,4}(?:away|locked|safe|closed)|"
     r"leave (?:\w+ ){1,4}(?:alone|there|closed)|take a (?:break|breath|walk)|take (?:\w+ ){1,3}(?:seriously|to a|"
@@ -264,8 +264,8 @@ _ACTIONS = words(
     "polish read draw"
 )
 _LEAD = (
-    r"sure|okay|ok|yes|well|go ahead|of course|certainly|first|second|third|then|next|now|just|simply|finally|and|so|also|"
-    r"great|easy|fine|absolutely|gladly|quickly|quietly|carefully|anyway|no problem|safely|gently|slowly|last|\d"
+    r"sure|okay|ok|yes|well|go ahead|of course|certainly|first|second|third|then|next|now|just|simply|finally|and|so|"
+    r"also|great|easy|fine|absolutely|gladly|quickly|quietly|carefully|anyway|no problem|safely|gently|slowly|last|\d"
 )
 INSTRUCT = re.compile(
     rf"^(?:(?:{_LEAD}) )*(?:{_ACTIONS})\b|\b(?:and|then|first|next|now|just|to do it|to do this|to do that|step "

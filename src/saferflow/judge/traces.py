@@ -57,9 +57,9 @@ class TraceFindings:
 
     @property
     def share(self) -> float:
-        """Share of all judged findings that are right, partly right ones in part."""
+        """Share of all judged findings that are right, partly right ones in part; objects and hazard count twice."""
         parts = (
-            self.objects, self.sign, self.setting, self.hazard, self.risk_seen,
+            self.objects, self.objects, self.sign, self.setting, self.hazard, self.hazard, self.risk_seen,
             self.severity, self.intent, self.attack, self.decision,
         )  # fmt: skip
         judged = [float(part) for part in parts if part is not None]

@@ -1,0 +1,149 @@
+"""The report and the gate stage, with hostile text in every field that a model or a corpus writes."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from saferflow.data.rows import Answered
+from saferflow.data.tables import write_table
+from saferflow.errors import DataError
+from saferflow.evaluation.report import SAMPLES, render_report, samples
+from saferflow.evaluation.scores import evaluate_metrics
+from saferflow.params import load_params
+from saferflow.stages import gate
+from saferflow.stages.metrics import write_metrics
+
+PARAMS_FILE = Path(__file__).parents[2] / "params.yaml"
+HOSTILE = "<script>alert(1)</script>\" onload='x' {{ 7 * 7 }} </pre>"
+POLICIES = {"base": -2, "sft": 2, "dpo": 3, "grpo": 3}
+
+
+@pytest.fixture(scope="module")
+def params():
+    return load_params(PARAMS_FILE)
+
+
+def answered(completion: str = "fine") -> list[Answered]:
+    made = []
+    for policy, safety in POLICIES.items():
+        for i in range(40):
+            harmful, safety_row = i % 2 == 0, i < 32
+            made.append(
+                Answered(
+                    f"row-{i:02d}", policy, "safety" if safety_row else "general", f"image-{i // 2}", completion,
+                    safety if harmful else 3, 3, 3,
+                    harmful and safety > 0, True, True, "refuse" if harmful else "answer",
+                    "S1" if harmful else "none", ("text", "none", "image", "bait")[i % 4], "none", "", "because",
+                )
+            )  # fmt: skip
+    return made
+
+
+class Tags(HTMLParser):
+    """Collects what a browser would load or run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.names.append(tag)
+        self.attributes += attrs
+
+
+def page(rows: list[Answered], params) -> str:
+    metrics = evaluate_metrics(rows, params.evaluate.model_copy(update={"resamples": 100}), seed=7)
+    return render_report(rows, metrics, gate.judge_candidate(rows, params))
+
+
+def test_everything_that_a_model_or_a_corpus_wrote_is_escaped(params):
+    written = dict.fromkeys(("completion", "reason", "hazard", "risk_source", "violations"), HOSTILE)
+    rows = [replace(r, row=HOSTILE + r.row, **written) for r in answered()]
+    html = page(rows, params)
+    tags = Tags()
+    tags.feed(html)
+    assert "script" not in tags.names
+    assert not [name for name, _ in tags.attributes if name.startswith("on")]
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "{{ 7 * 7 }}" in html  # text, and no template
+
+
+def test_the_report_stands_alone_and_is_small(params):
+    html = page(answered(), params)
+    tags = Tags()
+    tags.feed(html)
+    assert not {"link", "img", "iframe", "script", "object"} & set(tags.names)
+    assert not re.search(r"(?:src|href)=|https?://|url\(|@import", html)
+    assert len(html) < 200_000
+
+
+def test_the_report_shows_every_policy_measure_and_check(params):
+    html = page(answered(), params)
+    verdict = gate.judge_candidate(answered(), params)
+    for shown in (
+        *POLICIES,
+        "over refusal",
+        "attack success",
+        "sft − base",
+        "grpo − base",
+        *(c.detail for c in verdict.checks),
+    ):
+        assert shown.replace("+", "&#43;") in html or shown in html
+    assert html.count("<pre>") == SAMPLES * len(POLICIES)
+
+
+def test_a_huge_completion_is_cut(params):
+    html = page(answered("x" * 100_000), params)
+    assert "(100000 characters)" in html
+    assert len(html) < 300_000
+
+
+def test_every_policy_shows_the_same_rows_one_of_each_risk_source_first():
+    rows = answered()
+    shown = {policy: [r.row for r in samples([r for r in rows if r.policy == policy])] for policy in POLICIES}
+    assert len({tuple(ids) for ids in shown.values()}) == 1
+    first = samples([r for r in rows if r.policy == "sft"])[:4]
+    assert {r.risk_source for r in first} == {"text", "none", "image", "bait"}
+
+
+def test_the_stage_writes_verdict_figures_and_report(tmp_path, monkeypatch, params):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(PARAMS_FILE.read_text())
+    rows = answered()
+    write_table(gate.EVALUATED, rows, Answered)
+    write_metrics("evaluate", evaluate_metrics(rows, params.evaluate.model_copy(update={"resamples": 100}), seed=7))
+    gate.main()
+    verdict = json.loads(gate.VERDICT.read_text())
+    assert verdict["passed"]
+    assert json.loads(Path("metrics/gate.json").read_text()) == {"checks": 8, "checks_passed": 8, "passed": 1}
+    assert gate.REPORT.read_text().startswith("<!doctype html>")
+
+
+def test_a_failed_gate_is_a_result_and_names_what_failed(params):
+    rows = [replace(r, valid=False) if r.policy == "grpo" else r for r in answered()]
+    verdict = gate.judge_candidate(rows, params)
+    assert [check.name for check in verdict.checks if not check.passed] == ["validity"]
+
+
+def test_the_champion_is_compared_whatever_its_policy_is_called(params):
+    rows = answered()
+    grpo, sft = ([r for r in rows if r.policy == policy] for policy in ("grpo", "sft"))
+    assert gate.compare_with_champion(grpo, sft, params).passed
+    assert not gate.compare_with_champion(grpo, grpo, params).passed
+
+
+def test_a_missing_policy_is_an_error_that_says_what_to_run(params):
+    with pytest.raises(DataError, match="no rows of policy base; run stage evaluate"):
+        gate.judge_candidate([r for r in answered() if r.policy != "base"], params)
+
+
+def test_figures_that_are_no_json_are_refused_and_leave_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_metrics("made", {"x": float("nan")})
+    assert not list(tmp_path.rglob("*.json"))
