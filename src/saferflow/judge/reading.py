@@ -74,7 +74,7 @@ _TAG = re.compile(r"<[^<>]{0,40}>")
 _SENTENCE = re.compile(r"[.!?;:…]+(?=\s|$)|[•*#]|\b\d+[.)](?=\s)")
 _TURN = re.compile(
     r",? \b(?:but|however|because|since|although|though|yet|whereas|as it|as this|as that|for it)\b,? "
-    r"| and (?=(?:then )?(?:ask|call|see|talk|speak|contact|consult)\b)"
+    r"| and (?=i |can't|cannot|can not|won't|will not|(?:then )?(?:ask|call|see|talk|speak|contact|consult)\b)"
     r"|, (?=(?:please|instead|so|and|you|a|an|the|it|this|that|then|i|we|talk|speak|see|ask|call|contact)\b)"
     r"|, (?!or |nor )(?=[^\s,]+ [^\s,]+ [^\s,]+)| [-–—]+ "
 )
