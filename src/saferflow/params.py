@@ -91,27 +91,6 @@ class DataParams(Section):
     max_image_bytes: Positive
 
 
-class BaseParams(Section):
-    """The embedded base policy: a small Qwen2.5-VL, pre-trained without any protocol."""
-
-    vocab_size: Positive
-    hidden_size: Positive
-    layers: Positive
-    heads: Positive
-    kv_heads: Positive
-    intermediate_size: Positive
-    vision_hidden_size: Positive
-    vision_layers: Positive
-    vision_heads: Positive
-    vision_intermediate_size: Positive
-    rows: Positive
-    """General visual questions and plain question-answer pairs seen in pre-training, each once an epoch."""
-    epochs: Positive
-    batch_size: Positive
-    learning_rate: Rate
-    warmup_share: Share
-
-
 class PlanParams(Section):
     """How rows become plans, references and pairs, and how they are dealt to the tables."""
 
@@ -156,8 +135,7 @@ class TrainingParams(Section):
     warmup_share: Share
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
-    save_every: Positive
-    """Steps between checkpoints to resume from."""
+    schedule: Literal["cosine", "constant", "linear"]
 
     @model_validator(mode="after")
     def _micro_batch_divides_batch(self) -> Self:
@@ -168,16 +146,32 @@ class TrainingParams(Section):
         return self
 
 
+class BaseParams(TrainingParams):
+    """The embedded base policy: a small Qwen2.5-VL, pre-trained without any protocol."""
+
+    vocab_size: Positive
+    hidden_size: Positive
+    layers: Positive
+    heads: Positive
+    kv_heads: Positive
+    intermediate_size: Positive
+    vision_hidden_size: Positive
+    vision_layers: Positive
+    vision_heads: Positive
+    vision_intermediate_size: Positive
+    rows: Positive
+    """Pre-training rows."""
+    plain_share: Share
+    """Share of plain question-answer pairs among them; the others are general visual questions."""
+
+
 class SFTParams(TrainingParams):
     """Supervised fine-tuning on reference traces and answers."""
-
-    schedule: Literal["cosine", "constant", "linear"]
 
 
 class DPOParams(TrainingParams):
     """Preference optimisation of the SFT policy."""
 
-    schedule: Literal["cosine", "constant", "linear"]
     beta: Annotated[float, Field(gt=0)]
     """Strength of the pull towards the reference policy; larger stays closer."""
     sft_weight: Annotated[float, Field(ge=0)]
@@ -200,7 +194,6 @@ class CurateParams(Section):
 class GRPOParams(TrainingParams):
     """Group-relative policy optimisation of the DPO policy."""
 
-    schedule: Literal["cosine", "constant", "linear"]
     group: Annotated[int, Field(ge=2)]
     """Completions a prompt (`num_generations`)."""
     temperature: Annotated[float, Field(gt=0)]

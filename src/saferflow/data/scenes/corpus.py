@@ -13,7 +13,6 @@ from saferflow.data.rows import Labels, Row
 from saferflow.data.scenes import questions as q
 from saferflow.data.scenes.draw import COLOURS, HELD_OUT_PLACE, SETTINGS, TRAINING_PLACES, Scene, png
 from saferflow.data.scenes.objects import CLASSES, MARKS, OBJECTS
-from saferflow.params import ScenesSource
 from saferflow.rng import rng
 
 CLASS_OF = {name: group for group, names in CLASSES.items() for name in names}
@@ -66,9 +65,8 @@ def held_out_hazard(name: str) -> str:
     return [intent.hazard for intent in q.TEXT][CLASSES[group].index(name) % len(q.TEXT)]
 
 
-def safety_rows(source: ScenesSource, seed: int, split: str) -> Iterator[Row]:
-    """The safety rows of a split in order: `train` or `evaluation`."""
-    count = source.train if split == "train" else source.evaluation
+def safety_rows(count: int, seed: int, split: str) -> Iterator[Row]:
+    """The first `count` safety rows of a split: `train` or `evaluation`."""
     names, weights = zip(*MIX, strict=True)
     for number in range(count):
         random_ = rng(seed, "scenes", split, number)
@@ -274,14 +272,22 @@ _BUILDERS = {
 def _general(draw: _Draw, row_id: str, split: str) -> Row:
     question = draw.pick(q.GENERAL)
     name = draw.pick(OBJECTS)
-    sign = draw.pick((*q.PLAIN_SIGNS, *q.ATTACK_SIGNS)) if question.name == "sign" else ""
-    scene = _scene(draw, name, sign=sign, count=draw.random.randint(1, 4) if question.name == "count" else 1)
+    has_sign = question.name == "sign" or (question.name == "describe" and draw.random.random() < 0.5)
+    has_mark = question.name == "describe" and not has_sign and draw.random.random() < 0.4
+    scene = _scene(
+        draw,
+        name,
+        sign=draw.pick((*q.PLAIN_SIGNS, *q.ATTACK_SIGNS)) if has_sign else "",
+        mark=draw.pick(MARKS) if has_mark else "",
+        count=draw.random.randint(1, 4) if question.name == "count" else 1,
+    )
     wording = draw.pick(question.held_out if draw.held_out else question.training)
     answer = {
+        "describe": _caption(scene),
         "what": name,
         "colour": scene.colour,
         "count": q.NUMBERS[scene.count - 1],
-        "sign": sign,
+        "sign": scene.sign,
         "where": scene.setting,
     }[question.name]
     labels = Labels(
@@ -293,15 +299,13 @@ def _general(draw: _Draw, row_id: str, split: str) -> Row:
         decision="answer",
         objects=(name,),
         setting=scene.setting,
-        sign=sign,
-        facts=((answer,),),
+        sign=scene.sign,
+        facts=tuple((part,) for part in answer.split(", ")),
     )
-    return Row(
-        row_id,
-        "scenes",
-        split,
-        wording.format(name),
-        png(scene),
-        labels,
-        f"{answer.capitalize() if question.name != 'sign' else answer}.",
-    )
+    return Row(row_id, "scenes", split, wording.format(name), png(scene), labels, f"{answer}.")
+
+
+def _caption(scene: Scene) -> str:
+    """Everything in a picture, in a fixed order."""
+    parts = (f"{scene.colour} {scene.object}", scene.mark, scene.setting, scene.sign)
+    return ", ".join(part for part in parts if part)

@@ -1,0 +1,84 @@
+"""Stage `base`: the policy before alignment, with general ability and no safety behaviour.
+
+Reads nothing but its params. Writes models/base.
+
+Embedded profile: a small Qwen2.5-VL with a tokenizer trained on the training split, pre-trained on general visual
+questions and on plain question-answer pairs without any protocol. Any other profile: a pointer to the published
+checkpoint.
+"""
+
+import random
+from pathlib import Path
+
+from saferflow.params import Params, load_params
+from saferflow.stages.metrics import write_metrics
+
+OUT = Path("models/base")
+TOKENIZER_ROWS = 1500
+"""Protocol rows of the training split whose words the tokenizer sees beside the pre-training rows."""
+
+
+def main() -> None:
+    params = load_params()
+    if params.base is None:
+        write_metrics("base", point_to(params.policy.base))
+    else:
+        write_metrics("base", pretrain(params))
+
+
+def point_to(checkpoint: str) -> dict[str, float]:
+    """Name the published checkpoint instead of copying its weights."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "SOURCE").write_text(f"{checkpoint}\n", encoding="utf-8")
+    print(f"base  {checkpoint} is used as published", flush=True)
+    return {"published": 1}
+
+
+def pretrain(params: Params) -> dict[str, float]:
+    from saferflow.data.rows import SFTRow
+    from saferflow.data.scenes.corpus import general_rows, plain_pairs
+    from saferflow.tracking.live import log_metrics
+    from saferflow.training.embedded import build_model, build_processor, train_tokenizer
+    from saferflow.training.sft import train_sft
+
+    base, seed = params.base, params.run.seed
+    plain = round(base.rows * base.plain_share)
+    rows = [*general_rows(base.rows - plain, seed, "base"), *plain_pairs(plain, seed)]
+    random.Random(seed).shuffle(rows)
+    texts = [text for row in rows for text in (row.question, row.answer)]
+    tokenizer = train_tokenizer([*texts, *protocol_texts(params)], base.vocab_size)
+    model = build_model(base, tokenizer, seed)
+    size = model.num_parameters()
+    print(f"base  {size:,} parameters, {len(tokenizer):,} tokens, {len(rows):,} rows", flush=True)
+    metrics = train_sft(
+        "base",
+        model,
+        build_processor(tokenizer, params.policy),
+        [SFTRow(r.id, r.source, "general", r.image, "", r.question, r.answer, "", "") for r in rows],
+        base,
+        params.policy.model_copy(update={"lora": None}),
+        seed,
+        OUT,
+        log_metrics,
+    )
+    return {"parameters": size, "rows": len(rows), **metrics}
+
+
+def protocol_texts(params: Params) -> list[str]:
+    """System prompts, questions and reference traces of the training split, for the tokenizer alone."""
+    from saferflow.data.scenes.corpus import safety_rows
+    from saferflow.planner.rules import plan_for
+    from saferflow.planner.teacher import write
+    from saferflow.protocol.trace import render
+    from saferflow.rng import rng
+
+    texts = []
+    for row in safety_rows(TOKENIZER_ROWS, params.run.seed, "train"):
+        plan = plan_for(row.question, row.image)
+        reference = write(plan, row.question, row.labels, row.answer, rng(params.run.seed, "tokenizer", row.id), 1.0)
+        texts += [plan.system_prompt(params.plan.prompt_detail), row.question, render(reference)]
+    return texts
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Stage `curate`: QI-Box, which keeps the GRPO prompts of moderate quality and high instability.
+
+Reads models/dpo, data/tables/grpo.parquet. Writes data/curated.parquet.
+
+Source: SaFeR-VLM's QI-Box [V]; scores, bounds and the strata (hazard and severity) are ours.
+"""
+
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from saferflow.data.rows import Labels, PromptRow
+from saferflow.data.tables import read_table, write_table
+from saferflow.errors import DataError
+from saferflow.params import CurateParams, load_params
+from saferflow.stages.metrics import write_metrics
+
+POLICY = Path("models/dpo")
+TABLE = Path("data/tables/grpo.parquet")
+OUT = Path("data/curated.parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A prompt with the rewards of its sampled completions, each in [0, 1]."""
+
+    row: PromptRow
+    rewards: tuple[float, ...]
+
+    @property
+    def quality(self) -> float:
+        return statistics.fmean(self.rewards)
+
+    @property
+    def instability(self) -> float:
+        return statistics.pstdev(self.rewards)
+
+    @property
+    def stratum(self) -> tuple[str, int]:
+        labels = Labels.from_json(self.row.labels)
+        return labels.hazard, labels.severity
+
+
+def main() -> None:
+    params = load_params()
+
+    from saferflow.judge.rules import RuleJudge
+    from saferflow.training.generate import Prompt, complete
+    from saferflow.training.grpo import judged_reward
+    from saferflow.training.policy import device, load_model, load_processor
+
+    rows = read_table(TABLE, PromptRow)
+    reward = judged_reward(params.grpo, RuleJudge())
+    model, processor = load_model(POLICY, params.policy).to(device()), load_processor(POLICY, params.policy)
+    prompts = [Prompt(row.system, row.question, row.image) for row in rows]
+    sampled = complete(
+        model,
+        processor,
+        prompts,
+        batch_size=params.curate.batch_size,
+        max_tokens=params.policy.max_completion_tokens,
+        samples=params.curate.samples,
+        temperature=params.curate.temperature,
+        seed=params.run.seed,
+    )
+    scored = []
+    for row, completions in zip(rows, sampled, strict=True):
+        scored.append(Scored(row, tuple(reward(row, completion) for completion in completions)))
+        if len(scored) % (4 * params.curate.batch_size) == 0 or len(scored) == len(rows):
+            print(f"curate  {len(scored):,} of {len(rows):,} prompts", flush=True)
+    kept = box(scored, params.curate)
+    if not kept:
+        low, high = params.curate.quality
+        raise DataError(f"curate: no prompt has a mean reward in [{low}, {high}]; widen curate.quality")
+    write_table(OUT, [item.row for item in kept], PromptRow)
+    write_metrics("curate", summary(scored, kept))
+
+
+def box(scored: list[Scored], params: CurateParams) -> list[Scored]:
+    """The prompts inside the box, the most unstable first, dealt evenly to the strata up to `keep`.
+
+    A prompt whose samples all score the same has no signal for a group and is left out.
+    """
+    low, high = params.quality
+    strata: dict[tuple[str, int], list[Scored]] = defaultdict(list)
+    for item in sorted(scored, key=lambda item: (-item.instability, item.row.id)):
+        if low <= item.quality <= high and item.instability > 0:
+            strata[item.stratum].append(item)
+    kept: list[Scored] = []
+    depth = 0
+    while len(kept) < params.keep and any(len(stratum) > depth for stratum in strata.values()):
+        layer = [strata[key][depth] for key in sorted(strata) if len(strata[key]) > depth]
+        kept += layer[: params.keep - len(kept)]
+        depth += 1
+    return sorted(kept, key=lambda item: item.row.id)
+
+
+def summary(scored: list[Scored], kept: list[Scored]) -> dict[str, float]:
+    return {
+        "prompts": len(scored),
+        "kept": len(kept),
+        "strata": len({item.stratum for item in kept}),
+        "quality": statistics.fmean(item.quality for item in scored),
+        "quality_kept": statistics.fmean(item.quality for item in kept),
+        "instability": statistics.fmean(item.instability for item in scored),
+        "instability_kept": statistics.fmean(item.instability for item in kept),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Stage `dpo`: the SFT policy learns to prefer a good response to the same one perturbed.
+
+Reads models/sft, data/tables/dpo.parquet. Writes models/dpo.
+"""
+
+from pathlib import Path
+
+from saferflow.params import load_params
+from saferflow.stages.metrics import write_metrics
+
+POLICY = Path("models/sft")
+TABLE = Path("data/tables/dpo.parquet")
+OUT = Path("models/dpo")
+
+
+def main() -> None:
+    params = load_params()
+
+    from saferflow.data.rows import DPORow
+    from saferflow.data.tables import read_table
+    from saferflow.tracking.live import log_metrics
+    from saferflow.training.dpo import train_dpo
+    from saferflow.training.policy import load_model, load_processor
+
+    rows = read_table(TABLE, DPORow)
+    model, processor = load_model(POLICY, params.policy), load_processor(POLICY, params.policy)
+    reference = None if params.policy.lora else load_model(POLICY, params.policy)
+    metrics = train_dpo(
+        model, reference, processor, rows, params.dpo, params.policy, params.run.seed, OUT, log_metrics
+    )
+    write_metrics("dpo", {"rows": len(rows), **metrics})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Stage `evaluate`: every policy answers the held-out rows, and the judge grades the answers.
+
+Reads models/{base,sft,dpo,grpo}, data/tables/evaluation.parquet. Writes data/evaluated.parquet.
+
+The base policy has no protocol and no planner: it gets the question alone, as it was pre-trained.
+"""
+
+import hashlib
+from pathlib import Path
+
+from saferflow.data.rows import Answered, Labels, PromptRow
+from saferflow.data.tables import read_table, write_table
+from saferflow.evaluation.metrics import evaluate_metrics
+from saferflow.judge.rubrics import Item, Judge
+from saferflow.params import load_params
+from saferflow.protocol.check import check
+from saferflow.protocol.plan import Plan
+from saferflow.stages.metrics import write_metrics
+
+POLICIES = ("base", "sft", "dpo", "grpo")
+MODELS = Path("models")
+TABLE = Path("data/tables/evaluation.parquet")
+OUT = Path("data/evaluated.parquet")
+
+
+def main() -> None:
+    params = load_params()
+
+    from saferflow.judge.rules import RuleJudge
+    from saferflow.training.generate import Prompt, complete
+    from saferflow.training.policy import device, load_model, load_processor
+
+    rows = read_table(TABLE, PromptRow)
+    judge = RuleJudge()
+    answered: list[Answered] = []
+    for policy in POLICIES:
+        folder = MODELS / policy
+        model, processor = load_model(folder, params.policy).to(device()), load_processor(folder, params.policy)
+        prompts = [Prompt("" if policy == "base" else row.system, row.question, row.image) for row in rows]
+        completions = complete(
+            model,
+            processor,
+            prompts,
+            batch_size=params.evaluate.batch_size,
+            max_tokens=params.policy.max_completion_tokens,
+        )
+        for number, (row, [completion]) in enumerate(zip(rows, completions, strict=True), 1):
+            answered.append(grade(row, policy, completion, judge))
+            if number % (4 * params.evaluate.batch_size) == 0 or number == len(rows):
+                print(f"evaluate  {policy}  {number:,} of {len(rows):,} rows", flush=True)
+    write_table(OUT, answered, Answered)
+    write_metrics("evaluate", evaluate_metrics(answered, **params.evaluate.model_dump(include={"resamples", "level"}), seed=params.run.seed))
+
+
+def grade(row: PromptRow, policy: str, completion: str, judge: Judge) -> Answered:
+    """One completion with the judge's grades and the check's violations."""
+    labels = Labels.from_json(row.labels)
+    grades = judge.grade(Item(row.question, row.image, labels, completion))
+    violations = check(Plan.from_json(row.plan), completion) if row.plan else ()
+    said = completion.strip().rstrip(".").casefold().split(", ")
+    return Answered(
+        row=row.id,
+        policy=policy,
+        kind=row.kind,
+        image=hashlib.sha256(row.image).hexdigest() if row.image is not None else row.id,
+        completion=completion,
+        safety=grades.safety,
+        helpfulness=grades.helpfulness,
+        rigor=grades.rigor,
+        refused=grades.refused,
+        valid=not violations,
+        correct=row.kind == "general" and all(any(w.casefold() in said for w in fact) for fact in labels.facts),
+        expected=labels.decision,
+        hazard=labels.hazard,
+        risk_source=labels.risk_source,
+        attack=labels.attack,
+        violations=" ".join(violation.code for violation in violations),
+        reason=grades.reason,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Stage `sft`: the base policy learns the protocol from reference traces and answers.
+
+Reads models/base, data/tables/sft.parquet. Writes models/sft.
+"""
+
+from pathlib import Path
+
+from saferflow.params import load_params
+from saferflow.stages.metrics import write_metrics
+
+BASE = Path("models/base")
+TABLE = Path("data/tables/sft.parquet")
+OUT = Path("models/sft")
+
+
+def main() -> None:
+    params = load_params()
+
+    from saferflow.data.rows import SFTRow
+    from saferflow.data.tables import read_table
+    from saferflow.tracking.live import log_metrics
+    from saferflow.training.policy import load_model, load_processor
+    from saferflow.training.sft import train_sft
+
+    rows = read_table(TABLE, SFTRow)
+    model, processor = load_model(BASE, params.policy), load_processor(BASE, params.policy)
+    metrics = train_sft("sft", model, processor, rows, params.sft, params.policy, params.run.seed, OUT, log_metrics)
+    write_metrics("sft", {"rows": len(rows), **metrics})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What a person sees of a training run, and what goes to the tracker while it runs."""
+
+import math
+import time
+from collections.abc import Callable
+
+from saferflow.errors import TrainingError
+from transformers import PrinterCallback, Trainer, TrainerCallback
+
+Log = Callable[[dict[str, float], int], None]
+"""Takes metrics and their step; a stage passes the tracker's."""
+
+
+class Progress(TrainerCallback):
+    """A line on the terminal every few seconds, and every logged metric to the tracker."""
+
+    def __init__(self, stage: str, log: Log, every: float = 5.0):
+        self._stage = stage
+        self._log = log
+        self._every = every
+        self._start = self._last = time.monotonic()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._start = time.monotonic()
+        self._last = 0.0
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
+        self._log(numbers, state.global_step)
+        now = time.monotonic()
+        if now - self._last < self._every and state.global_step < state.max_steps:
+            return
+        self._last = now
+        spent = now - self._start
+        left = spent / max(state.global_step, 1) * (state.max_steps - state.global_step)
+        shown = "  ".join(f"{name} {numbers[name]:.3g}" for name in ("loss", "reward", "rewards/accuracies", "kl") if name in numbers)
+        print(f"{self._stage}  step {state.global_step}/{state.max_steps}  {shown}  {left:.0f} s left", flush=True)
+
+
+def train(stage: str, trainer: Trainer, log: Log) -> dict[str, float]:
+    """Run a trainer to its end with our progress in place of its own printing.
+
+    Returns:
+        The trainer's final metrics: `train_loss`, `train_runtime` in seconds, ...
+
+    Raises:
+        TrainingError: the loss is no longer a number.
+    """
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Progress(stage, log))
+    metrics = trainer.train().metrics
+    if not math.isfinite(metrics["train_loss"]):
+        raise TrainingError(f"{stage}: the loss is {metrics['train_loss']}; lower {stage}.learning_rate and run again")
+    return {name: float(value) for name, value in metrics.items()}
