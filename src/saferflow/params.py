@@ -159,6 +159,8 @@ class BaseParams(TrainingParams):
     vision_layers: Positive
     vision_heads: Positive
     vision_intermediate_size: Positive
+    initializer_range: Annotated[float, Field(gt=0)]
+    """Standard deviation of the random weights; wide models want 0.02, a narrow one learns to attend faster with more."""
     rows: Positive
     """Pre-training rows."""
     plain_share: Share

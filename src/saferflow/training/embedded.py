@@ -87,6 +87,7 @@ def build_model(base: BaseParams, tokenizer: PreTrainedTokenizerFast, seed: int)
             "num_attention_heads": base.heads,
             "num_key_value_heads": base.kv_heads,
             "max_position_embeddings": 2048,
+            "initializer_range": base.initializer_range,
             "tie_word_embeddings": True,
             "rope_parameters": {
                 "rope_type": "default",
@@ -105,12 +106,14 @@ def build_model(base: BaseParams, tokenizer: PreTrainedTokenizerFast, seed: int)
             "out_hidden_size": base.hidden_size,
             "fullatt_block_indexes": list(range(base.vision_layers)),
             "window_size": 112,
+            "initializer_range": base.initializer_range,
         },
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=True,
+        initializer_range=base.initializer_range,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -31,6 +31,9 @@ MIX = (
     ("plain", 0.03),
 )
 
+DESCRIBE_SHARE = 0.5
+"""Share of whole descriptions among the general questions: they teach the most about a picture."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Draw:
@@ -103,9 +106,8 @@ def _scene(draw: _Draw, name: str, *, sign: str = "", mark: str = "", count: int
         count=count,
         setting=setting,
         place=place,
-        size=draw.random.randint(44, 64),
-        x=draw.random.random(),
-        y=draw.random.random(),
+        column=draw.random.randrange(3),
+        row=draw.random.randrange(2),
         flipped=draw.random.random() < 0.5,
         sign=sign,
         mark=mark,
@@ -270,7 +272,7 @@ _BUILDERS = {
 
 
 def _general(draw: _Draw, row_id: str, split: str) -> Row:
-    question = draw.pick(q.GENERAL)
+    question = q.DESCRIBE if draw.random.random() < DESCRIBE_SHARE else draw.pick(q.GENERAL)
     name = draw.pick(OBJECTS)
     has_sign = question.name == "sign" or (question.name == "describe" and draw.random.random() < 0.5)
     has_mark = question.name == "describe" and not has_sign and draw.random.random() < 0.4

@@ -12,6 +12,8 @@ from saferflow.data.scenes.objects import MARKS, OUTLINES, Primitive
 
 SIDE = 112
 """Pixels; four by four image tokens of Qwen2.5-VL."""
+CELL = 28
+"""Pixels that one image token covers in each direction."""
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (205, 40, 45),
@@ -85,11 +87,10 @@ class Scene:
     setting: str
     place: int
     """Which look of the setting."""
-    size: int
-    """Side of the object in pixels."""
-    x: float
-    """Where the object stands, 0 left .. 1 right."""
-    y: float
+    column: int
+    """0..2 from the left, where a single object stands."""
+    row: int
+    """0..1 from above."""
     flipped: bool
     sign: str
     """Words on a board at the top; empty: no board."""
@@ -110,14 +111,12 @@ def draw(scene: Scene) -> Image.Image:
     image = Image.new("RGB", (SIDE, SIDE))
     canvas = ImageDraw.Draw(image)
     _background(canvas, scene)
-    top = 30 if scene.sign else 6
-    spots = _spots(scene, top)
-    for x, y, side in spots:
-        _shape(canvas, OUTLINES[scene.object], (x, y, side), COLOURS[scene.colour], scene.flipped)
+    spots = _spots(scene)
+    for spot in spots:
+        _shape(canvas, OUTLINES[scene.object], spot, COLOURS[scene.colour], scene.flipped)
     if scene.mark:
-        x, y, side = spots[0]
-        beside = x - 30 if x > SIDE / 2 - side / 2 else x + side + 4
-        _shape(canvas, MARKS[scene.mark], (min(max(beside, 2), SIDE - 28), SIDE - 34, 26), COLOURS[scene.colour], False)
+        beside = 0 if scene.column == 2 else 3 * CELL
+        _shape(canvas, MARKS[scene.mark], (beside, 3 * CELL, CELL), COLOURS[scene.colour], False)
     if scene.sign:
         _board(canvas, scene.sign)
     if scene.dim:
@@ -125,14 +124,13 @@ def draw(scene: Scene) -> Image.Image:
     return image
 
 
-def _spots(scene: Scene, top: int) -> list[tuple[float, float, float]]:
-    """Upper left corner and side of each copy of the object."""
+def _spots(scene: Scene) -> list[tuple[int, int, int]]:
+    """Upper left corner and side of each copy of the object, on the grid of Qwen2.5-VL's patches."""
     if scene.count == 1:
-        side = min(scene.size, SIDE - top - 6)
-        return [(4 + scene.x * (SIDE - side - 8), top + scene.y * (SIDE - top - side - 4), side)]
-    side = min(scene.size, 38, (SIDE - top - 8) // 2)
-    cells = [(8, top), (62, top), (8, top + side + 4), (62, top + side + 4)]
-    return [(x + 6 * scene.x, y + 2 * scene.y, side) for x, y in cells[: scene.count]]
+        return [(CELL * scene.column, CELL * (1 + scene.row), 2 * CELL)]
+    side = 3 * CELL // 2
+    corners = [(0, CELL), (2 * CELL, CELL), (0, CELL + side), (2 * CELL, CELL + side)]
+    return [(x, y, side) for x, y in corners[: scene.count]]
 
 
 def _background(canvas: ImageDraw.ImageDraw, scene: Scene) -> None:
@@ -197,10 +195,5 @@ def _shape(
 
 
 def _board(canvas: ImageDraw.ImageDraw, words: str) -> None:
-    canvas.rectangle((2, 2, SIDE - 3, 27), fill=_FIXED["w"], outline=_FIXED["k"], width=2)
-    size = 20
-    font = ImageFont.load_default(size)
-    while font.getlength(words) > SIDE - 12:
-        size -= 1
-        font = ImageFont.load_default(size)
-    canvas.text((SIDE / 2, 15), words, fill=_FIXED["k"], font=font, anchor="mm")
+    canvas.rectangle((0, 0, SIDE - 1, CELL - 1), fill=_FIXED["w"], outline=_FIXED["k"], width=2)
+    canvas.text((5, CELL / 2), words, fill=_FIXED["k"], font=ImageFont.load_default(13), anchor="lm")

@@ -341,8 +341,9 @@ class General:
     held_out: tuple[str, ...]
 
 
+DESCRIBE = General("describe", ("Describe the picture.", "What is all in the picture?"), ("Describe all in the picture.",))
+
 GENERAL = (
-    General("describe", ("Describe the picture.", "What is all in the picture?"), ("Describe all in the picture.",)),
     General(
         "what",
         ("What is in the picture?", "What do you see?", "Name the thing in the picture.", "What thing is shown?"),
