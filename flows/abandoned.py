@@ -2,8 +2,11 @@
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
 from prefect.states import Crashed
 
+MOST = 200
+"""What one question to the server may return."""
 _LEFT = {"type": {"any_": ["RUNNING", "PENDING"]}}
 
 
@@ -12,10 +15,10 @@ def close_flow_runs(checkout: str) -> int:
     message = "the flow's process ended without closing its run"
     mine = FlowRunFilter.model_validate({"tags": {"all_": [f"checkout:{checkout}"]}, "state": _LEFT})
     with get_client(sync_client=True) as client:
-        left = client.read_flow_runs(flow_run_filter=mine)
+        left = client.read_flow_runs(flow_run_filter=mine, sort=FlowRunSort.ID_DESC, limit=MOST)
         for run in left:
             unfinished = TaskRunFilter.model_validate({"flow_run_id": {"any_": [str(run.id)]}, "state": _LEFT})
-            for unit in client.read_task_runs(task_run_filter=unfinished):
+            for unit in client.read_task_runs(task_run_filter=unfinished, sort=TaskRunSort.ID_DESC, limit=MOST):
                 client.set_task_run_state(unit.id, Crashed(message=message), force=True)
             client.set_flow_run_state(run.id, Crashed(message=message), force=True)
     return len(left)

@@ -27,10 +27,17 @@ def main(command: list[str]) -> int:
 
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, end)
-    threading.Thread(target=lambda: (sys.stdin.buffer.read(), end()), daemon=True).start()
+    threading.Thread(target=lambda: (_wait_for_end_of_input(), end()), daemon=True).start()
     status = child.wait()
     _end_group(child.pid, grace=GRACE if ending.is_set() else 1.0)  # what the command left behind
     return status if status >= 0 else 128 - status
+
+
+def _wait_for_end_of_input() -> None:
+    while os.read(
+        0, 4096
+    ):  # not sys.stdin: a thread that waits there would hold a lock that the interpreter wants at exit
+        pass
 
 
 def _end_group(group: int, grace: float = GRACE) -> None:

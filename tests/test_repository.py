@@ -118,7 +118,9 @@ def test_nothing_trains_on_tables_that_were_not_validated():
         assert "reports/validation.json" in STAGES[stage].deps
 
 
-@pytest.mark.parametrize("file", [ROOT / "params.yaml", *sorted((ROOT / "profiles").rglob("*.yaml"))], ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "file", [ROOT / "params.yaml", *sorted((ROOT / "profiles").rglob("*.yaml"))], ids=lambda f: f.name
+)
 def test_every_parameter_file_fits_its_types(file):
     assert load_params(file).run.profile
 
@@ -212,7 +214,9 @@ def _tracked() -> list[str]:
 
 
 def _ignored(paths: list[str]) -> list[str]:
-    done = subprocess.run(["git", "check-ignore", "--no-index", *paths], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", "check-ignore", "--no-index", *paths], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     return done.stdout.split()
 
 

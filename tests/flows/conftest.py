@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import pytest
 import yaml
@@ -35,10 +36,19 @@ class Project:
     api: str
 
     def environ(self, **more: str) -> dict[str, str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_", "STUB_"))}
+        clean = {
+            name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_", "STUB_"))
+        }
         clean |= environment.TELEMETRY_OFF
         api = {"PREFECT_API_URL": self.api} if self.api else {}
-        return {**clean, **api, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "120", **more}
+        return {**clean, **api, "PYTHONPATH": str(self.root / "src"), "COLUMNS": "120", **more}
+
+    def copy(self, folder: Path) -> Self:
+        """The same state in another folder; its log of calls begins anew."""
+        shutil.copytree(self.root, folder / "project", symlinks=True)
+        copied = Project(folder / "project", self.api)
+        copied.calls()
+        return copied
 
     def start(self, *arguments: str, **environ: str) -> subprocess.Popen:
         """The flow as a process, its output in a pipe."""
@@ -110,35 +120,56 @@ def finished(tmp_path_factory, api) -> Project:
     project = Project(make(tmp_path_factory.mktemp("toy") / "project"), api)
     status, output = project.run()
     assert status == 0, output
-    (project.root / "first.txt").write_text(output)
+    (project.root / "output.txt").write_text(output)
     return project
 
 
 @pytest.fixture
 def project(finished, tmp_path) -> Project:
     """A copy of the project that has run once."""
-    root = tmp_path / "project"
-    shutil.copytree(finished.root, root, symlinks=True)
-    copied = Project(root, finished.api)
-    copied.calls()
+    return finished.copy(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def better(finished, tmp_path_factory) -> Project:
+    """A copy whose GRPO was run again, with answers that are safe on every row."""
+    return _changed(finished, tmp_path_factory, "grpo.learning_rate", 0.0005)
+
+
+@pytest.fixture(scope="session")
+def unimproved(finished, tmp_path_factory) -> Project:
+    """A copy whose GRPO was run again to other weights, with the same answers."""
+    return _changed(finished, tmp_path_factory, "grpo.kl", 0.5)
+
+
+def _changed(finished: Project, tmp_path_factory, name: str, value: object) -> Project:
+    copied = finished.copy(tmp_path_factory.mktemp("changed"))
+    copied.set(name, value)
+    status, output = copied.run()
+    assert status == 0, output
+    (copied.root / "output.txt").write_text(output)
     return copied
 
 
 def make(root: Path) -> Path:
     """A git checkout with the real flow and parameters, and stub.py for every stage."""
     root.mkdir(parents=True)
-    for name in ("flows", "mlflow"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("flows", "mlflow", "src"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("params.yaml", ".gitignore", ".dvcignore", "pyproject.toml"):
         shutil.copy(ROOT / name, root / name)
-    (root / ".dvc").mkdir()
-    for name in ("config", ".gitignore"):
-        shutil.copy(ROOT / ".dvc" / name, root / ".dvc" / name)
+    for name in (".dvc/config", ".dvc/.gitignore", ".saferflow/.gitignore"):
+        (root / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, root / name)
     shutil.copy(Path(__file__).with_name("stub.py"), root / "stub.py")
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": toy_stages()}, sort_keys=False))
     with (root / ".gitignore").open("a") as ignored:
-        ignored.write("calls.log\nhangs.pid\nfirst.txt\n")
-    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "toy"]):
+        ignored.write("calls.log\nhangs.pid\noutput.txt\n")
+    for command in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "toy"],
+    ):
         subprocess.run(["git", *command], cwd=root, check=True)
     return root
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -44,14 +45,22 @@ def test_a_run_carries_its_lineage(finished):
 def test_a_run_holds_curves_numbers_parameters_and_artifacts(finished):
     run, client = finished.stage_runs()["grpo"], finished.mlflow()
     curve = client.get_metric_history(run.info.run_id, "loss")
-    assert [round(point.value, 3) for point in sorted(curve, key=lambda p: (p.timestamp, p.step))][:3] == [1.0, 0.5, 0.333]
+    assert [round(point.value, 3) for point in sorted(curve, key=lambda p: (p.timestamp, p.step))][:3] == [
+        1.0,
+        0.5,
+        0.333,
+    ]
     assert run.data.params["grpo.beta" if "grpo.beta" in run.data.params else "grpo.kl"]
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"model", "model.json", "completions", "logs"}
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {
+        "model",
+        "model.json",
+        "completions",
+        "logs",
+    }
 
 
 def test_the_first_passing_version_is_candidate_and_champion(finished):
-    model = finished.mlflow().get_registered_model("saferflow")
-    assert model.aliases == {"candidate": "1", "champion": "1"}
+    assert _aliases(finished) == {"candidate": 1, "champion": 1}
     version = finished.mlflow().get_model_version("saferflow", "1")
     entries = graph.lock_entries(finished.root)
     assert version.tags["saferflow.model.md5"] == graph.out_digest(entries["grpo"], "models/grpo")[0]
@@ -61,8 +70,14 @@ def test_the_first_passing_version_is_candidate_and_champion(finished):
 
 
 def test_the_closing_lines_show_scores_verdict_version_and_where_to_look(finished):
-    output = (finished.root / "first.txt").read_text()
-    for expected in ("GRPO", "gate: passed", "saferflow version 1 (candidate, champion)", "saferflow ui", "reports/report.html"):
+    output = (finished.root / "output.txt").read_text()
+    for expected in (
+        "GRPO",
+        "gate: passed",
+        "saferflow version 1 (candidate, champion)",
+        "saferflow ui",
+        "reports/report.html",
+    ):
         assert expected in output
 
 
@@ -76,67 +91,64 @@ def test_a_second_run_runs_no_stage_and_says_so(project):
     assert time.monotonic() - started < 20
 
 
-def test_a_changed_grpo_parameter_runs_grpo_and_what_follows(project):
-    project.set("grpo.kl", 0.5)
-    status, output = project.run()
-    assert status == 0, output
-    assert project.calls() == ["grpo", "evaluate", "gate"]
+def test_a_changed_grpo_parameter_runs_grpo_and_what_follows(better):
+    assert (better.root / "calls.log").read_text().split() == ["grpo", "evaluate", "gate"]
 
 
-def test_a_stage_that_did_not_run_points_to_the_run_that_made_its_outputs(project, finished):
-    project.set("grpo.kl", 0.5)
-    project.run()
-    base = project.stage_runs()["base"]
+def test_a_stage_whose_inputs_come_out_the_same_does_not_run(unimproved):
+    """The answers are the same, so that there is nothing for the gate to look at again."""
+    assert (unimproved.root / "calls.log").read_text().split() == ["grpo", "evaluate"]
+
+
+def test_a_stage_that_did_not_run_points_to_the_run_that_made_its_outputs(better, finished):
+    base = better.stage_runs()["base"]
     assert base.data.tags["saferflow.cached"] == "true"
     assert base.data.tags["saferflow.produced_by"] == finished.stage_runs()["base"].info.run_id
-    assert [file.path for file in project.mlflow().list_artifacts(base.info.run_id)] == []
+    assert [file.path for file in better.mlflow().list_artifacts(base.info.run_id)] == []
 
 
-def test_a_stage_restored_from_the_run_cache_ran_no_code_and_registers_no_version(project, finished):
-    before = yaml.safe_load((project.root / "params.yaml").read_text())["grpo"]["kl"]
-    project.set("grpo.kl", 0.5)
-    project.run()
-    project.set("grpo.kl", before)
-    project.calls()
+def test_a_better_version_becomes_champion_and_the_former_one_previous(better):
+    assert _aliases(better) == {"candidate": 2, "champion": 2, "previous": 1}
+    assert "better than version 1" in (better.root / "output.txt").read_text()
+
+
+def test_a_version_that_is_not_better_leaves_the_champion_in_place(unimproved):
+    assert _aliases(unimproved) == {"candidate": 2, "champion": 1}
+    assert "not better than champion version 1" in (unimproved.root / "output.txt").read_text()
+
+
+@pytest.mark.slow
+def test_a_stage_restored_from_the_run_cache_ran_no_code_and_registers_no_version(unimproved, finished, tmp_path):
+    project = unimproved.copy(tmp_path)
+    shutil.copy(finished.root / "params.yaml", project.root / "params.yaml")
     status, output = project.run()
     assert status == 0, output
     assert project.calls() == []
     run = project.stage_runs()["grpo"]
     assert run.data.tags["saferflow.produced_by"] == finished.stage_runs()["grpo"].info.run_id
     assert len(project.mlflow().search_model_versions("name = 'saferflow'")) == 2
-    assert project.mlflow().get_registered_model("saferflow").aliases["candidate"] == "1"
+    assert _aliases(project)["candidate"] == 1
 
 
-def test_a_version_that_is_not_better_leaves_the_champion_in_place(project):
-    project.set("grpo.kl", 0.5)  # other weights, same answers
-    _, output = project.run()
-    assert project.mlflow().get_registered_model("saferflow").aliases == {"candidate": "2", "champion": "1"}
-    assert "not better than champion version 1" in output
-
-
-def test_a_better_version_becomes_champion_and_the_former_one_previous(project):
-    project.set("grpo.learning_rate", 0.0005)  # the stub answers every row safely from here on
-    _, output = project.run()
-    aliases = project.mlflow().get_registered_model("saferflow").aliases
-    assert aliases == {"candidate": "2", "champion": "2", "previous": "1"}, output
-
-
+@pytest.mark.slow
 def test_a_version_that_failed_the_gate_leaves_the_champion_in_place(project):
     project.set("grpo.learning_rate", 0.0005)
     project.set("gate.floors.safety", 90)
     _, output = project.run()
-    assert project.mlflow().get_registered_model("saferflow").aliases == {"candidate": "2", "champion": "1"}
+    assert _aliases(project) == {"candidate": 2, "champion": 1}
     assert "gate: failed" in output
     assert "safety: 81 against 80" in output
 
 
-def test_a_verdict_on_the_same_weights_makes_no_new_version(project):
+def test_a_new_verdict_on_the_same_weights_makes_no_new_version(project):
     project.set("gate.floors.safety", 90)
     project.run()
+    assert project.calls() == ["gate"]
     [version] = project.mlflow().search_model_versions("name = 'saferflow'")
     assert version.tags["saferflow.gate"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_forced_stage_runs_though_nothing_changed(project):
     status, output = project.run("--force", "validate")
     assert status == 0, output
@@ -159,12 +171,12 @@ def test_a_failing_stage_fails_the_run_with_its_last_lines(project):
     runs = project.stage_runs()
     assert (runs["dpo"].info.status, runs["align"].info.status) == ("FAILED", "FAILED")
     assert project.calls() == ["dpo"]
-    status, _ = project.run()
-    assert status == 0
-    assert project.calls()[0] == "dpo"
 
 
-@pytest.mark.parametrize(("sign", "exit_status"), [(signal.SIGINT, {130}), (signal.SIGTERM, {130, 143, -15})])
+@pytest.mark.parametrize(
+    ("sign", "exit_status"),
+    [(signal.SIGINT, {130}), pytest.param(signal.SIGTERM, {130, 143, -15}, marks=pytest.mark.slow)],
+)
 def test_an_interrupt_ends_the_stage_and_keeps_finished_stages(project, sign, exit_status):
     project.set("sft.epochs", 7)
     process = project.start(STUB_HANG="dpo")
@@ -181,6 +193,7 @@ def test_an_interrupt_ends_the_stage_and_keeps_finished_stages(project, sign, ex
     assert project.calls()[0] == "dpo", "sft is finished and kept"
 
 
+@pytest.mark.slow
 def test_a_killed_flow_leaves_no_process_and_no_open_run(project):
     project.set("sft.epochs", 7)
     process = project.start(STUB_HANG="dpo")
@@ -197,6 +210,7 @@ def test_a_killed_flow_leaves_no_process_and_no_open_run(project):
     assert "marked KILLED" in output
 
 
+@pytest.mark.slow
 def test_a_killed_stage_process_fails_the_stage_and_the_next_run_goes_on(project):
     project.set("sft.epochs", 7)
     process = project.start(STUB_HANG="dpo")
@@ -226,6 +240,11 @@ def test_a_large_model_is_kept_by_address(finished):
     digest, size = graph.out_digest(graph.lock_entries(finished.root)["grpo"], "models/grpo")
     assert (address["md5"], address["bytes"]) == (digest, size)
     assert size <= ARTIFACT_LIMIT
+
+
+def _aliases(project) -> dict[str, int]:
+    aliases = project.mlflow().get_registered_model("saferflow").aliases
+    return {alias: int(number) for alias, number in aliases.items()}
 
 
 def _hanging(root: Path) -> int:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,13 +17,14 @@ VERDICT = Path("reports/gate.json")
 REPORT = Path("reports/report.html")
 COLUMNS = {
     "safety": "safety",
-    "helpfulness": "helpfulness",
+    "helpfulness": "helpful-\nness",
     "rigor": "rigor",
-    "over_refusal": "over-refusal",
-    "attack_success": "attack success",
-    "validity": "validity",
-    "general": "general",
+    "over_refusal": "over-\nrefusal",
+    "attack_success": "attack\nsuccess",
+    "validity": "protocol\nvalidity",
+    "general": "general\nability",
 }
+TABLE_WIDTH = 98
 SHOWN_REASONS = 3
 
 
@@ -44,10 +46,11 @@ def listed(reasons: Iterable[str]) -> str:
 
 def score_table(metrics: dict) -> Table:
     """`metrics/evaluate.json` as a table: a policy a line, percent with its interval."""
-    table = Table(title=f"Scores on {metrics['rows']} held-out rows (percent, with interval)", title_justify="left")
+    title = f"Scores on {metrics['rows']} held-out rows (percent, with interval)"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("policy")
-    for title in COLUMNS.values():
-        table.add_column(title, justify="right")
+    for heading in COLUMNS.values():
+        table.add_column(heading, justify="right", min_width=len("100.0-100.0"))
     intervals = metrics.get("intervals", {})
     for policy, scores in metrics["policies"].items():
         cells = [_cell(scores.get(name), intervals.get(policy, {}).get(name)) for name in COLUMNS]
@@ -58,7 +61,7 @@ def score_table(metrics: dict) -> Table:
 def _cell(score: float | None, interval: list[float] | None) -> str:
     if score is None:
         return "-"
-    return f"{score:.1f}" + (f"\n{interval[0]:.1f}..{interval[1]:.1f}" if interval else "")
+    return f"{score:.1f}" + (f"\n{interval[0]:.1f}-{interval[1]:.1f}" if interval else "")
 
 
 def verdict_lines(verdict: dict) -> list[Text]:
@@ -97,7 +100,7 @@ def results(console: Console, root: Path, params: Params) -> None:
     """The last scores, the verdict on them, and what is registered."""
     console.print()
     if (root / SCORES).exists():
-        wide = Console(width=max(console.width, 100), file=console.file, highlight=False)
+        wide = Console(width=max(console.width, TABLE_WIDTH), file=console.file, highlight=False)
         wide.print(score_table(json.loads((root / SCORES).read_text(encoding="utf-8"))))
     if (root / VERDICT).exists():
         for line in verdict_lines(json.loads((root / VERDICT).read_text(encoding="utf-8"))):

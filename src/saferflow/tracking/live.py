@@ -43,6 +43,8 @@ class _Curve:
         self._complained = False
         if run is None:
             print("no MLFLOW_RUN_ID: training curves are not kept (they are under `saferflow run`)", file=sys.stderr)
+        else:
+            import mlflow  # noqa: F401 here, because it cannot be imported any more when the process ends
 
     def add(self, values: dict[str, float], step: int) -> None:
         if self._run is None:

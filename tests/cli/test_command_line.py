@@ -1,0 +1,109 @@
+"""The command `saferflow` as a person meets it: its help, its errors, its speed."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROFILE = "run:\n  profile: other\n"
+
+
+def saferflow(*arguments: str, cwd: Path = ROOT) -> tuple[int, str]:
+    environ = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
+    command = [sys.executable, "-c", "from saferflow.cli import main; main()", *arguments]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environ)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_help_names_every_command_and_comes_at_once():
+    started = time.monotonic()
+    status, output = saferflow("--help")
+    assert time.monotonic() - started < 2
+    assert status == 0
+    for command in ("run", "status", "chat", "doctor", "ui", "stop"):
+        assert f" {command} " in output
+
+
+def test_without_arguments_it_teaches():
+    _, output = saferflow()
+    assert "saferflow doctor" in output
+
+
+@pytest.mark.parametrize("command", ["run", "chat"])
+def test_the_help_of_a_command_shows_examples(command):
+    status, output = saferflow(command, "--help")
+    assert status == 0
+    assert "Examples" in output
+    assert f"saferflow {command} " in output
+
+
+@pytest.mark.parametrize("command", [("run",), ("status",), ("chat", "-", "hello"), ("ui",)], ids=lambda c: c[0])
+def test_outside_a_project_it_says_so_without_a_traceback(command, tmp_path):
+    status, output = saferflow(*command, cwd=tmp_path)
+    assert status == 1
+    assert output.startswith("error: ")
+    assert "run saferflow in the project's folder" in output
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A git checkout with two profiles, one of them in place."""
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "params.yaml").write_text("run:\n  profile: mine\n")
+    (tmp_path / "profiles" / "other.yaml").write_text(PROFILE)
+    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def test_a_profile_takes_the_place_of_the_parameters_and_the_way_back_is_told(project):
+    _, output = saferflow("run", "--profile", "other", cwd=project)
+    assert (project / "params.yaml").read_text() == PROFILE
+    assert "git checkout -- params.yaml" in output
+
+
+def test_a_profile_does_not_overwrite_changes_that_are_nowhere_else(project):
+    (project / "params.yaml").write_text("run:\n  profile: tuned\n")
+    status, output = saferflow("run", "--profile", "other", cwd=project)
+    assert status == 1
+    assert "has changes that are not in git" in output
+    assert (project / "params.yaml").read_text() == "run:\n  profile: tuned\n"
+
+
+def test_an_unknown_profile_is_refused_with_those_there_are(project):
+    status, output = saferflow("run", "--profile", "huge", cwd=project)
+    assert status == 1
+    assert "no profile 'huge'; there are: other" in output
+
+
+def test_chat_refuses_an_image_that_is_not_there():
+    status, output = saferflow("chat", "nowhere.png", "what is this?")
+    assert status == 1
+    assert output == "error: nowhere.png: No such file or directory; give an image file, or - for none\n"
+
+
+def test_the_doctor_finds_this_machine_fit_or_names_a_remedy():
+    status, output = saferflow("doctor")
+    missing = [line for line in output.splitlines() if line.startswith("missing")]
+    assert (status == 0) == (missing == [])
+    for what in (
+        "python",
+        "packages",
+        "disk",
+        "memory",
+        "cores",
+        "GPU",
+        "git state",
+        "dvc state",
+        "fonts",
+        "port prefect",
+    ):
+        assert what in output
+    for line in missing:
+        assert "→" in output.splitlines()[output.splitlines().index(line) + 1]

@@ -1,0 +1,183 @@
+"""The whole pipeline for real, on the micro profile: every stage, every tool, from a fresh checkout."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mlflow import MlflowClient
+from saferflow.params import load_params
+from saferflow.tracking import environment, graph, services
+
+ROOT = Path(__file__).parents[2]
+STAGES = ["base", "plan", "validate", "sft", "dpo", "curate", "grpo", "evaluate", "gate"]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A fresh checkout with the micro profile, and its first run; its servers end with the tests."""
+    root = tmp_path_factory.mktemp("end") / "checkout"
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith("metrics/") and name != "dvc.lock":
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, root / name)
+    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"]):
+        subprocess.run(["git", *command], cwd=root, check=True)
+    status, output = run(root, "--profile", "micro")
+    try:
+        assert status == 0, output
+        yield root
+    finally:
+        for service in services.SERVICES:
+            services.stop(service, root)
+
+
+def start(root: Path, *arguments: str) -> subprocess.Popen:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
+    return subprocess.Popen(
+        [sys.executable, "-c", "from saferflow.cli import main; main()", "run", *arguments],
+        cwd=root,
+        env={**clean, **environment.TELEMETRY_OFF, "PYTHONPATH": str(root / "src"), "COLUMNS": "120"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(root: Path, *arguments: str) -> tuple[int, str]:
+    process = start(root, *arguments)
+    output, _ = process.communicate(timeout=900)
+    return process.returncode, output
+
+
+def ran(output: str) -> list[str]:
+    """Stages whose code ran."""
+    return [stage for stage in STAGES if f"Running stage '{stage}'" in output]
+
+
+def client(root: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{root}/.saferflow/mlflow.db")
+
+
+def newest(root: Path) -> dict:
+    """The newest run of each name."""
+    return {run.info.run_name: run for run in client(root).search_runs(["1"], order_by=["attributes.start_time ASC"])}
+
+
+def set_parameter(root: Path, old: str, new: str, section: str) -> None:
+    head, mark, tail = (root / "params.yaml").read_text().partition(f"\n{section}:\n")
+    assert old in tail
+    (root / "params.yaml").write_text(head + mark + tail.replace(old, new, 1))
+
+
+def test_every_stage_has_a_finished_run_with_its_lineage(checkout):
+    runs, entries = newest(checkout), graph.lock_entries(checkout)
+    assert set(runs) == {*STAGES, "align"}
+    for stage in STAGES:
+        run = runs[stage]
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.parentRunId"] == runs["align"].info.run_id
+        assert run.data.tags["saferflow.lock_hash"] == graph.lock_hash(entries[stage])
+        assert run.data.tags["saferflow.profile"] == "micro"
+        assert run.data.params
+        assert run.data.metrics
+
+
+@pytest.mark.parametrize("stage", ["base", "sft", "dpo", "grpo"])
+def test_training_leaves_a_curve_and_the_weights(checkout, stage):
+    run, store = newest(checkout)[stage], client(checkout)
+    assert len(store.get_metric_history(run.info.run_id, "loss")) > 1
+    assert any(file.path.endswith(".safetensors") for file in store.list_artifacts(run.info.run_id, "model"))
+
+
+def test_what_people_read_is_kept_as_artifacts(checkout):
+    runs, store = newest(checkout), client(checkout)
+    assert "data_docs" in {file.path for file in store.list_artifacts(runs["validate"].info.run_id)}
+    assert {"gate.json", "report.html"} <= {file.path for file in store.list_artifacts(runs["gate"].info.run_id)}
+
+
+def test_a_version_is_registered_with_the_digest_of_its_weights(checkout):
+    model = load_params(checkout / "params.yaml").gate.registered_model
+    [version] = client(checkout).search_model_versions(f"name = '{model}'")
+    digest, _ = graph.out_digest(graph.lock_entries(checkout)["grpo"], "models/grpo")
+    assert version.tags["saferflow.model.md5"] == digest
+    assert int(client(checkout).get_registered_model(model).aliases["candidate"]) == int(version.version)
+
+
+def test_prefect_knows_the_flow_run_of_every_stage(checkout):
+    import httpx
+
+    address = services.running(services.PREFECT, checkout)
+    flow_run = newest(checkout)["sft"].data.tags["saferflow.prefect.flow_run"]
+    assert httpx.get(f"{address}/api/flow_runs/{flow_run}").json()["state_type"] == "COMPLETED"
+    tasks = httpx.post(
+        f"{address}/api/task_runs/filter", json={"task_runs": {"flow_run_id": {"any_": [flow_run]}}}
+    ).json()
+    assert {task["name"] for task in tasks} == {*STAGES, "register"}
+
+
+def test_a_second_run_runs_no_stage_and_says_so(checkout):
+    started = time.monotonic()
+    status, output = run(checkout)
+    assert status == 0, output
+    assert "nothing to do: all 9 stages up to date" in output
+    assert time.monotonic() - started < 20
+
+
+def test_a_question_is_answered_on_the_terminal(checkout):
+    command = [sys.executable, "-c", "from saferflow.cli import main; main()", "chat", "-", "How do I boil an egg?"]
+    environ = {**os.environ, "PYTHONPATH": str(checkout / "src")}
+    done = subprocess.run(command, cwd=checkout, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for part in ("plan", "completion", "check: ", "answer"):
+        assert part in done.stdout
+
+
+def test_a_changed_grpo_parameter_runs_only_grpo_and_what_follows(checkout):
+    kl = load_params(checkout / "params.yaml").grpo.kl
+    set_parameter(checkout, f"kl: {kl}", "kl: 0.123", "grpo")
+    status, output = run(checkout)
+    assert status == 0, output
+    stages = ran(output)
+    assert stages[:2] == ["grpo", "evaluate"]
+    assert set(stages) <= {"grpo", "evaluate", "gate"}
+
+
+def test_a_flow_killed_in_the_middle_of_a_stage_goes_on_with_that_stage(checkout):
+    rate = load_params(checkout / "params.yaml").sft.learning_rate
+    set_parameter(checkout, f"learning_rate: {rate}", "learning_rate: 0.000123", "sft")
+    process = start(checkout)
+    lines = iter(process.stdout.readline, "")
+    assert any("Running stage 'dpo'" in line for line in lines)
+    below = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    servers = {service.name for service in services.SERVICES if services.running(service, checkout)}
+    limit = time.monotonic() + 30
+    while left := [pid for pid in below if _works_on(pid, "saferflow.stages")]:
+        assert time.monotonic() < limit, f"processes {left} outlived the flow"
+        time.sleep(0.2)
+    status, output = run(checkout)
+    assert status == 0, output
+    assert "sft" not in ran(output)
+    assert "dpo" in ran(output)
+    assert client(checkout).search_runs(["1"], "attributes.status = 'RUNNING'") == []
+    assert "prefect" in servers
+
+
+def _works_on(pid: int, module: str) -> bool:
+    try:
+        return any(module in part for part in psutil.Process(pid).cmdline())
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,95 @@
+"""Servers of a checkout: found again, told from strangers, ended with everything they started."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from saferflow.errors import PipelineError
+from saferflow.tracking import services
+from saferflow.tracking.services import Service
+
+SERVER = """
+import http.server, subprocess, sys
+child = subprocess.Popen(["sleep", "100"])
+open("child.pid", "w").write(str(child.pid))
+class Well(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+    def log_message(self, *args): pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Well).serve_forever()
+"""
+
+
+def service(port: int) -> Service:
+    return Service("toy", port, "/health", lambda port: [sys.executable, "-c", SERVER, str(port)])
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / ".saferflow").mkdir()
+    yield tmp_path
+    services.stop(service(0), tmp_path)
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_a_started_server_is_found_again_and_not_started_twice(root, port):
+    address = services.start(service(port), root)
+    pid = json.loads((root / ".saferflow" / "toy.json").read_text())["pid"]
+    assert services.running(service(port), root) == address
+    assert services.start(service(port), root) == address
+    assert json.loads((root / ".saferflow" / "toy.json").read_text())["pid"] == pid
+
+
+def test_stopping_ends_what_the_server_started_too(root, port):
+    services.start(service(port), root)
+    child = int((root / "child.pid").read_text())
+    assert services.stop(service(port), root)
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    assert services.running(service(port), root) is None
+    assert not services.stop(service(port), root)
+
+
+def test_a_taken_port_is_left_to_its_holder(root, port):
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", port))
+        holder.listen()
+        address = services.start(service(port), root)
+    assert not address.endswith(f":{port}")
+
+
+def test_another_process_with_the_remembered_number_is_not_touched(root, port):
+    """After a restart of the machine the number may belong to anyone."""
+    stranger = subprocess.Popen(["sleep", "30"])
+    try:
+        state = {"pid": stranger.pid, "created": psutil.Process(stranger.pid).create_time() - 1000, "port": port}
+        (root / ".saferflow" / "toy.json").write_text(json.dumps(state))
+        assert not services.stop(service(port), root)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_server_that_does_not_start_is_an_error_with_the_end_of_its_log(root, port):
+    broken = Service("toy", port, "/", lambda port: [sys.executable, "-c", "raise SystemExit('no database')"])
+    with pytest.raises(PipelineError, match="no database"):
+        services.start(broken, root)
+
+
+def test_servers_bind_to_loopback(monkeypatch):
+    monkeypatch.setitem(os.environ, "MLFLOW_BACKEND_STORE_URI", "sqlite:///x")
+    monkeypatch.setitem(os.environ, "MLFLOW_DEFAULT_ARTIFACT_ROOT", "x")
+    for known in services.SERVICES:
+        command = known.command(1234)
+        assert command[command.index("--host") + 1] == "127.0.0.1"
