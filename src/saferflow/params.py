@@ -133,6 +133,8 @@ class TrainingParams(Section):
     micro_batch_size: Positive
     """Rows in one forward pass; it divides `batch_size`."""
     warmup_share: Share
+    adam_betas: tuple[Share, Share]
+    """Decay of AdamW's two moments; a short run learns faster with a smaller second one."""
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
     schedule: Literal["cosine", "constant", "linear"]

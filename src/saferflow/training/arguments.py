@@ -22,6 +22,8 @@ def shared_arguments(scratch: Path, params: TrainingParams, policy: PolicyParams
         "gradient_accumulation_steps": params.batch_size // params.micro_batch_size,
         "lr_scheduler_type": params.schedule,
         "warmup_steps": params.warmup_share,  # a float under 1 is a share of all steps
+        "adam_beta1": params.adam_betas[0],
+        "adam_beta2": params.adam_betas[1],
         "weight_decay": params.weight_decay,
         "max_grad_norm": params.max_grad_norm,
         "gradient_checkpointing": policy.gradient_checkpointing,

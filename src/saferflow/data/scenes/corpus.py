@@ -31,7 +31,7 @@ MIX = (
     ("plain", 0.03),
 )
 
-DESCRIBE_SHARE = 0.5
+DESCRIBE_SHARE = 0.6
 """Share of whole descriptions among the general questions: they teach the most about a picture."""
 
 

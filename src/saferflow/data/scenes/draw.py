@@ -196,4 +196,4 @@ def _shape(
 
 def _board(canvas: ImageDraw.ImageDraw, words: str) -> None:
     canvas.rectangle((0, 0, SIDE - 1, CELL - 1), fill=_FIXED["w"], outline=_FIXED["k"], width=2)
-    canvas.text((5, CELL / 2), words, fill=_FIXED["k"], font=ImageFont.load_default(13), anchor="lm")
+    canvas.text((5, CELL / 2), words, fill=_FIXED["k"], font=ImageFont.load_default(20), anchor="lm")
