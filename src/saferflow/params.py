@@ -50,7 +50,6 @@ class PolicyParams(Section):
     min_pixels: Positive
     max_pixels: Positive
     """Bounds of an image after resizing, in pixels; a token covers 28 x 28 of them."""
-    max_prompt_tokens: Positive
     max_completion_tokens: Positive
 
 
@@ -188,6 +187,8 @@ class CurateParams(Section):
     samples: Annotated[int, Field(ge=2)]
     quality: tuple[Share, Share]
     """Bounds of a kept prompt's mean score."""
+    min_instability: Share
+    """Smallest standard deviation of a kept prompt's scores; without any a group has no signal."""
     keep: Positive
     """Prompts kept at most, dealt evenly to the strata (hazard and severity)."""
     temperature: Annotated[float, Field(gt=0)]

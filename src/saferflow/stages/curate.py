@@ -72,20 +72,20 @@ def main() -> None:
     kept = box(scored, params.curate)
     if not kept:
         low, high = params.curate.quality
-        raise DataError(f"curate: no prompt has a mean reward in [{low}, {high}]; widen curate.quality")
+        raise DataError(
+            f"curate: no prompt has a mean reward in [{low}, {high}] and enough spread; "
+            "widen curate.quality or lower curate.min_instability"
+        )
     write_table(OUT, [item.row for item in kept], PromptRow)
     write_metrics("curate", summary(scored, kept))
 
 
 def box(scored: list[Scored], params: CurateParams) -> list[Scored]:
-    """The prompts inside the box, the most unstable first, dealt evenly to the strata up to `keep`.
-
-    A prompt whose samples all score the same has no signal for a group and is left out.
-    """
+    """The prompts inside the box, the most unstable first, dealt evenly to the strata up to `keep`."""
     low, high = params.quality
     strata: dict[tuple[str, int], list[Scored]] = defaultdict(list)
     for item in sorted(scored, key=lambda item: (-item.instability, item.row.id)):
-        if low <= item.quality <= high and item.instability > 0:
+        if low <= item.quality <= high and item.instability >= params.min_instability:
             strata[item.stratum].append(item)
     kept: list[Scored] = []
     depth = 0
