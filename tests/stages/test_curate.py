@@ -1,0 +1,48 @@
+"""QI-Box: which prompts GRPO trains on."""
+
+import pytest
+
+from saferflow.data.rows import Labels, PromptRow
+from saferflow.params import CurateParams
+from saferflow.stages.curate import Scored, box
+
+
+def prompt(name: str, rewards: tuple[float, ...], hazard: str = "none", severity: int = 0) -> Scored:
+    labels = Labels("safety", hazard, severity, "text", "none", "answer")
+    return Scored(PromptRow(name, "scenes", "safety", None, "", "q", "", labels.to_json()), rewards)
+
+
+def params(**changes) -> CurateParams:
+    values = {"samples": 2, "quality": (0.2, 0.8), "min_instability": 0.02, "keep": 10, "temperature": 1, "batch_size": 1}
+    return CurateParams(**(values | changes))
+
+
+def names(kept: list[Scored]) -> list[str]:
+    return [item.row.id for item in kept]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "kept"),
+    [
+        pytest.param((0.0, 1.0), True, id="mean-0.5-spread-0.5"),
+        pytest.param((0.5, 0.5), False, id="no-spread-no-signal"),
+        pytest.param((0.9, 1.0), False, id="mean-0.95-too-easy"),
+        pytest.param((0.0, 0.2), False, id="mean-0.1-too-hard"),
+        pytest.param((0.1, 0.3), True, id="mean-0.2-on-the-edge"),
+    ],
+)
+def test_the_box_keeps_moderate_quality_with_spread(rewards, kept):
+    assert names(box([prompt("a", rewards)], params())) == (["a"] if kept else [])
+
+
+def test_the_most_unstable_come_first():
+    scored = [prompt("calm", (0.4, 0.6)), prompt("wild", (0.0, 1.0))]  # standard deviations 0.1 and 0.5
+    assert names(box(scored, params(keep=1))) == ["wild"]
+
+
+def test_places_are_dealt_to_every_stratum_before_any_gets_a_second():
+    many = [prompt(f"none-{number}", (0.0, 1.0)) for number in range(5)]
+    scored = [*many, prompt("s1", (0.4, 0.6), "S1", 3), prompt("s7", (0.45, 0.55), "S7", 2)]
+    kept = names(box(scored, params(keep=4)))
+    assert {"s1", "s7"} < set(kept)
+    assert len(kept) == 4

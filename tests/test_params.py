@@ -1,0 +1,55 @@
+"""The parameter file: every committed one loads, and a wrong one says all that is wrong with it."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from saferflow.errors import ParamsError
+from saferflow.params import load_params
+
+ROOT = Path(__file__).parents[1]
+FILES = [ROOT / "params.yaml", *sorted((ROOT / "profiles").rglob("*.yaml"))]
+
+
+def written(tmp_path: Path, change) -> Path:
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    change(raw)
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_committed_parameter_file_loads(path):
+    assert load_params(path).run.profile
+
+
+def test_every_problem_is_told_at_once(tmp_path):
+    def change(raw):
+        raw["dpo"]["betta"] = raw["dpo"].pop("beta")
+        raw["gate"]["floors"]["safety"] = 101
+
+    with pytest.raises(ParamsError) as error:
+        load_params(written(tmp_path, change))
+    for part in ("dpo.beta: Field required", "dpo.betta: Extra inputs", "gate.floors.safety"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        pytest.param(lambda raw: raw["plan"].update(sft_share=0.9), "it must be 1", id="shares"),
+        pytest.param(lambda raw: raw["sft"].update(micro_batch_size=5), "no multiple", id="batch-does-not-divide"),
+        pytest.param(lambda raw: raw["policy"].update(base="some/checkpoint"), "exactly when", id="base-section-left-over"),
+        pytest.param(lambda raw: raw["data"].update(sources=[]), "data.sources", id="no-source"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(tmp_path, change, told):
+    with pytest.raises(ParamsError, match=told):
+        load_params(written(tmp_path, change))
+
+
+def test_a_missing_file_says_what_to_do(tmp_path):
+    with pytest.raises(ParamsError, match="copy one of profiles"):
+        load_params(tmp_path / "none.yaml")
