@@ -189,6 +189,7 @@ def _imports(module: str) -> frozenset[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: relative import; write it out"
+            assert not node.module.startswith("saferflow") or _file(node.module), f"{module}: there is no {node.module}"
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     ours = {name for name in found if name.split(".")[0] == "saferflow" and _file(name)}
     packages = {name.rsplit(".", up)[0] for name in ours for up in range(1, name.count(".") + 1)}

@@ -140,6 +140,7 @@ def test_a_version_that_failed_the_gate_leaves_the_champion_in_place(project):
     assert "safety: 81 against 80" in output
 
 
+@pytest.mark.slow
 def test_a_new_verdict_on_the_same_weights_makes_no_new_version(project):
     project.set("gate.floors.safety", 90)
     project.run()
@@ -173,10 +174,8 @@ def test_a_failing_stage_fails_the_run_with_its_last_lines(project):
     assert project.calls() == ["dpo"]
 
 
-@pytest.mark.parametrize(
-    ("sign", "exit_status"),
-    [(signal.SIGINT, {130}), pytest.param(signal.SIGTERM, {130, 143, -15}, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("sign", "exit_status"), [(signal.SIGINT, {130}), (signal.SIGTERM, {130, 143, -15})])
 def test_an_interrupt_ends_the_stage_and_keeps_finished_stages(project, sign, exit_status):
     project.set("sft.epochs", 7)
     process = project.start(STUB_HANG="dpo")
