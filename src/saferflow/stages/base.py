@@ -11,6 +11,7 @@ import random
 from pathlib import Path
 
 from saferflow.params import Params, load_params
+from saferflow.stages.entry import run_stage
 from saferflow.stages.metrics import write_metrics
 
 OUT = Path("models/base")
@@ -81,4 +82,4 @@ def protocol_texts(params: Params) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

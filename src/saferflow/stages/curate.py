@@ -14,6 +14,7 @@ from saferflow.data.rows import Labels, PromptRow
 from saferflow.data.tables import read_table, write_table
 from saferflow.errors import DataError
 from saferflow.params import CurateParams, load_params
+from saferflow.stages.entry import run_stage
 from saferflow.stages.metrics import write_metrics
 
 POLICY = Path("models/dpo")
@@ -109,4 +110,4 @@ def summary(scored: list[Scored], kept: list[Scored]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

@@ -6,6 +6,7 @@ Reads models/sft, data/tables/dpo.parquet. Writes models/dpo.
 from pathlib import Path
 
 from saferflow.params import load_params
+from saferflow.stages.entry import run_stage
 from saferflow.stages.metrics import write_metrics
 
 POLICY = Path("models/sft")
@@ -32,4 +33,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

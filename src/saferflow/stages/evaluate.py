@@ -15,6 +15,7 @@ from saferflow.judge.rubrics import Item, Judge
 from saferflow.params import load_params
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
+from saferflow.stages.entry import run_stage
 from saferflow.stages.metrics import write_metrics
 
 POLICIES = ("base", "sft", "dpo", "grpo")
@@ -80,4 +81,4 @@ def grade(row: PromptRow, policy: str, completion: str, judge: Judge) -> Answere
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

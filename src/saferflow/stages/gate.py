@@ -19,6 +19,7 @@ from saferflow.evaluation.intervals import paired
 from saferflow.evaluation.measures import by_policy, scores
 from saferflow.evaluation.report import render_report
 from saferflow.params import Params, load_params
+from saferflow.stages.entry import run_stage
 from saferflow.stages.metrics import write_json, write_metrics
 
 EVALUATED = Path("data/evaluated.parquet")
@@ -60,4 +61,4 @@ def compare_with_champion(candidate: Sequence[Answered], champion: Sequence[Answ
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

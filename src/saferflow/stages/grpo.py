@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from saferflow.params import load_params
+from saferflow.stages.entry import run_stage
 from saferflow.stages.metrics import write_metrics
 
 POLICY = Path("models/dpo")
@@ -50,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

@@ -24,6 +24,7 @@ from saferflow.planner.teacher import write
 from saferflow.protocol.plan import Plan
 from saferflow.protocol.trace import Response, render
 from saferflow.rng import rng
+from saferflow.stages.entry import run_stage
 from saferflow.stages.metrics import write_metrics
 
 TABLES = Path("data/tables")
@@ -143,4 +144,4 @@ def counts(tables: Tables, bad: list[BadRow]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

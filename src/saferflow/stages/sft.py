@@ -6,6 +6,7 @@ Reads models/base, data/tables/sft.parquet. Writes models/sft.
 from pathlib import Path
 
 from saferflow.params import load_params
+from saferflow.stages.entry import run_stage
 from saferflow.stages.metrics import write_metrics
 
 BASE = Path("models/base")
@@ -29,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

@@ -17,17 +17,17 @@ from saferflow.rng import rng
 
 CLASS_OF = {name: group for group, names in CLASSES.items() for name in names}
 
-# Shares of the safety rows by where the risk comes from; 62 in a hundred are harmful.
+# Shares of the safety rows by where the risk comes from; 57 in a hundred are harmful.
 MIX = (
     ("text", 0.14),
-    ("combination", 0.24),
-    ("combination_control", 0.12),
-    ("image", 0.12),
+    ("combination", 0.20),
+    ("combination_control", 0.17),
+    ("image", 0.11),
     ("image_control", 0.06),
     ("typographic", 0.12),
-    ("typographic_control", 0.05),
+    ("typographic_control", 0.06),
     ("sign_ignored", 0.05),
-    ("bait", 0.07),
+    ("bait", 0.06),
     ("plain", 0.03),
 )
 
@@ -274,7 +274,7 @@ _BUILDERS = {
 def _general(draw: _Draw, row_id: str, split: str) -> Row:
     question = q.DESCRIBE if draw.random.random() < DESCRIBE_SHARE else draw.pick(q.GENERAL)
     name = draw.pick(OBJECTS)
-    has_sign = question.name == "sign" or (question.name == "describe" and draw.random.random() < 0.5)
+    has_sign = question.name == "sign" or (question.name == "describe" and draw.random.random() < 0.65)
     has_mark = question.name == "describe" and not has_sign and draw.random.random() < 0.4
     scene = _scene(
         draw,

@@ -1,0 +1,139 @@
+"""Great Expectations: one suite a table, each expectation with the reason why it is there.
+
+A suite reads a frame of a table's columns (without the image bytes) and of helper columns that our own code fills:
+`image_error`, `trace_violations`, `leaks_into` hold text that must be empty, so that a broken row names its fault.
+Source: ours.
+"""
+
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read at import
+import great_expectations as gx
+import great_expectations.expectations as gxe
+import pandas as pd
+
+from saferflow.params import Params
+
+FILLER = ("*.gif", "iterative-dev-loop.png")
+"""Tutorial pictures of the data docs, 3.4 MB that say nothing about the data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unmet:
+    """An expectation that a table breaks."""
+
+    table: str
+    expectation: str
+    reason: str
+    rows: tuple[str, ...]
+    """Ids of the offending rows; empty where the expectation is about the whole table."""
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.rows[:20]) + (f" and {len(self.rows) - 20} more" if len(self.rows) > 20 else "")
+        return f"{self.table}: {self.reason} ({self.expectation})" + (f"; rows {shown}" if shown else "")
+
+
+def expectations(table: str, params: Params) -> list[gxe.Expectation]:
+    """What a table must fulfil; `notes` is the reason, which the data docs show."""
+    bounds = params.validation
+    found = [
+        gxe.ExpectColumnValuesToNotBeNull(column="id", notes="an id addresses a row"),
+        gxe.ExpectColumnValuesToBeUnique(column="id", notes="two rows of one id cannot be told apart"),
+        gxe.ExpectTableRowCountToBeBetween(min_value=bounds.min_rows, notes="a table this small teaches or proves nothing"),
+        _filled("question", "a question without words asks nothing"),
+        _clean("image_error", "every image decodes"),
+        gxe.ExpectColumnMaxToBeBetween(
+            column="hazard_share",
+            max_value=bounds.max_hazard_share,
+            notes=f"no hazard makes up more than {bounds.max_hazard_share:.0%} of the safety rows",
+        ),
+    ]
+    if table != "dpo":
+        found.append(_in_set("kind", ["safety", "general"], "a row is a protocol question or a general one"))
+    for column in {"sft": ("completion",), "dpo": ("chosen", "rejected")}.get(table, ()):
+        found.append(
+            gxe.ExpectColumnValueLengthsToBeBetween(
+                column=column, min_value=1, max_value=bounds.max_completion_chars, notes=f"{column} is neither empty nor endless"
+            )
+        )
+    if table in ("sft", "dpo"):
+        found.append(_clean("trace_violations", "every reference trace obeys its plan"))
+    if table == "dpo":
+        names = sorted(params.plan.perturbations)
+        found.append(_in_set("perturbation", names, "the fault is one that the params know"))
+        found.append(_clean("equal_pair", "chosen and rejected differ"))
+    if table == "evaluation":
+        found.append(_clean("leaks_into", "no held-out row stands in a training table"))
+    return found
+
+
+def validate(frames: dict[str, pd.DataFrame], params: Params, docs: Path) -> tuple[dict[str, Any], list[Unmet]]:
+    """Run every table's suite and write the data docs to the folder `docs`.
+
+    Returns:
+        Each table's results by expectation, and the unmet ones.
+    """
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
+    results: dict[str, Any] = {}
+    unmet: list[Unmet] = []
+    with TemporaryDirectory() as scratch:
+        context = gx.get_context(mode="file", project_root_dir=scratch)
+        context.variables.progress_bars = {"globally": False}
+        source = context.data_sources.add_pandas("tables")
+        for table, frame in frames.items():
+            suite = context.suites.add(gx.ExpectationSuite(name=table, expectations=expectations(table, params)))
+            batch = source.add_dataframe_asset(table).add_batch_definition_whole_dataframe("all")
+            definition = context.validation_definitions.add(gx.ValidationDefinition(name=table, data=batch, suite=suite))
+            checkpoint = context.checkpoints.add(
+                gx.Checkpoint(
+                    name=table,
+                    validation_definitions=[definition],
+                    result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["id"]},
+                )
+            )
+            [outcome] = checkpoint.run(batch_parameters={"dataframe": frame}).run_results.values()
+            results[table] = [_told(result) for result in outcome.results]
+            unmet += [_unmet(table, result) for result in outcome.results if not result.success]
+            print(f"validate  {table}  {len(frame):,} rows, {len(outcome.results)} expectations", flush=True)
+        context.build_data_docs()
+        site = Path(scratch) / "gx" / "uncommitted" / "data_docs" / "local_site"
+        shutil.rmtree(docs, ignore_errors=True)
+        shutil.copytree(site, docs, ignore=shutil.ignore_patterns(*FILLER))
+    return results, unmet
+
+
+def _filled(column: str, reason: str) -> gxe.Expectation:
+    return gxe.ExpectColumnValuesToMatchRegex(column=column, regex=r"\S", notes=reason)
+
+
+def _clean(column: str, reason: str) -> gxe.Expectation:
+    return _in_set(column, [""], reason)
+
+
+def _in_set(column: str, values: list[str], reason: str) -> gxe.Expectation:
+    return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=values, notes=reason)
+
+
+def _told(result: Any) -> dict[str, Any]:
+    return {
+        "expectation": result.expectation_config.type,
+        "column": result.expectation_config.kwargs.get("column", ""),
+        "reason": result.expectation_config.notes,
+        "met": bool(result.success),
+        "rows": list(_rows(result)),
+    }
+
+
+def _unmet(table: str, result: Any) -> Unmet:
+    told = _told(result)
+    return Unmet(table, f"{told['expectation']} {told['column']}".strip(), told["reason"], tuple(told["rows"]))
+
+
+def _rows(result: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(row["id"]) for row in result.result.get("unexpected_index_list") or ()))

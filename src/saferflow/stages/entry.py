@@ -1,0 +1,15 @@
+"""How a stage's module starts: errors raised on purpose are printed as such, without a traceback."""
+
+import sys
+from collections.abc import Callable
+
+from saferflow.errors import SaferflowError
+
+
+def run_stage(main: Callable[[], None]) -> None:
+    """Call a stage's `main`; exit with status 1 and the message of a `SaferflowError`."""
+    try:
+        main()
+    except SaferflowError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
