@@ -1,0 +1,114 @@
+"""Policies: the embedded model and its processor, on disk and back, and what they say."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from saferflow.data.scenes.corpus import general_rows
+from saferflow.errors import PolicyError
+from saferflow.params import load_params
+from saferflow.training.embedded import build_model, build_processor, train_tokenizer
+from saferflow.training.examples import chat, grpo_dataset, prompt
+from saferflow.training.generate import Prompt, complete
+from saferflow.training.policy import load_model, load_processor, save_policy, source
+
+ROOT = Path(__file__).parents[2]
+MICRO = load_params(ROOT / "profiles" / "micro.yaml")
+ROWS = list(general_rows(24, 1, "train"))
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("policy")
+    tokenizer = train_tokenizer([text for row in ROWS for text in (row.question, row.answer)], MICRO.base.vocab_size)
+    model = build_model(MICRO.base, tokenizer, seed=1)
+    processor = build_processor(tokenizer, MICRO.policy)
+    save_policy(folder, model, processor)
+    return folder, model, processor
+
+
+def test_the_embedded_policy_is_a_qwen_of_at_most_eight_million_parameters():
+    params = load_params(ROOT / "params.yaml")
+    tokenizer = train_tokenizer(["words"], params.base.vocab_size)
+    model = build_model(params.base, tokenizer, seed=1)
+    words = (params.base.vocab_size - len(tokenizer)) * params.base.hidden_size
+    assert type(model).__name__ == "Qwen2_5_VLForConditionalGeneration"
+    assert model.num_parameters() + words <= 8_000_000
+
+
+def test_equal_seeds_build_equal_weights(policy):
+    folder, model, processor = policy
+    again = build_model(MICRO.base, processor.tokenizer, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_a_policy_reads_back_as_it_was_written(policy):
+    folder, model, processor = policy
+    asked = [Prompt("", row.question, row.image) for row in ROWS[:4]]
+    said = list(complete(model, processor, asked, batch_size=4, max_tokens=8))
+    loaded, reloaded = load_model(folder, MICRO.policy), load_processor(folder, MICRO.policy)
+    assert list(complete(loaded, reloaded, asked, batch_size=4, max_tokens=8)) == said
+
+
+def test_a_policy_is_saved_as_safetensors_under_the_published_processors_name(policy):
+    folder, _, _ = policy
+    assert (folder / "model.safetensors").exists()
+    assert not list(folder.rglob("*.bin"))
+    assert json.loads((folder / "processor_config.json").read_text())["processor_class"] == "Qwen2_5_VLProcessor"
+
+
+def test_rows_with_and_without_an_image_share_a_batch(policy):
+    _, model, processor = policy
+    asked = [Prompt("", ROWS[0].question, ROWS[0].image), Prompt("Be brief.", "What now?", None)]
+    together = list(complete(model, processor, asked, batch_size=2, max_tokens=6))
+    alone = [said for one in asked for said in complete(model, processor, [one], batch_size=1, max_tokens=6)]
+    assert together == alone
+
+
+def test_a_prompt_reads_as_qwens_chat_format(policy):
+    _, _, processor = policy
+    image = object()
+    text = processor.apply_chat_template([chat("S", "Q?", image)], tokenize=False, add_generation_prompt=True)
+    assert text == [
+        "<|im_start|>system\nS<|im_end|>\n"
+        "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Q?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    ]
+
+
+def test_a_prompt_without_a_plan_has_no_system_turn():
+    assert [turn["role"] for turn in prompt("", "Q?")] == ["user"]
+
+
+def test_sampling_is_repeatable_by_its_seed(policy):
+    _, model, processor = policy
+    asked = [Prompt("", ROWS[0].question, ROWS[0].image)]
+
+    def drawn(seed):
+        return list(complete(model, processor, asked, batch_size=1, max_tokens=8, samples=3, temperature=1.0, seed=seed))
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+
+
+def test_a_pointer_folder_stands_for_the_checkpoint_that_it_names(tmp_path):
+    (tmp_path / "SOURCE").write_text("org/model\n", encoding="utf-8")
+    assert source(tmp_path) == "org/model"
+    assert source(tmp_path / "elsewhere") == str(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("load", [load_model, load_processor])
+def test_a_folder_without_a_policy_says_what_to_do(tmp_path, load):
+    with pytest.raises(PolicyError, match="run `saferflow run`"):
+        load(tmp_path, MICRO.policy)
+
+
+def test_grpo_rows_carry_their_id_to_the_reward():
+    from saferflow.data.rows import PromptRow
+
+    rows = [PromptRow("a", "s", "safety", ROWS[0].image, "sys", "q", "", "")]
+    dataset = grpo_dataset(rows)
+    assert dataset["row"] == ["a"]
+    assert dataset[0]["images"][0].size == (112, 112)
