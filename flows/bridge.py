@@ -208,7 +208,7 @@ def main(align: Flow, argv: list[str] | None = None) -> int:
         with _alone(root):
             return _bring_up_to_date(align, root, params, force)
     except SaferflowError as error:
-        Console(stderr=True, highlight=False).print(Text(f"error: {error}", style="red"))
+        Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"error: {error}", style="red"))
         return 1
     except (KeyboardInterrupt, TerminationSignal):
         console.print("interrupted. Finished stages are kept; the next run goes on with the one that was not.")

@@ -113,6 +113,13 @@ def test_one_name_everywhere(stage):
     assert STAGES[stage].metrics == (f"metrics/{stage}.json",)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_names_only_files_that_it_declares(stage):
+    text = (SOURCE / "saferflow" / "stages" / f"{stage}.py").read_text()
+    named = re.findall(r'Path\("((?:data|metrics|models|reports)/[^"]+)"\)', text)
+    assert [name for name in named if not _covered(name, STAGES[stage].deps + STAGES[stage].makes)] == []
+
+
 def test_nothing_trains_on_tables_that_were_not_validated():
     for stage in ("sft", "dpo"):
         assert "reports/validation.json" in STAGES[stage].deps

@@ -21,6 +21,11 @@ def test_the_first_run_runs_every_stage_once_in_order(finished):
     assert (finished.root / "calls.log").read_text().split() == STAGES
 
 
+def test_a_stage_says_why_it_runs(finished, better):
+    assert "[4/9] sft  not run yet" in (finished.root / "output.txt").read_text()
+    assert "[7/9] grpo  grpo modified" in (better.root / "output.txt").read_text()
+
+
 def test_every_stage_has_a_finished_child_run_under_one_parent(finished):
     runs = finished.stage_runs()
     assert set(runs) == {*STAGES, "align"}

@@ -91,7 +91,8 @@ def stale(root: Path = Path()) -> dict[str, tuple[str, ...]]:
     if done.returncode:
         raise PipelineError(f"dvc status failed:\n{_without_noise(done.stderr)}")
     found = json.loads(done.stdout or "{}")
-    return {name: tuple(_reasons(changes)) for name, changes in found.items()}
+    known = lock_entries(root)
+    return {name: tuple(_reasons(changes)) if name in known else ("not run yet",) for name, changes in found.items()}
 
 
 def _reasons(changes: list[str | dict[str, Any]]) -> Iterable[str]:
