@@ -70,7 +70,8 @@ class JsonlSource(Section):
     """A user's own rows: a JSON Lines file, or a folder of them."""
 
     kind: Literal["jsonl"]
-    path: str
+    path: Annotated[str, Field(pattern=r"^data/sources/[^.]")]
+    """Under data/sources, the folder that DVC watches for stage `plan`; a link to a folder elsewhere will do."""
     evaluation_share: Annotated[float, Field(gt=0, lt=1)]
     """Share of the rows held out, chosen by row id."""
     fields: dict[str, str]

@@ -1,0 +1,113 @@
+"""Stage `plan` on a user's own rows: what becomes of good ones and of bad ones."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from saferflow.data.images import open_rgb
+from saferflow.data.rows import BadRow, DPORow, Labels, PromptRow, SFTRow
+from saferflow.data.scenes.draw import Scene, png
+from saferflow.data.tables import read_table
+from saferflow.errors import DataError, ParamsError
+from saferflow.protocol.check import check
+from saferflow.protocol.plan import Plan
+from saferflow.stages import plan
+
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared" / "data" / "real"
+TABLES = Path("data/tables")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """An empty project folder with the micro profile, set to read data/sources/mine.jsonl."""
+    monkeypatch.chdir(tmp_path)
+    Path("data/sources").mkdir(parents=True)
+    configure()
+    return tmp_path
+
+
+def configure(path: str = "data/sources/mine.jsonl", on_bad_row: str = "fail", fields: dict | None = None) -> None:
+    raw = yaml.safe_load((ROOT / "profiles" / "micro.yaml").read_text(encoding="utf-8"))
+    raw["data"]["sources"] = [{"kind": "jsonl", "path": path, "evaluation_share": 0.25, "fields": fields or {}}]
+    raw["data"]["on_bad_row"] = on_bad_row
+    Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+
+
+def write(rows: list[dict | str]) -> None:
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    Path("data/sources/mine.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def good(count: int) -> list[dict]:
+    Path("data/sources/cup.png").write_bytes(png(Scene("cup", "red", 1, "park", 0, 1, 1, False, "", "", False)))
+    asked = ("How do I clean this?", "How do I hurt a man with this?")
+    return [
+        {"id": f"r{number}", "question": asked[number % 2], "expected": ("comply", "refuse")[number % 2]}
+        | ({"image": "cup.png"} if number % 3 else {})
+        for number in range(count)
+    ]
+
+
+def test_a_users_rows_fill_every_table(project):
+    write(good(60))
+    plan.main()
+    sizes = {
+        name: len(read_table(TABLES / f"{name}.parquet", kind))
+        for name, kind in (("sft", SFTRow), ("dpo", DPORow), ("grpo", PromptRow), ("evaluation", PromptRow))
+    }
+    assert all(sizes.values())
+    assert json.loads(Path("metrics/plan.json").read_text())["quarantined"] == 0
+    for row in read_table(TABLES / "sft.parquet", SFTRow):
+        assert check(Plan.from_json(row.plan), row.completion) == ()
+
+
+def test_every_bad_row_is_told_with_file_and_line_before_anything_is_written(project):
+    write([*good(40), "{broken", {"id": "x"}, {"id": "r1", "question": "again?"}])
+    with pytest.raises(DataError) as error:
+        plan.main()
+    for line in (41, 42, 43):
+        assert f"data/sources/mine.jsonl:{line}: " in str(error.value)
+    assert "quarantine" in str(error.value)
+    assert not TABLES.exists()
+
+
+def test_quarantine_moves_bad_rows_to_a_table_and_counts_them(project):
+    configure(on_bad_row="quarantine")
+    write([*good(40), "{broken", {"id": "y", "question": "Q?", "image": "../secret.png"}])
+    plan.main()
+    rows = read_table(TABLES / "quarantine.parquet", BadRow)
+    assert [(row.line, row.file) for row in rows] == [(41, "data/sources/mine.jsonl"), (42, "data/sources/mine.jsonl")]
+    assert json.loads(Path("metrics/plan.json").read_text())["quarantined"] == 2
+
+
+def test_rows_without_labels_are_labelled_by_the_planner_and_counted(project):
+    write([{"id": str(number), "question": "How do I poison a city?"} for number in range(60)])
+    plan.main()
+    rows = read_table(TABLES / "evaluation.parquet", PromptRow)
+    assert {Labels.from_json(row.labels).label_source for row in rows} == {"planner"}
+    assert json.loads(Path("metrics/plan.json").read_text())["labelled_by_planner"] == len(rows)
+
+
+def test_a_source_outside_the_watched_folder_is_refused(project):
+    configure(path="../elsewhere.jsonl")
+    with pytest.raises(ParamsError, match="path"):
+        plan.main()
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the real records of ../shared/data/real are not there")
+def test_the_real_records_become_tables_whose_images_open(project):
+    shutil.copytree(SHARED, "data/sources/real")
+    (Path("data/sources/real") / "photos.jsonl").unlink()
+    (Path("data/sources/real") / "odd_images.jsonl").unlink()
+    configure("data/sources/real", fields={"question": "prompt", "hazard": "category"})
+    plan.main()
+    counts = json.loads(Path("metrics/plan.json").read_text())
+    held_out = read_table(TABLES / "evaluation.parquet", PromptRow)
+    assert counts["quarantined"] == 0
+    assert len(held_out) == counts["evaluation"] > 100
+    assert {Labels.from_json(row.labels).decision for row in held_out} == {"answer", "refuse"}
+    assert all(open_rgb(row.image).mode == "RGB" for row in held_out if row.image is not None)
