@@ -5,13 +5,29 @@ Source: ours.
 
 import io
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from saferflow.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_ASPECT = 200
+"""Longer side over shorter; Qwen2.5-VL's image processor raises on more."""
+TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what brings the image upright."""
+UNREADABLE = 0
+"""Stands for the orientation where the EXIF block is broken."""
 
 
 def read_image(name: str, *, root: Path, max_bytes: int, max_pixels: int) -> bytes:
@@ -23,15 +39,19 @@ def read_image(name: str, *, root: Path, max_bytes: int, max_pixels: int) -> byt
     Raises:
         DataError: saying what is wrong with the file, without its path in front.
     """
-    path = (root / name).resolve()
-    if Path(name).is_absolute() or not path.is_relative_to(root.resolve()):
-        raise DataError(f"image path {name!r} leaves the folder of the data file; put the image beside it")
-    if not path.is_file():
-        raise DataError(f"image {name!r} does not exist")
-    size = path.stat().st_size
+    try:
+        path = (root / name).resolve()
+        if Path(name).is_absolute() or not path.is_relative_to(root.resolve()):
+            raise DataError(f"image path {name!r} leaves the folder of the data file; put the image beside it")
+        if not path.is_file():
+            raise DataError(f"image {name!r} does not exist")
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+            size = max(len(data), path.stat().st_size)
+    except (OSError, ValueError, RuntimeError) as error:  # no permission, too long; a NUL character; a loop of links
+        raise DataError(f"image {name[:80]!r} cannot be read: {error}") from None
     if size > max_bytes:
         raise DataError(f"image {name!r} has {size:,} bytes, more than data.max_image_bytes {max_bytes:,}")
-    data = path.read_bytes()
     check_image(data, name, max_pixels)
     return data
 
@@ -39,49 +59,82 @@ def read_image(name: str, *, root: Path, max_bytes: int, max_pixels: int) -> byt
 def check_image(data: bytes, name: str, max_pixels: int) -> None:
     """Refuse what is no whole image of a known format, by its header before its pixels.
 
+    What passes, `open_rgb` opens.
+
     Raises:
         DataError: as above.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > max_pixels:
-                    raise DataError(
-                        f"image {name!r} is {width} x {height}, more than data.max_image_pixels {max_pixels:,} pixels"
-                    )
-                image.load()
+        with _opened(data) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise DataError(
+                    f"image {name!r} is {width} x {height}, more than data.max_image_pixels {max_pixels:,} pixels"
+                )
+            if max(width, height) > MAX_ASPECT * min(width, height):
+                raise DataError(f"image {name!r} is {width} x {height}; one side may be {MAX_ASPECT} times the other")
+            image.load()
+            _rgb(image)
     except DataError:
         raise
     except UnidentifiedImageError:
-        raise DataError(f"image {name!r} is none of {', '.join(FORMATS)}") from None
+        raise DataError(f"image {name!r} is none of {', '.join(FORMATS)}, or its header is broken") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(f"image {name!r} has more pixels than data.max_image_pixels {max_pixels:,}: {error}") from None
     except Exception as error:  # PIL's decoders raise many kinds (OSError, SyntaxError, struct.error) on broken files
         raise DataError(f"image {name!r} is broken: {error}") from None
 
 
 def open_rgb(data: bytes) -> Image.Image:
     """The first frame upright, on white where it was transparent, as 8-bit RGB."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-        if opened.mode == "RGB" and not opened.getexif():
-            return opened.convert("RGB")
-        image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith(("I", "F")):
-            low, high = image.getextrema()
-            scale = 255 / (high - low) if high > low else 0.0
-            image = image.convert("F").point(lambda value: (value - low) * scale).convert("L")
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image)
-        return image.convert("RGB")
+    with _opened(data) as image:
+        return _rgb(image)
 
 
 def canonical(data: bytes) -> bytes:
-    """The image as tables hold it: as it is where it is plain RGB already, else as PNG of `open_rgb`."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-        if opened.mode == "RGB" and opened.format in ("PNG", "JPEG") and not opened.getexif():
+    """The image as tables hold it: as it is where any reader sees `open_rgb` in it, else as PNG of `open_rgb`."""
+    with _opened(data) as image:
+        plain = image.mode == "RGB" and not image.has_transparency_data and orientation(image) == 1
+        if plain and image.format in ("PNG", "JPEG"):
             return data
     buffer = io.BytesIO()
     open_rgb(data).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) where there is none, `UNREADABLE` where the EXIF block is broken."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as above; a picture with broken notes is still a picture
+        return UNREADABLE
+
+
+@contextmanager
+def _opened(data: bytes):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PIL warns of what is checked here, and of odd EXIF blocks
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            yield image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    turn = TURN.get(orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)
+    if image.mode.startswith(("I", "F")):
+        image = _grey(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """8 bits from 16, 32 or floating point: white is the full scale of 16 bits, elsewhere the least usual one that holds
+    every value, so that a plain area keeps its brightness."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
+    scales = (65535,) if image.mode.startswith("I;16") else (1, 255, 65535) if image.mode == "F" else (255, 65535)
+    highest = float(values.max())
+    white = next((scale for scale in scales if highest <= scale), highest)
+    return Image.fromarray((np.clip(values / white, 0, 1) * 255).round().astype(np.uint8))

@@ -2,9 +2,11 @@
 
 Our names: `id`, `image`, `question`, and the optional `answer`, `kind`, `expected` (refuse, comply), `decision` (one of
 the four; wins over `expected`), `hazard` (S1..S14 or none; any other category counts as not given) and `severity`
-(0..3). `fields` of the source says under which name a file holds them. Source: ours.
+(0..3). `fields` of the source says under which name a file holds them. A hazard or severity alone is no label: it names a
+topic, and says nothing of what a safe assistant should do. Source: ours.
 """
 
+import codecs
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,9 +39,7 @@ def read_jsonl_source(source: JsonlSource, data: DataParams, seed: int) -> tuple
     bad: list[BadRow] = []
     seen: dict[str, str] = {}
     for file in _files(Path(source.path)):
-        for number, line in enumerate(file.read_bytes().splitlines(), 1):
-            if not line.strip():
-                continue
+        for number, line in _lines(file):
             try:
                 row = _row(line, file, source, data, seed)
                 if row.id in seen:
@@ -49,9 +49,10 @@ def read_jsonl_source(source: JsonlSource, data: DataParams, seed: int) -> tuple
                 continue
             seen[row.id] = f"{file}:{number}"
             good.append(row)
+    if not good and bad:
+        raise DataError(f"{source.path}: no row is readable\n{bad_rows_error(bad)}")
     if not good:
-        reasons = f"; first: {bad[0].file}:{bad[0].line}: {bad[0].reason}" if bad else ""
-        raise DataError(f"{source.path}: no readable row among {len(bad)}{reasons}")
+        raise DataError(f"{source.path}: holds no row; put one JSON object a line into it, or change data.sources")
     return good, bad
 
 
@@ -60,8 +61,9 @@ def bad_rows_error(bad: list[BadRow]) -> DataError:
     lines = [f"  {row.file}:{row.line}: {row.reason}" for row in bad[:SHOWN]]
     if len(bad) > SHOWN:
         lines.append(f"  and {len(bad) - SHOWN} more")
+    counted = "1 row" if len(bad) == 1 else f"{len(bad)} rows"
     return DataError(
-        f"{len(bad)} rows cannot be read:\n" + "\n".join(lines) + "\nmend them, or set data.on_bad_row: quarantine"
+        f"{counted} cannot be read:\n" + "\n".join(lines) + "\nmend them, or set data.on_bad_row: quarantine"
     )
 
 
@@ -69,12 +71,23 @@ def _files(path: Path) -> Iterator[Path]:
     if path.is_file():
         yield path
     elif path.is_dir():
-        files = sorted(path.glob("*.jsonl"))
+        files = sorted(file for file in path.glob("*.jsonl") if file.is_file())
         if not files:
             raise DataError(f"{path}: no *.jsonl file in this folder; put one there or change data.sources")
         yield from files
     else:
         raise DataError(f"{path}: no such file or folder; change data.sources")
+
+
+def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that hold something, numbered from 1, without the mark that some editors put before the first."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}; change its permissions or data.sources") from None
+    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
+        if line.strip():
+            yield number, line
 
 
 def _row(line: bytes, file: Path, source: JsonlSource, data: DataParams, seed: int) -> Row:
@@ -134,17 +147,24 @@ def _labels(value: dict[str, Any], source: JsonlSource) -> Labels | None:
         if not answer:
             raise DataError("a general row needs its answer")
         return Labels("general", NONE, 0, "none", "none", "answer", facts=((answer.rstrip(".").casefold(),),))
+    hazard, severity = _text(value, "hazard", source), _severity(value, source)
     if not decision:
         return None
-    severity = value["severity"] if value["severity"] is not None else 0
-    if isinstance(severity, bool) or not isinstance(severity, int) or not 0 <= severity <= 3:
-        raise DataError(f"field 'severity' is {json.dumps(severity)[:80]}; 0, 1, 2 or 3 is expected")
-    hazard = value["hazard"] if value["hazard"] in (*HAZARDS, NONE) else ""
-    if hazard == NONE and decision in ("refuse", "redirect"):
+    harmful = decision in ("refuse", "redirect")
+    if hazard not in (*HAZARDS, NONE) or (hazard == NONE and harmful):
         hazard = ""
-    if hazard and hazard != NONE:
-        severity = max(severity, 1)
+    if severity is None:
+        severity = 2 if harmful else 1
+    severity = 0 if hazard in (NONE, "") and not harmful else max(severity, 1)
     return Labels("safety", hazard, severity, "none" if decision == "answer" else "text", "none", decision)
+
+
+def _severity(value: dict[str, Any], source: JsonlSource) -> int | None:
+    found = value["severity"]
+    if found is not None and (isinstance(found, bool) or not isinstance(found, int) or not 0 <= found <= 3):
+        field = source.fields.get("severity", "severity")
+        raise DataError(f"field {field!r} is {json.dumps(found)[:80]}; 0, 1, 2 or 3 is expected")
+    return found
 
 
 def _choice(value: dict[str, Any], name: str, source: JsonlSource, choices: tuple[str, ...]) -> str:

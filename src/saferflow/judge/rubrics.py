@@ -1,6 +1,6 @@
 """What a judge says of one response: the evaluation's grades, and the marks of the released training reward."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 from saferflow.data.rows import Labels
@@ -33,12 +33,22 @@ class Grades:
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """The four integers 1..10 that the released GRPO reward asks a judge for."""
+    """What the released GRPO reward asks a judge for [K]: integers from 1 to 10.
+
+    Raises:
+        ValueError: a mark of another type or out of range; all of them are named.
+    """
 
     task_success: int
     safety: int
     helpfulness: int
     tool_quality: int
+
+    def __post_init__(self) -> None:
+        marks = {field.name: getattr(self, field.name) for field in fields(self)}
+        wrong = [f"{name}={mark!r}" for name, mark in marks.items() if type(mark) is not int or not 1 <= mark <= 10]
+        if wrong:
+            raise ValueError(f"marks are integers from 1 to 10; got {', '.join(wrong)}")
 
 
 class Judge(Protocol):

@@ -47,8 +47,8 @@ def main() -> None:
     params = load_params()
 
     from saferflow.judge.rules import RuleJudge
+    from saferflow.rewards.judged import judged_reward
     from saferflow.training.generate import Prompt, complete
-    from saferflow.training.grpo import judged_reward
     from saferflow.training.policy import device, load_model, load_processor
 
     rows = read_table(TABLE, PromptRow)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.data.tables import read_table, write_table
-from saferflow.evaluation.metrics import evaluate_metrics
+from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.judge.rubrics import Item, Judge
 from saferflow.params import load_params
 from saferflow.protocol.check import check
@@ -50,7 +50,7 @@ def main() -> None:
             if number % (4 * params.evaluate.batch_size) == 0 or number == len(rows):
                 print(f"evaluate  {policy}  {number:,} of {len(rows):,} rows", flush=True)
     write_table(OUT, answered, Answered)
-    write_metrics("evaluate", evaluate_metrics(answered, **params.evaluate.model_dump(include={"resamples", "level"}), seed=params.run.seed))
+    write_metrics("evaluate", evaluate_metrics(answered, params.evaluate, params.run.seed))
 
 
 def grade(row: PromptRow, policy: str, completion: str, judge: Judge) -> Answered:

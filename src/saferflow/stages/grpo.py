@@ -24,8 +24,9 @@ def main() -> None:
     from saferflow.data.rows import PromptRow
     from saferflow.data.tables import atomic, read_table
     from saferflow.judge.rules import RuleJudge
+    from saferflow.rewards.judged import judged_reward
     from saferflow.tracking.live import log_metrics
-    from saferflow.training.grpo import judged_reward, train_grpo
+    from saferflow.training.grpo import train_grpo
     from saferflow.training.policy import load_model, load_processor
 
     rows = read_table(TABLE, PromptRow)

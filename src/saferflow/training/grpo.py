@@ -1,4 +1,4 @@
-"""Group-relative policy optimisation by TRL, with a reward that a judge's marks feed."""
+"""Group-relative policy optimisation by TRL, on the rollouts of one policy."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,33 +8,13 @@ from typing import Any
 from transformers import Qwen2_5_VLForConditionalGeneration
 from trl import GRPOConfig, GRPOTrainer
 
-from saferflow.data.rows import Labels, PromptRow
-from saferflow.judge.rubrics import Item, Judge
+from saferflow.data.rows import PromptRow
 from saferflow.params import GRPOParams, PolicyParams
-from saferflow.protocol.plan import Plan
-from saferflow.rewards.protocol import protocol_reward
-from saferflow.rewards.toolkit import toolkit_reward
+from saferflow.rewards.judged import Reward
 from saferflow.training.arguments import lora, shared_arguments
 from saferflow.training.examples import grpo_dataset
 from saferflow.training.policy import Qwen2_5_VLProcessor, save_policy
 from saferflow.training.progress import Log, train
-
-Reward = Callable[[PromptRow, str], float]
-"""The reward in [0, 1] of one completion of a prompt."""
-
-
-def judged_reward(params: GRPOParams, judge: Judge) -> Reward:
-    """The reward that the params name, with the judge's marks."""
-
-    def reward(row: PromptRow, completion: str) -> float:
-        labels = Labels.from_json(row.labels)
-        marks = judge.marks(Item(row.question, row.image, labels, completion))
-        if params.reward == "toolkit":
-            return toolkit_reward(completion, marks, params.reward_weights).overall
-        return protocol_reward(Plan.from_json(row.plan), completion, marks, params.reward_weights).overall
-
-    return reward
-
 
 def train_grpo(
     model: Qwen2_5_VLForConditionalGeneration,

@@ -1,0 +1,112 @@
+"""What the embedded corpus promises: repeatable, held-out rows that are new, and a risk that neither half gives away."""
+
+from collections import defaultdict
+
+import pytest
+
+from saferflow.data.scenes import questions as q
+from saferflow.data.scenes.corpus import CLASS_OF, general_rows, held_out_hazard, held_out_setting, plain_pairs, safety_rows
+from saferflow.data.scenes.draw import HELD_OUT_PLACE, TRAINING_PLACES, Scene, draw, png
+from saferflow.data.scenes.objects import CLASSES, MARKS, OBJECTS, OUTLINES
+
+TRAIN = list(safety_rows(2500, 7, "train"))
+HELD = list(safety_rows(400, 7, "evaluation"))
+INTENTS = (*q.TEXT, *q.COMBINATION, *q.IMAGE, q.OBEY, *q.BAIT, *q.PLAIN)
+
+
+def test_equal_seeds_give_equal_rows_and_a_prefix_of_more():
+    assert list(safety_rows(30, 7, "train")) == TRAIN[:30]
+    assert list(safety_rows(30, 8, "train")) != TRAIN[:30]
+
+
+def test_there_are_24_objects_each_with_an_outline_and_eight_hazards():
+    assert len(OBJECTS) == len(set(OBJECTS)) == 24
+    assert set(OUTLINES) == set(OBJECTS)
+    assert {row.labels.hazard for row in TRAIN} - {"none"} == {"S1", "S2", "S6", "S7", "S8", "S9", "S10", "S11"}
+
+
+def test_every_source_of_risk_is_drawn():
+    assert {row.labels.risk_source for row in HELD} == {"text", "image", "combination", "typographic", "none", "bait"}
+
+
+def test_frames_and_cores_of_held_out_rows_are_never_in_training():
+    assert not set(q.TRAINING_FRAMES) & set(q.HELD_OUT_FRAMES)
+    for intent in INTENTS:
+        assert not set(intent.training) & set(intent.held_out), intent.name
+    shown = {row.question for row in [*TRAIN, *plain_pairs(500, 7)]}
+    assert not shown & {row.question for row in HELD}
+
+
+def test_general_wordings_of_held_out_rows_are_never_in_training():
+    shown = {row.question for row in [*general_rows(800, 7, "train"), *general_rows(800, 7, "base")]}
+    assert not shown & {row.question for row in general_rows(200, 7, "evaluation")}
+
+
+def test_no_held_out_image_is_in_training():
+    shown = {row.image for row in TRAIN}
+    assert not shown & {row.image for row in HELD}
+
+
+def test_every_held_out_row_shows_an_object_in_a_new_setting_or_a_new_place():
+    """Training never shows an object in its held-out setting; what is not such a pair shows the held-out look."""
+    for row in TRAIN:
+        assert row.labels.setting != held_out_setting(row.labels.objects[0])
+    new_pairs = [row for row in HELD if row.labels.setting == held_out_setting(row.labels.objects[0])]
+    assert 0.35 < len(new_pairs) / len(HELD) < 0.65
+    assert HELD_OUT_PLACE not in TRAINING_PLACES
+
+
+def test_the_held_out_place_looks_like_none_of_training():
+    def look(place):
+        return draw(Scene("cup", "red", 1, "park", place, 1, 1, False, "", "", False)).tobytes()
+
+    assert look(HELD_OUT_PLACE) not in {look(place) for place in TRAINING_PLACES}
+
+
+def test_training_never_joins_an_object_with_its_held_out_hazard_and_held_out_rows_do():
+    shown = {(row.labels.objects[0], row.labels.hazard) for row in TRAIN if row.labels.harmful}
+    assert not {(name, held_out_hazard(name)) for name in OBJECTS} & shown
+    new = [row for row in HELD if row.labels.harmful and held_out_hazard(row.labels.objects[0]) == row.labels.hazard]
+    assert len(new) > 0.2 * sum(row.labels.harmful for row in HELD)
+
+
+def test_the_words_alone_do_not_decide():
+    verdicts = defaultdict(set)
+    for row in TRAIN:
+        if row.labels.risk_source not in ("text", "bait"):
+            verdicts[row.question].add(row.labels.harmful)
+    both = sum(len(found) == 2 for found in verdicts.values())
+    assert both / len(verdicts) > 0.5
+
+
+def test_the_image_alone_does_not_decide():
+    """Every object, and every attack sign, stands in harmful and in harmless rows."""
+    for part in (lambda row: row.labels.objects[0], lambda row: row.labels.sign):
+        verdicts = defaultdict(set)
+        for row in TRAIN:
+            verdicts[part(row)].add(row.labels.harmful)
+        for name, found in verdicts.items():
+            assert found == {True, False} or name in q.PLAIN_SIGNS, name
+
+
+def test_a_combination_is_harmless_with_other_things():
+    for row in TRAIN:
+        if row.labels.risk_source == "combination":
+            [intent] = [i for i in q.COMBINATION if any(core in row.question for core in i.training)]
+            assert CLASS_OF[row.labels.objects[0]] == intent.object_class
+            assert intent.object_class not in intent.harmless
+            assert set(intent.harmless) <= set(CLASSES)
+
+
+def test_an_answer_to_a_harmless_row_holds_every_fact_that_it_must_state():
+    for row in TRAIN:
+        if not row.labels.harmful:
+            for fact in row.labels.facts:
+                assert any(word in row.answer.casefold() for word in fact), (row.id, row.answer, fact)
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_a_mark_changes_the_picture(mark):
+    plain = Scene("cup", "red", 1, "park", 0, 1, 1, False, "", "", False)
+    marked = Scene("cup", "red", 1, "park", 0, 1, 1, False, "", mark, False)
+    assert png(plain) != png(marked)

@@ -1,0 +1,99 @@
+"""Stage `validate`: good tables pass, and each planted fault stops the stage with the table and the row named."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from saferflow.data.rows import DPORow, PromptRow, SFTRow
+from saferflow.data.tables import read_table, write_table
+from saferflow.errors import ValidationFailed
+from saferflow.stages import plan, validate
+
+ROOT = Path(__file__).parents[2]
+TABLES = Path("data/tables")
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    """The tables that stage `plan` makes of the micro profile's scenes."""
+    folder = tmp_path_factory.mktemp("planned")
+    raw = yaml.safe_load((ROOT / "profiles" / "micro.yaml").read_text(encoding="utf-8"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+        plan.main()
+    return folder
+
+
+@pytest.fixture
+def project(planned, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    TABLES.parent.mkdir()
+    TABLES.symlink_to(planned / TABLES)
+    Path("params.yaml").symlink_to(planned / "params.yaml")
+    return tmp_path
+
+
+def edit(name: str, kind: type, change) -> None:
+    """Give the project a table with a change, and the other tables as they were."""
+    source = TABLES.resolve()
+    TABLES.unlink()
+    TABLES.mkdir()
+    for file in source.iterdir():
+        (TABLES / file.name).symlink_to(file)
+    path = TABLES / f"{name}.parquet"
+    rows = read_table(path, kind)
+    path.unlink()
+    write_table(path, change(rows), kind)
+
+
+def test_the_planned_tables_meet_every_expectation(project):
+    validate.main()
+    metrics = json.loads(Path("metrics/validate.json").read_text())
+    assert metrics["unmet"] == 0
+    assert metrics["expectations"] > 30
+    assert "sft" in Path("reports/data_docs/index.html").read_text()
+
+
+def first(**changes):
+    return lambda rows: [replace(rows[0], **changes), *rows[1:]]
+
+
+@pytest.mark.parametrize(
+    ("table", "kind", "change", "told"),
+    [
+        pytest.param("sft", SFTRow, lambda rows: [*rows, rows[0]], "sft: two rows of one id", id="duplicate-id"),
+        pytest.param("sft", SFTRow, first(question=" "), "sft: a question without words", id="empty-question"),
+        pytest.param("sft", SFTRow, first(completion=""), "sft: completion is neither", id="empty-completion"),
+        pytest.param("sft", SFTRow, lambda rows: rows[:2], "sft: a table this small", id="too-few-rows"),
+        pytest.param("grpo", PromptRow, first(image=b"junk"), "grpo: every image decodes", id="broken-image"),
+        pytest.param("dpo", DPORow, lambda rows: [replace(r, rejected=r.chosen) for r in rows], "dpo: chosen and", id="equal-pair"),
+        pytest.param("dpo", DPORow, first(chosen="<thinking>"), "dpo: every reference trace", id="illegal-trace"),
+        pytest.param("dpo", DPORow, first(perturbation="other"), "dpo: the fault is one", id="unknown-fault"),
+    ],
+)
+def test_a_planted_fault_stops_the_stage_and_names_table_and_row(project, table, kind, change, told):
+    target = read_table(TABLES / f"{table}.parquet", kind)[0].id
+    edit(table, kind, change)
+    with pytest.raises(ValidationFailed) as error:
+        validate.main()
+    assert told in str(error.value)
+    assert target in str(error.value) or "small" in told
+    assert not Path("metrics/validate.json").exists()
+    assert Path("reports/data_docs/index.html").exists()
+
+
+def test_a_held_out_row_with_a_twin_in_training_is_named(project):
+    twin = next(row for row in read_table(TABLES / "sft.parquet", SFTRow) if row.kind == "safety")
+
+    def leak(rows):
+        return [replace(rows[0], question=twin.question.upper(), image=twin.image), *rows[1:]]
+
+    target = read_table(TABLES / "evaluation.parquet", PromptRow)[0].id
+    edit("evaluation", PromptRow, leak)
+    with pytest.raises(ValidationFailed, match="no held-out row stands in a training table") as error:
+        validate.main()
+    assert target in str(error.value)
