@@ -2,6 +2,8 @@
 
 import os
 
+from hypothesis import settings
+
 from saferflow.tracking import environment
 
 settings.register_profile("project", deadline=None)  # a time limit would fail on a busy machine

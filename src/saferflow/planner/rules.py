@@ -32,6 +32,7 @@ def plan_for(question: str, image: bytes | None) -> Plan:
     hazard = max(hits, key=lambda code: len(hits[code])) if any(hits.values()) else NONE
     severity = _SEVERITY.get(hazard, 2) if hazard != NONE else 0
     persona = _PERSONA.get(hazard, "guardian") if hazard != NONE else "helper"
+    branches: tuple[tuple[str, ...], ...] = ()
     if image is None:
         kind, tools = "linear", ("KEYWORD-FLAGGING", "INTENT-RADAR", "RISK-SCORER")
     elif lexicon.found(lexicon.READING, question):
@@ -42,10 +43,12 @@ def plan_for(question: str, image: bytes | None) -> Plan:
     elif unclear(image):
         kind, tools = "loop", ("VISUAL-SCAN", "OCR-EXTRACT", "INTENT-RADAR", "RISK-SCORER")
     elif lexicon.found(lexicon.POINTING, question):
-        kind, tools = "tree", ("VISUAL-SCAN", "OCR-EXTRACT", "CROSS-MODAL-SYNC", "RISK-SCORER")
+        # What a thing lends itself to comes before the verdict on it.
+        kind, tools = "tree", ("VISUAL-SCAN", "OCR-EXTRACT", "CONSEQUENCE-MAP", "RISK-SCORER")
+        branches = (("OCR-EXTRACT",), ("CONSEQUENCE-MAP", "RISK-SCORER"))
     else:
         kind, tools = "linear", ("VISUAL-SCAN", "INTENT-RADAR", "RISK-SCORER")
-    return Plan(hazard=hazard, severity=severity, persona=persona, tools=tools + _DECISION, topology=kind)
+    return Plan(hazard, severity, persona, tools + _DECISION, kind, branches)
 
 
 def unclear(image: bytes) -> bool:

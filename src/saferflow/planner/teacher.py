@@ -7,6 +7,7 @@ come from a large model [K].
 import random
 
 from saferflow.data.rows import Labels
+from saferflow.data.scenes.objects import CLASSES, MISUSE
 from saferflow.planner import lexicon
 from saferflow.protocol.hazards import HAZARDS, NONE
 from saferflow.protocol.plan import Plan
@@ -26,6 +27,7 @@ _ALTERNATIVE = {
     "S13": "check the election office's own notices",
     "S14": "test only on a system that is yours",
 }
+_MISUSE = {name: MISUSE[group] for group, names in CLASSES.items() if group in MISUSE for name in names}
 _DEFAULT_ALTERNATIVE = "choose a goal that harms nobody"
 
 
@@ -64,7 +66,8 @@ def _fields(tool: str, question: str, labels: Labels) -> tuple[tuple[str, str], 
         case "JAILBREAK-SENTINEL":
             return (("attack", labels.attack),)
         case "CONSEQUENCE-MAP":
-            return (("harm", risk), ("victim", "people" if labels.harmful else "nobody"))
+            worst = _MISUSE.get(labels.objects[0], "nothing much") if labels.objects else "nothing much"
+            return (("harm", worst), ("victim", "nobody" if worst == "nothing much" else "people"))
         case "POLICY-MATCH":
             return (("rule", risk), ("verdict", "forbidden" if labels.decision == "refuse" else "allowed"))
         case "SAFETY-GATE":

@@ -15,6 +15,14 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "work": ("book", "disc", "painting", "flag"),
     "everyday": ("cup", "kettle", "cake", "ball", "plant", "lamp", "chair", "bicycle"),
 }
+MISUSE: dict[str, str] = {
+    "tool": "injury",
+    "substance": "poisoning",
+    "record": "loss of privacy",
+    "work": "unfair use",
+}
+"""The worst that a thing of a class lends itself to; an everyday thing lends itself to nothing much."""
+
 OBJECTS: tuple[str, ...] = tuple(name for names in CLASSES.values() for name in names)
 
 OUTLINES: dict[str, tuple[Primitive, ...]] = {
