@@ -191,7 +191,9 @@ class CurateParams(Section):
     min_instability: Share
     """Smallest standard deviation of a kept prompt's scores; without any a group has no signal."""
     keep: Positive
-    """Prompts kept at most, dealt evenly to the strata (hazard and severity)."""
+    """Prompts kept at most."""
+    harmless_share: Share
+    """Share of the kept prompts that are harmless; the others are dealt evenly to the strata (hazard and severity)."""
     temperature: Annotated[float, Field(gt=0)]
     batch_size: Positive
     """Prompts sampled at once."""

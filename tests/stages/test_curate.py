@@ -13,7 +13,7 @@ def prompt(name: str, rewards: tuple[float, ...], hazard: str = "none", severity
 
 
 def params(**changes) -> CurateParams:
-    values = {"samples": 2, "quality": (0.2, 0.8), "min_instability": 0.02, "keep": 10, "temperature": 1, "batch_size": 1}
+    values = {"samples": 2, "quality": (0.2, 0.8), "min_instability": 0.02, "keep": 10, "harmless_share": 0.5, "temperature": 1, "batch_size": 1}
     return CurateParams(**(values | changes))
 
 
@@ -37,12 +37,20 @@ def test_the_box_keeps_moderate_quality_with_spread(rewards, kept):
 
 def test_the_most_unstable_come_first():
     scored = [prompt("calm", (0.4, 0.6)), prompt("wild", (0.0, 1.0))]  # standard deviations 0.1 and 0.5
-    assert names(box(scored, params(keep=1))) == ["wild"]
+    assert names(box(scored, params(keep=2))) == ["wild"]  # half of two places are for harmless prompts
 
 
-def test_places_are_dealt_to_every_stratum_before_any_gets_a_second():
-    many = [prompt(f"none-{number}", (0.0, 1.0)) for number in range(5)]
-    scored = [*many, prompt("s1", (0.4, 0.6), "S1", 3), prompt("s7", (0.45, 0.55), "S7", 2)]
-    kept = names(box(scored, params(keep=4)))
-    assert {"s1", "s7"} < set(kept)
-    assert len(kept) == 4
+def test_harmful_places_are_dealt_to_every_stratum_before_any_gets_a_second():
+    many = [prompt(f"s1-{number}", (0.0, 1.0), "S1", 3) for number in range(5)]
+    scored = [*many, prompt("s2", (0.4, 0.6), "S2", 2), prompt("s7", (0.45, 0.55), "S7", 2)]
+    kept = names(box(scored, params(keep=6, harmless_share=0.5)))
+    assert {"s2", "s7"} < set(kept)
+
+
+def test_harmless_prompts_keep_their_share_however_many_hazards_there_are():
+    """One stratum of nine would leave them a ninth, and the policy would learn to refuse."""
+    harmless = [prompt(f"none-{number}", (0.0, 1.0)) for number in range(9)]
+    harmful = [prompt(f"s{number}", (0.0, 1.0), f"S{number}", 2) for number in range(1, 9)]
+    kept = names(box([*harmless, *harmful], params(keep=8, harmless_share=0.5)))
+    assert sum(name.startswith("none") for name in kept) == 4
+    assert len(kept) == 8

@@ -14,6 +14,7 @@ from saferflow.data.rows import Labels, PromptRow
 from saferflow.data.tables import read_table, write_table
 from saferflow.errors import DataError
 from saferflow.params import CurateParams, load_params
+from saferflow.protocol.hazards import NONE
 from saferflow.stages.entry import run_stage
 from saferflow.stages.metrics import write_metrics
 
@@ -82,19 +83,28 @@ def main() -> None:
 
 
 def box(scored: list[Scored], params: CurateParams) -> list[Scored]:
-    """The prompts inside the box, the most unstable first, dealt evenly to the strata up to `keep`."""
+    """The prompts inside the box, the most unstable first.
+
+    `harmless_share` of the places go to harmless prompts: dealt by hazard alone they would be one stratum of many, and
+    the policy would learn to refuse. The others are dealt evenly to the strata of hazard and severity.
+    """
     low, high = params.quality
+    inside = [
+        item
+        for item in sorted(scored, key=lambda item: (-item.instability, item.row.id))
+        if low <= item.quality <= high and item.instability >= params.min_instability
+    ]
+    harmless = [item for item in inside if item.stratum[0] == NONE][: round(params.keep * params.harmless_share)]
     strata: dict[tuple[str, int], list[Scored]] = defaultdict(list)
-    for item in sorted(scored, key=lambda item: (-item.instability, item.row.id)):
-        if low <= item.quality <= high and item.instability >= params.min_instability:
+    for item in inside:
+        if item.stratum[0] != NONE:
             strata[item.stratum].append(item)
-    kept: list[Scored] = []
+    harmful: list[Scored] = []
     depth = 0
-    while len(kept) < params.keep and any(len(stratum) > depth for stratum in strata.values()):
-        layer = [strata[key][depth] for key in sorted(strata) if len(strata[key]) > depth]
-        kept += layer[: params.keep - len(kept)]
+    while len(harmful) < params.keep - len(harmless) and any(len(stratum) > depth for stratum in strata.values()):
+        harmful += [strata[key][depth] for key in sorted(strata) if len(strata[key]) > depth]
         depth += 1
-    return sorted(kept, key=lambda item: item.row.id)
+    return sorted([*harmless, *harmful[: params.keep - len(harmless)]], key=lambda item: item.row.id)
 
 
 def summary(scored: list[Scored], kept: list[Scored]) -> dict[str, float]:

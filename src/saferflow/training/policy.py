@@ -37,6 +37,8 @@ class Qwen2_5_VLProcessor(transformers.Qwen2_5_VLProcessor):
 
 def source(folder: Path) -> str:
     """Where a policy's files are: the folder itself, or the checkpoint that it points to."""
+    if not folder.is_dir():
+        raise PolicyError(f"{folder}: no such folder; run `saferflow run` to make the policy")
     pointer = folder / POINTER
     return pointer.read_text(encoding="utf-8").strip() if pointer.exists() else str(folder)
 
