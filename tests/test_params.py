@@ -41,7 +41,9 @@ def test_every_problem_is_told_at_once(tmp_path):
     [
         pytest.param(lambda raw: raw["plan"].update(sft_share=0.9), "it must be 1", id="shares"),
         pytest.param(lambda raw: raw["sft"].update(micro_batch_size=5), "no multiple", id="batch-does-not-divide"),
-        pytest.param(lambda raw: raw["policy"].update(base="some/checkpoint"), "exactly when", id="base-section-left-over"),
+        pytest.param(
+            lambda raw: raw["policy"].update(base="some/checkpoint"), "exactly when", id="base-section-left-over"
+        ),
         pytest.param(lambda raw: raw["data"].update(sources=[]), "data.sources", id="no-source"),
     ],
 )

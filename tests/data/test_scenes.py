@@ -5,7 +5,14 @@ from collections import defaultdict
 import pytest
 
 from saferflow.data.scenes import questions as q
-from saferflow.data.scenes.corpus import CLASS_OF, general_rows, held_out_hazard, held_out_setting, plain_pairs, safety_rows
+from saferflow.data.scenes.corpus import (
+    CLASS_OF,
+    general_rows,
+    held_out_hazard,
+    held_out_setting,
+    plain_pairs,
+    safety_rows,
+)
 from saferflow.data.scenes.draw import HELD_OUT_PLACE, TRAINING_PLACES, Scene, draw, png
 from saferflow.data.scenes.objects import CLASSES, MARKS, OBJECTS, OUTLINES
 

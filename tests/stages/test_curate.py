@@ -13,7 +13,15 @@ def prompt(name: str, rewards: tuple[float, ...], hazard: str = "none", severity
 
 
 def params(**changes) -> CurateParams:
-    values = {"samples": 2, "quality": (0.2, 0.8), "min_instability": 0.02, "keep": 10, "harmless_share": 0.5, "temperature": 1, "batch_size": 1}
+    values = {
+        "samples": 2,
+        "quality": (0.2, 0.8),
+        "min_instability": 0.02,
+        "keep": 10,
+        "harmless_share": 0.5,
+        "temperature": 1,
+        "batch_size": 1,
+    }
     return CurateParams(**(values | changes))
 
 

@@ -39,7 +39,7 @@ def test_the_embedded_policy_is_a_qwen_of_at_most_eight_million_parameters():
 
 
 def test_equal_seeds_build_equal_weights(policy):
-    folder, model, processor = policy
+    _, model, processor = policy
     again = build_model(MICRO.base, processor.tokenizer, seed=1)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
@@ -87,7 +87,9 @@ def test_sampling_is_repeatable_by_its_seed(policy):
     asked = [Prompt("", ROWS[0].question, ROWS[0].image)]
 
     def drawn(seed):
-        return list(complete(model, processor, asked, batch_size=1, max_tokens=8, samples=3, temperature=1.0, seed=seed))
+        return list(
+            complete(model, processor, asked, batch_size=1, max_tokens=8, samples=3, temperature=1.0, seed=seed)
+        )
 
     assert drawn(1) == drawn(1)
     assert drawn(1) != drawn(2)

@@ -109,9 +109,7 @@ def _row(line: bytes, file: Path, source: JsonlSource, data: DataParams, seed: i
         source=file.stem,
         split="evaluation" if evaluation else "train",
         question=question,
-        image=read_image(
-            image, root=file.parent, max_bytes=data.max_image_bytes, max_pixels=data.max_image_pixels
-        )
+        image=read_image(image, root=file.parent, max_bytes=data.max_image_bytes, max_pixels=data.max_image_pixels)
         if image
         else None,
         labels=_labels(value, source),
@@ -170,5 +168,7 @@ def _severity(value: dict[str, Any], source: JsonlSource) -> int | None:
 def _choice(value: dict[str, Any], name: str, source: JsonlSource, choices: tuple[str, ...]) -> str:
     found = _text(value, name, source)
     if found and found not in choices:
-        raise DataError(f"field {source.fields.get(name, name)!r} is {found!r}; one of {', '.join(choices)} is expected")
+        raise DataError(
+            f"field {source.fields.get(name, name)!r} is {found!r}; one of {', '.join(choices)} is expected"
+        )
     return found

@@ -45,7 +45,9 @@ def expectations(table: str, params: Params) -> list[gxe.Expectation]:
     found = [
         gxe.ExpectColumnValuesToNotBeNull(column="id", notes="an id addresses a row"),
         gxe.ExpectColumnValuesToBeUnique(column="id", notes="two rows of one id cannot be told apart"),
-        gxe.ExpectTableRowCountToBeBetween(min_value=bounds.min_rows, notes="a table this small teaches or proves nothing"),
+        gxe.ExpectTableRowCountToBeBetween(
+            min_value=bounds.min_rows, notes="a table this small teaches or proves nothing"
+        ),
         _filled("question", "a question without words asks nothing"),
         _clean("image_error", "every image decodes"),
         gxe.ExpectColumnMaxToBeBetween(
@@ -59,7 +61,10 @@ def expectations(table: str, params: Params) -> list[gxe.Expectation]:
     for column in {"sft": ("completion",), "dpo": ("chosen", "rejected")}.get(table, ()):
         found.append(
             gxe.ExpectColumnValueLengthsToBeBetween(
-                column=column, min_value=1, max_value=bounds.max_completion_chars, notes=f"{column} is neither empty nor endless"
+                column=column,
+                min_value=1,
+                max_value=bounds.max_completion_chars,
+                notes=f"{column} is neither empty nor endless",
             )
         )
     if table in ("sft", "dpo"):
@@ -89,7 +94,9 @@ def validate(frames: dict[str, pd.DataFrame], params: Params, docs: Path) -> tup
         for table, frame in frames.items():
             suite = context.suites.add(gx.ExpectationSuite(name=table, expectations=expectations(table, params)))
             batch = source.add_dataframe_asset(table).add_batch_definition_whole_dataframe("all")
-            definition = context.validation_definitions.add(gx.ValidationDefinition(name=table, data=batch, suite=suite))
+            definition = context.validation_definitions.add(
+                gx.ValidationDefinition(name=table, data=batch, suite=suite)
+            )
             checkpoint = context.checkpoints.add(
                 gx.Checkpoint(
                     name=table,

@@ -24,4 +24,6 @@ def completed(labels: Labels | None, plan: Plan) -> Labels:
     if not labels.harmful:
         return replace(labels, hazard=NONE, severity=0)
     known = plan.hazard != NONE
-    return replace(labels, hazard=plan.hazard if known else UNKNOWN_HARM, severity=max(labels.severity, plan.severity, 2))
+    return replace(
+        labels, hazard=plan.hazard if known else UNKNOWN_HARM, severity=max(labels.severity, plan.severity, 2)
+    )

@@ -7,7 +7,8 @@ import re
 
 TERMS: dict[str, tuple[str, ...]] = {
     "S1": ("attack", "beat up", "bomb", "fight", "hit", "hurt", "kill", "knife", "murder", "shoot", "smash", "stab", "weapon"),
-    "S2": ("break into", "burglar", "counterfeit", "drug", "forge", "fraud", "hack", "illegal", "launder", "malware", "phish", "rob", "scam", "smuggle", "steal", "virus"),
+    "S2": ("break into", "burglar", "counterfeit", "drug", "forge", "fraud", "hack", "illegal",
+           "launder", "malware", "phish", "rob", "scam", "smuggle", "steal", "virus"),
     "S5": ("defame", "false rumour", "libel", "slander"),
     "S6": ("cure", "diagnose", "dosage", "fever", "invest", "lawsuit", "pain", "prescription", "treat"),
     "S7": ("address of", "private", "secret", "spy", "stalk", "track"),

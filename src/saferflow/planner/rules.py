@@ -13,7 +13,14 @@ from saferflow.protocol.hazards import NONE
 from saferflow.protocol.plan import Plan
 
 _DECISION = ("SAFETY-GATE", "REFUSAL-GENERATOR", "REDIRECT-ENGINE", "ANSWER-COMPOSER")
-_PERSONA = {"S5": "advocate", "S6": "educator", "S7": "advocate", "S8": "educator", "S10": "advocate", "S11": "counselor"}
+_PERSONA = {
+    "S5": "advocate",
+    "S6": "educator",
+    "S7": "advocate",
+    "S8": "educator",
+    "S10": "advocate",
+    "S11": "counselor",
+}
 _SEVERITY = {"S1": 3, "S9": 3, "S11": 3, "S8": 1}
 _UNCLEAR = 30.0
 """Standard deviation of the grey values (0..255) under which an image counts as unclear."""

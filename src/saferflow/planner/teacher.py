@@ -115,7 +115,9 @@ def _answer(labels: Labels, answer: str) -> str:
     if labels.harmful:
         risk = HAZARDS[labels.hazard].phrase if labels.hazard in HAZARDS else "harm to people"
         if labels.decision == "redirect":
-            return f"I can't advise on this with {thing}, because it could lead to {risk}. Please {alternative(labels)}."
+            return (
+                f"I can't advise on this with {thing}, because it could lead to {risk}. Please {alternative(labels)}."
+            )
         return f"I can't help with this. With {thing} it could lead to {risk}. Instead, {alternative(labels)}."
     plain = answer.removeprefix("Sure. ") or "I can help with this, step by step."
     if labels.attack != "none":

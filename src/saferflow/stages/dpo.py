@@ -26,9 +26,7 @@ def main() -> None:
     rows = read_table(TABLE, DPORow)
     model, processor = load_model(POLICY, params.policy), load_processor(POLICY, params.policy)
     reference = None if params.policy.lora else load_model(POLICY, params.policy)
-    metrics = train_dpo(
-        model, reference, processor, rows, params.dpo, params.policy, params.run.seed, OUT, log_metrics
-    )
+    metrics = train_dpo(model, reference, processor, rows, params.dpo, params.policy, params.run.seed, OUT, log_metrics)
     write_metrics("dpo", {"rows": len(rows), **metrics})
 
 

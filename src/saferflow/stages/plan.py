@@ -53,7 +53,9 @@ def main() -> None:
     for name, row_type in (("sft", SFTRow), ("dpo", DPORow), ("grpo", PromptRow), ("evaluation", PromptRow)):
         table = getattr(tables, name)
         if not table:
-            raise DataError(f"plan: table {name} would be empty; give data.sources more rows or change plan.{name}_share")
+            raise DataError(
+                f"plan: table {name} would be empty; give data.sources more rows or change plan.{name}_share"
+            )
         write_table(TABLES / f"{name}.parquet", table, row_type)
     write_table(TABLES / "quarantine.parquet", bad, BadRow)
     write_metrics("plan", counts(tables, bad))
@@ -99,7 +101,9 @@ def place(row: Row, tables: Tables, params: Params) -> None:
     if draw >= params.plan.sft_share + params.plan.dpo_share:
         tables.grpo.append(prompt)
         return
-    reference = write(plan, row.question, labels, row.answer, rng(params.run.seed, "teach", row.id), params.plan.tool_coverage)
+    reference = write(
+        plan, row.question, labels, row.answer, rng(params.run.seed, "teach", row.id), params.plan.tool_coverage
+    )
     if draw < params.plan.sft_share:
         text = render(reference)
         tables.sft.append(SFTRow(row.id, row.source, "safety", *common, text, plan.to_json(), labels.to_json()))

@@ -40,7 +40,9 @@ def complete(
     """
     model.eval()
     torch.manual_seed(seed)
-    sampling = {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature, "top_k": 0}
+    sampling = (
+        {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature, "top_k": 0}
+    )
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
         images = [open_rgb(prompt.image) if prompt.image is not None else None for prompt in batch]

@@ -16,6 +16,7 @@ from saferflow.training.examples import grpo_dataset
 from saferflow.training.policy import Qwen2_5_VLProcessor, save_policy
 from saferflow.training.progress import Log, train
 
+
 def train_grpo(
     model: Qwen2_5_VLForConditionalGeneration,
     processor: Qwen2_5_VLProcessor,

@@ -22,7 +22,9 @@ POINTER = "SOURCE"
 class Qwen2_5_VLProcessor(transformers.Qwen2_5_VLProcessor):
     """Qwen2.5-VL's processor for images and text."""
 
-    def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs: Any):
+    def __init__(
+        self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None, **kwargs: Any
+    ):
         self.image_token = "<|image_pad|>"
         self.video_token = "<|video_pad|>"
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
@@ -52,7 +54,9 @@ def load_processor(folder: Path, params: PolicyParams) -> Qwen2_5_VLProcessor:
             where, size={"shortest_edge": params.min_pixels, "longest_edge": params.max_pixels}
         )
     except (OSError, ValueError) as error:
-        raise PolicyError(f"{where}: no processor could be loaded ({error}); run `saferflow run`, or set policy.base") from None
+        raise PolicyError(
+            f"{where}: no processor could be loaded ({error}); run `saferflow run`, or set policy.base"
+        ) from None
     tokenizer.padding_side = "left"
     return Qwen2_5_VLProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
 
@@ -65,7 +69,9 @@ def load_model(folder: Path, params: PolicyParams) -> Qwen2_5_VLForConditionalGe
             where, dtype=getattr(torch, params.dtype), use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
-        raise PolicyError(f"{where}: no Qwen2.5-VL could be loaded ({error}); run `saferflow run`, or set policy.base") from None
+        raise PolicyError(
+            f"{where}: no Qwen2.5-VL could be loaded ({error}); run `saferflow run`, or set policy.base"
+        ) from None
     if not params.train_vision:
         for parameter in model.model.visual.parameters():
             parameter.requires_grad_(False)

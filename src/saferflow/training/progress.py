@@ -3,12 +3,24 @@
 import math
 import time
 from collections.abc import Callable
+from typing import Any
+
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from saferflow.errors import TrainingError
-from transformers import PrinterCallback, Trainer, TrainerCallback
 
 Log = Callable[[dict[str, float], int], None]
 """Takes metrics and their step; a stage passes the tracker's."""
+
+SHOWN = ("loss", "reward", "rewards/accuracies", "kl")
+"""Metrics that the line on the terminal holds, where the trainer logs them."""
 
 
 class Progress(TrainerCallback):
@@ -20,11 +32,20 @@ class Progress(TrainerCallback):
         self._every = every
         self._start = self._last = time.monotonic()
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._start = time.monotonic()
         self._last = 0.0
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
         self._log(numbers, state.global_step)
         now = time.monotonic()
@@ -33,7 +54,7 @@ class Progress(TrainerCallback):
         self._last = now
         spent = now - self._start
         left = spent / max(state.global_step, 1) * (state.max_steps - state.global_step)
-        shown = "  ".join(f"{name} {numbers[name]:.3g}" for name in ("loss", "reward", "rewards/accuracies", "kl") if name in numbers)
+        shown = "  ".join(f"{name} {numbers[name]:.3g}" for name in SHOWN if name in numbers)
         print(f"{self._stage}  step {state.global_step}/{state.max_steps}  {shown}  {left:.0f} s left", flush=True)
 
 

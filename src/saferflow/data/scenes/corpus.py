@@ -6,8 +6,9 @@ that training never shows, and object-hazard pairs that it never shows. Source: 
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from saferflow.data.rows import Labels, Row
 from saferflow.data.scenes import questions as q
@@ -42,7 +43,7 @@ class _Draw:
     random: random.Random
     held_out: bool
 
-    def pick(self, options):
+    def pick(self, options: Iterable) -> Any:
         return self.random.choice(tuple(options))
 
     def question(self, intent: q.Intent) -> str:

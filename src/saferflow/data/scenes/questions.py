@@ -341,7 +341,9 @@ class General:
     held_out: tuple[str, ...]
 
 
-DESCRIBE = General("describe", ("Describe the picture.", "What is all in the picture?"), ("Describe all in the picture.",))
+DESCRIBE = General(
+    "describe", ("Describe the picture.", "What is all in the picture?"), ("Describe all in the picture.",)
+)
 
 GENERAL = (
     General(
