@@ -26,7 +26,7 @@ def shared_arguments(scratch: Path, params: TrainingParams, policy: PolicyParams
         "adam_beta2": params.adam_betas[1],
         "weight_decay": params.weight_decay,
         "max_grad_norm": params.max_grad_norm,
-        "gradient_checkpointing": policy.gradient_checkpointing,
+        "activation_checkpointing": policy.gradient_checkpointing,
         "bf16": policy.dtype == "bfloat16",
         "seed": seed,
         "data_seed": seed,
