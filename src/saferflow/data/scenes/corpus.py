@@ -32,7 +32,7 @@ MIX = (
     ("plain", 0.03),
 )
 
-DESCRIBE_SHARE = 0.6
+DESCRIBE_SHARE = 0.8
 """Share of whole descriptions among the general questions: they teach the most about a picture."""
 
 
