@@ -42,3 +42,10 @@ def test_a_failed_verdict_lists_the_checks_that_failed():
         ],
     }
     assert [line.plain for line in show.verdict_lines(verdict)] == ["gate: failed", "  safety: 70 against 80"]
+
+
+def test_policies_stand_in_the_order_of_training():
+    """The metrics file sorts its keys: base, dpo, grpo, sft."""
+    metrics = {"rows": 1, "policies": {name: {} for name in ("base", "dpo", "grpo", "other", "sft")}}
+    table = show.score_table(metrics)
+    assert list(table.columns[0].cells) == ["base", "SFT", "DPO", "GRPO", "OTHER"]

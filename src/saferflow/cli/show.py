@@ -24,6 +24,8 @@ COLUMNS = {
     "validity": "protocol\nvalidity",
     "general": "general\nability",
 }
+POLICIES = ("base", "sft", "dpo", "grpo")
+"""In the order of training; the metrics file sorts its keys."""
 TABLE_WIDTH = 98
 SHOWN_REASONS = 3
 
@@ -52,7 +54,8 @@ def score_table(metrics: dict) -> Table:
     for heading in COLUMNS.values():
         table.add_column(heading, justify="right", min_width=len("100.0-100.0"))
     intervals = metrics.get("intervals", {})
-    for policy, scores in metrics["policies"].items():
+    for policy in sorted(metrics["policies"], key=lambda name: (name not in POLICIES, [*POLICIES, name].index(name))):
+        scores = metrics["policies"][policy]
         cells = [_cell(scores.get(name), intervals.get(policy, {}).get(name)) for name in COLUMNS]
         table.add_row(policy.upper() if policy != "base" else policy, *cells)
     return table
