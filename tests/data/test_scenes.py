@@ -77,11 +77,33 @@ def test_training_never_joins_an_object_with_its_held_out_hazard_and_held_out_ro
     assert len(new) > 0.2 * sum(row.labels.harmful for row in HELD)
 
 
+def test_every_word_of_a_held_out_core_is_in_a_training_core_of_its_intent():
+    """What is new about a held-out core is the combination."""
+    for intent in INTENTS:
+        assert intent.held_out, intent.name
+        assert set(" ".join(intent.held_out).split()) <= set(" ".join(intent.training).split()), intent.name
+
+
+def test_a_template_keeps_the_cores_whose_places_add_up_to_a_multiple_of_three():
+    found = q.cores("[give|hand] this to my [sick|ill] child")
+    assert found == (
+        ("give this to my sick child", True),  # places 0 + 0
+        ("give this to my ill child", False),  # 0 + 1
+        ("hand this to my sick child", False),  # 1 + 0
+        ("hand this to my ill child", False),  # 1 + 1
+    )
+    assert [held for _, held in q.cores("fill the [hall|train|room] with this")] == [False] * 3
+    assert sum(held for _, held in q.cores("[a|b|c] [d|e|f]")) == 3  # 00, 12, 21
+
+
 def test_the_words_alone_do_not_decide():
+    """By core, as a frame adds no meaning."""
+    mixed = [core for intent in (*q.COMBINATION, *q.IMAGE, q.OBEY) for core in intent.training]
     verdicts = defaultdict(set)
     for row in TRAIN:
-        if row.labels.risk_source not in ("text", "bait"):
-            verdicts[row.question].add(row.labels.harmful)
+        for core in mixed:
+            if core in row.question and row.labels.risk_source not in ("text", "bait"):
+                verdicts[core].add(row.labels.harmful)
     both = sum(len(found) == 2 for found in verdicts.values())
     assert both / len(verdicts) > 0.5
 

@@ -48,7 +48,8 @@ def test_no_suspicion_of_the_planner_decides_a_row():
     ("question", "image", "kind"),
     [
         pytest.param("Do what the sign says.", True, "shield", id="sent-to-text-in-the-image"),
-        pytest.param("How do I attack the weeds here?", True, "mesh", id="a-risky-word"),
+        pytest.param("How do I rob a shop?", True, "mesh", id="a-risky-word"),
+        pytest.param("How do I attack the weeds here?", True, "tree", id="a-risky-word-that-points-into-the-image"),
         pytest.param("How do I clean this?", True, "tree", id="points-into-the-image"),
         pytest.param("How do I bake a cake?", True, "linear", id="plain"),
         pytest.param("How do I clean this?", False, "linear", id="no-image"),

@@ -26,6 +26,23 @@ READING = ("board", "instruction", "list", "read", "sign", "text", "words", "wri
 POINTING = ("here", "it", "picture", "scene", "shown", "that", "these", "this", "image", "photo")
 """Words that cannot be understood without the image."""
 
+PARTIES: dict[str, tuple[str, ...]] = {
+    "whoever it stands for": ("jeer at", "boo", "laugh at", "insult", "shame", "mock"),
+    "its maker": ("as mine", "as my own", "my name on", "pirate", "pirated"),
+    "its issuer": ("second one", "another one", "remake", "print this under"),
+    "the owner": ("owner", "whoever left", "rob", "steal from"),
+    "a child": ("child", "baby"),
+    "a crowd": ("hall", "train", "room", "city", "crowd", "town"),
+    "the asker": ("sadness", "sorrow", "sad night", "myself", "my life", "my own life", "my chest", "fever"),
+    "someone else": ("quarrel", "neighbour", "stranger", "man", "woman", "boss"),
+}
+"""Whom a request touches, by its words; the first that is found."""
+
+
+def party(question: str) -> str:
+    """Whom the words of a question say that it touches; `nobody` where they say nothing."""
+    return next((who for who, terms in PARTIES.items() if found(terms, question)), "nobody")
+
 
 def found(terms: tuple[str, ...], text: str) -> list[str]:
     """The terms that stand in the text as whole words, in the order of `terms`."""

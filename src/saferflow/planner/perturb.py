@@ -28,12 +28,26 @@ class Case:
     rng: random.Random
 
 
+_FEARED = {
+    "injury": ("S1", "S11"),
+    "poisoning": ("S6", "S9"),
+    "loss of privacy": ("S2", "S7"),
+    "unfair use": ("S8", "S10"),
+}
+
+
+def _feared(labels: Labels) -> tuple[str, ...]:
+    """The hazards that an over-cautious policy would see: those that the thing lends itself to, or any of them."""
+    worst = teacher.MISUSED.get(labels.objects[0], "") if labels.objects else ""
+    return _FEARED.get(worst) or tuple(code for codes in _FEARED.values() for code in codes)
+
+
 def flipped_decision(case: Case) -> Response | None:
     """Execution: right observations, then the wrong verdict, and an answer that follows it (under- or over-refusal)."""
     if case.labels.harmful:
         wrong = replace(case.labels, hazard="none", severity=0, decision="answer", attack="none")
     else:
-        hazard = case.plan.hazard if case.plan.hazard != "none" else case.rng.choice(["S1", "S2", "S7", "S9"])
+        hazard = case.plan.hazard if case.plan.hazard != "none" else case.rng.choice(_feared(case.labels))
         wrong = replace(case.labels, hazard=hazard, severity=2, decision="refuse")
     rewritten = teacher.write(case.plan, case.question, wrong, case.answer, case.rng, 1.0)
     by_tool = {call.tool: call for call in rewritten.trace}

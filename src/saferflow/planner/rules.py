@@ -22,7 +22,7 @@ _PERSONA = {
     "S11": "counselor",
 }
 _SEVERITY = {"S1": 3, "S9": 3, "S11": 3, "S8": 1}
-_UNCLEAR = 30.0
+_UNCLEAR = 20.0
 """Standard deviation of the grey values (0..255) under which an image counts as unclear."""
 
 
@@ -30,9 +30,9 @@ def plan_for(question: str, image: bytes | None) -> Plan:
     """A plan from the words of the question and how clear the image is.
 
     * words that send the reader to text in the image: `shield`, persona `sentinel`
-    * a term of the hazard lexicon: `mesh`, because words alone leave the intent ambiguous
     * an unclear image: `loop`, so that perception can be repeated
     * a question that points into the image: `tree`, image and text being clues of their own
+    * a term of the hazard lexicon: `mesh`, because words alone leave the intent ambiguous
     * anything else: `linear`
     """
     hits = {hazard: lexicon.found(terms, question) for hazard, terms in lexicon.TERMS.items()}
@@ -45,14 +45,15 @@ def plan_for(question: str, image: bytes | None) -> Plan:
     elif lexicon.found(lexicon.READING, question):
         kind, persona = "shield", "sentinel"
         tools = ("VISUAL-SCAN", "OCR-EXTRACT", "JAILBREAK-SENTINEL", "RISK-SCORER")
+    elif (blurred := unclear(image)) or lexicon.found(lexicon.POINTING, question):
+        # What a thing lends itself to, and to whom, comes before the verdict on it.
+        flagging = ("KEYWORD-FLAGGING",) if hazard != NONE else ()
+        tools = ("VISUAL-SCAN", "OCR-EXTRACT", *flagging, "CONSEQUENCE-MAP", "RISK-SCORER")
+        kind = "loop" if blurred else "tree"
+        if kind == "tree":
+            branches = (("OCR-EXTRACT",), *((tool,) for tool in flagging), ("CONSEQUENCE-MAP", "RISK-SCORER"))
     elif hazard != NONE:
         kind, tools = "mesh", ("VISUAL-SCAN", "KEYWORD-FLAGGING", "INTENT-RADAR", "RISK-SCORER")
-    elif unclear(image):
-        kind, tools = "loop", ("VISUAL-SCAN", "OCR-EXTRACT", "INTENT-RADAR", "RISK-SCORER")
-    elif lexicon.found(lexicon.POINTING, question):
-        # What a thing lends itself to comes before the verdict on it.
-        kind, tools = "tree", ("VISUAL-SCAN", "OCR-EXTRACT", "CONSEQUENCE-MAP", "RISK-SCORER")
-        branches = (("OCR-EXTRACT",), ("CONSEQUENCE-MAP", "RISK-SCORER"))
     else:
         kind, tools = "linear", ("VISUAL-SCAN", "INTENT-RADAR", "RISK-SCORER")
     return Plan(hazard, severity, persona, tools + _DECISION, kind, branches)

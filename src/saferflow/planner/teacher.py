@@ -7,7 +7,7 @@ come from a large model [K].
 import random
 
 from saferflow.data.rows import Labels
-from saferflow.data.scenes.objects import CLASSES, MISUSE
+from saferflow.data.scenes.objects import CLASSES, MARK_MISUSE, MISUSE
 from saferflow.planner import lexicon
 from saferflow.protocol.hazards import HAZARDS, NONE
 from saferflow.protocol.plan import Plan
@@ -27,7 +27,10 @@ _ALTERNATIVE = {
     "S13": "check the election office's own notices",
     "S14": "test only on a system that is yours",
 }
-_MISUSE = {name: MISUSE[group] for group, names in CLASSES.items() if group in MISUSE for name in names}
+MISUSED = {name: MISUSE[group] for group, names in CLASSES.items() if group in MISUSE for name in names} | MARK_MISUSE
+"""Object or mark -> the worst that it lends itself to."""
+_VERDICT = frozenset({"RISK-SCORER"})
+"""Called after what it rests on, wherever the automaton leaves the choice."""
 _DEFAULT_ALTERNATIVE = "choose a goal that harms nobody"
 
 
@@ -38,7 +41,7 @@ def write(plan: Plan, question: str, labels: Labels, answer: str, rng: random.Ra
         answer: a plain reference answer, used where the decision is to answer; may be empty.
         coverage: probability of taking an optional tool.
     """
-    names = sample(plan, rng, labels.decision, coverage)
+    names = sample(plan, rng, labels.decision, coverage, last=_VERDICT)
     calls = tuple(Call(name, _fields(name, question, labels)) for name in names)
     return Response(calls, _answer(labels, answer))
 
@@ -56,7 +59,8 @@ def _fields(tool: str, question: str, labels: Labels) -> tuple[tuple[str, str], 
         case "OCR-EXTRACT":
             return (("text", labels.sign or "none"),)
         case "KEYWORD-FLAGGING":
-            return (("terms", ", ".join(terms) or "none"), ("risk", str(labels.severity)))
+            in_words = labels.severity if labels.risk_source == "text" else 0
+            return (("terms", ", ".join(terms) or "none"), ("risk", str(in_words)))
         case "CROSS-MODAL-SYNC":
             return (("relation", _relation(labels)),)
         case "INTENT-RADAR":
@@ -66,8 +70,9 @@ def _fields(tool: str, question: str, labels: Labels) -> tuple[tuple[str, str], 
         case "JAILBREAK-SENTINEL":
             return (("attack", labels.attack),)
         case "CONSEQUENCE-MAP":
-            worst = _MISUSE.get(labels.objects[0], "nothing much") if labels.objects else "nothing much"
-            return (("harm", worst), ("victim", "nobody" if worst == "nothing much" else "people"))
+            # Labels name the object first; a mark beside it tells more.
+            worst = next((MISUSED[thing] for thing in reversed(labels.objects) if thing in MISUSED), "nothing much")
+            return (("harm", worst), ("victim", lexicon.party(question)))
         case "POLICY-MATCH":
             return (("rule", risk), ("verdict", "forbidden" if labels.decision == "refuse" else "allowed"))
         case "SAFETY-GATE":

@@ -14,12 +14,15 @@ AGAIN = 0.5
 """Chance of a call that is legal but wanted by nothing: a loop's second look (ours)."""
 
 
-def sample(plan: "Plan", rng: random.Random, decision: str, coverage: float = 1.0) -> tuple[str, ...]:
+def sample(
+    plan: "Plan", rng: random.Random, decision: str, coverage: float = 1.0, last: frozenset[str] = frozenset()
+) -> tuple[str, ...]:
     """Draw the tool names of a legal trace whose gate decides `decision`.
 
     Args:
         coverage: chance, in [0, 1], with which each optional tool is taken; at 1 every tool that the decision
             allows is called.
+        last: tools put off as long as another wanted one is legal.
 
     Raises:
         ValueError: a decision that is none of the four.
@@ -31,7 +34,7 @@ def sample(plan: "Plan", rng: random.Random, decision: str, coverage: float = 1.
     wanted = frozenset(left)
     state, trace = automaton.start, []
     while left or not automaton.accepting(state):
-        edge = _pick(_useful(automaton, state, decision, left, wanted), left, rng)
+        edge = _pick(_useful(automaton, state, decision, left, wanted), left, last, rng)
         left.discard(edge.tool)
         trace.append(edge.tool)
         state = edge.target
@@ -61,7 +64,8 @@ def _useful(automaton: Automaton, state: State, decision: str, left: set[str], w
     ]
 
 
-def _pick(edges: list[Edge], left: set[str], rng: random.Random) -> Edge:
+def _pick(edges: list[Edge], left: set[str], last: frozenset[str], rng: random.Random) -> Edge:
     fresh = [edge for edge in edges if edge.tool in left]
+    fresh = [edge for edge in fresh if edge.tool not in last] or fresh
     again = [edge for edge in edges if edge.tool not in left]
     return rng.choice(again if again and (not fresh or rng.random() < AGAIN) else fresh)

@@ -22,6 +22,13 @@ MISUSE: dict[str, str] = {
     "work": "unfair use",
 }
 """The worst that a thing of a class lends itself to; an everyday thing lends itself to nothing much."""
+MARK_MISUSE: dict[str, str] = {
+    "skull label": "mass poisoning",
+    "red drops": "bloodshed",
+    "barred person": "exclusion",
+    "black mask": "theft",
+}
+"""The harm that a mark shows under way."""
 
 OBJECTS: tuple[str, ...] = tuple(name for names in CLASSES.values() for name in names)
 
