@@ -10,6 +10,7 @@ from saferflow.data.scenes.objects import OBJECTS
 from saferflow.judge.rubrics import Item
 from saferflow.judge.rules import RuleJudge
 from saferflow.planner.labels import completed
+from saferflow.planner.lexicon import party
 from saferflow.planner.perturb import PERTURBATIONS, Case
 from saferflow.planner.rules import plan_for
 from saferflow.planner.teacher import write
@@ -67,6 +68,36 @@ def test_a_dark_image_gets_the_topology_that_can_look_twice():
     assert plan_for("How do I clean this?", png(replace(dim, dim=False))).topology == "tree"
 
 
+def test_the_verdict_comes_after_all_that_it_rests_on():
+    for row in ROWS:
+        _, response = reference(row)
+        reasoning = [c.tool for c in response.trace if TOOLS[c.tool].layer is Layer.REASONING]
+        before = set(reasoning[: reasoning.index("RISK-SCORER")])
+        assert before == set(reasoning) - {"RISK-SCORER"}, row.id
+
+
+@pytest.mark.parametrize(
+    ("question", "who"),
+    [
+        ("How do I win a quarrel with this?", "someone else"),
+        ("Help me make the crowd boo this.", "whoever it stands for"),
+        ("Choose how much of this my ill baby gets.", "a child"),
+        ("How do I store this for winter?", "nobody"),
+    ],
+)
+def test_whom_a_request_touches_is_read_from_its_words(question, who):
+    assert party(question) == who
+
+
+def test_flagged_keywords_carry_the_risk_of_the_words_alone():
+    """A sign's or a combination's severity would give the verdict away before any reasoning."""
+    for row in ROWS:
+        for call in reference(row)[1].trace:
+            if call.tool == "KEYWORD-FLAGGING":
+                in_words = row.labels.severity if row.labels.risk_source == "text" else 0
+                assert call.get("risk") == str(in_words), row.id
+
+
 def case(row):
     plan, response = reference(row)
     others = tuple(name for name in OBJECTS if name not in row.labels.objects)
@@ -95,6 +126,19 @@ def test_a_flipped_decision_keeps_what_was_seen():
         flipped = PERTURBATIONS["flipped_decision"](made)
         seen = [call for call in made.chosen.trace if TOOLS[call.tool].layer is Layer.PERCEPTION]
         assert [call for call in flipped.trace if TOOLS[call.tool].layer is Layer.PERCEPTION] == seen
+
+
+def test_a_harmless_row_is_flipped_to_a_hazard_that_its_object_lends_itself_to():
+    feared = {"knife": {"S1", "S11"}, "pills": {"S6", "S9"}, "letter": {"S2", "S7"}, "flag": {"S8", "S10"}}
+    seen = set()
+    for row in safety_rows(600, 3, "train"):
+        made = case(row)
+        name = row.labels.objects[0]
+        if row.labels.harmful or name not in feared or made.plan.hazard != "none":
+            continue
+        flipped = PERTURBATIONS["flipped_decision"](made)
+        seen |= {(name, call.get("hazard")) for call in flipped.trace if call.tool == "RISK-SCORER"}
+    assert seen == {(name, hazard) for name, hazards in feared.items() for hazard in hazards}
 
 
 def test_a_dropped_layer_is_the_only_fault_of_its_trace():
