@@ -1,6 +1,7 @@
 """Stage `validate`: good tables pass, and each planted fault stops the stage with the table and the row named."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,7 +56,34 @@ def test_the_planned_tables_meet_every_expectation(project):
     metrics = json.loads(Path("metrics/validate.json").read_text())
     assert metrics["unmet"] == 0
     assert metrics["expectations"] > 30
-    assert "sft" in Path("reports/data_docs/index.html").read_text()
+    docs = Path("reports/data_docs")
+    assert {path.name for path in docs.iterdir()} == {"index.html", *(f"{name}.html" for name in validate.TYPES)}
+    index = (docs / "index.html").read_text(encoding="utf-8")
+    for told in json.loads(Path("reports/validation.json").read_text()).values():
+        for item in told:
+            assert item["reason"] in index
+            assert item["expectation"] in index
+
+
+def test_the_data_docs_load_and_link_nothing_from_outside(project):
+    validate.main()
+    for page in Path("reports/data_docs").iterdir():
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"<(script|link|img|iframe|object|form)\b", text), page
+        assert not re.search(r"(src|href|url)\s*[=(]\s*[\"']?\s*(https?:)?//", text), page
+        assert "default-src 'none'" in text
+
+
+def test_what_a_broken_row_holds_is_text_in_the_data_docs(project):
+    hostile = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+    edit("dpo", DPORow, first(perturbation=hostile, id=f"row {hostile}"))
+    with pytest.raises(ValidationFailed):
+        validate.main()
+    pages = {page.name: page.read_text(encoding="utf-8") for page in Path("reports/data_docs").iterdir()}
+    assert "row &lt;script&gt;" in pages["index.html"]
+    assert "not met" in pages["index.html"]
+    for name, text in pages.items():
+        assert not re.search(r"<(script|img)\b", text), name
 
 
 def first(**changes):

@@ -7,7 +7,6 @@ Source: ours.
 
 import logging
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,10 +17,8 @@ import great_expectations as gx
 import great_expectations.expectations as gxe
 import pandas as pd
 
+from saferflow.data.docs import publish
 from saferflow.params import Params
-
-FILLER = ("*.gif", "iterative-dev-loop.png")
-"""Tutorial pictures of the data docs, 3.4 MB that say nothing about the data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +107,7 @@ def validate(frames: dict[str, pd.DataFrame], params: Params, docs: Path) -> tup
             print(f"validate  {table}  {len(frame):,} rows, {len(outcome.results)} expectations", flush=True)
         context.build_data_docs()
         site = Path(scratch) / "gx" / "uncommitted" / "data_docs" / "local_site"
-        shutil.rmtree(docs, ignore_errors=True)
-        shutil.copytree(site, docs, ignore=shutil.ignore_patterns(*FILLER))
+        publish(site, results, {table: len(frame) for table, frame in frames.items()}, docs)
     return results, unmet
 
 
