@@ -71,13 +71,13 @@ def log_params(run: str, sections: Mapping[str, Any]) -> None:
 
 
 def log_numbers(run: str, numbers: Mapping[str, Any]) -> None:
-    """Final numbers of a stage; lists (intervals) become `.low` and `.high`."""
+    """Final numbers of a stage; lists (intervals) become `.low` and `.high`, what no row measures (None) is left out."""
     for name, value in flatten(numbers):
-        if isinstance(value, list | tuple) and len(value) == 2:
-            client().log_metric(run, f"{name}.low", float(value[0]))
-            client().log_metric(run, f"{name}.high", float(value[1]))
-        elif isinstance(value, int | float):
-            client().log_metric(run, name, float(value))
+        pair = isinstance(value, list | tuple) and len(value) == 2
+        named = {f"{name}.low": value[0], f"{name}.high": value[1]} if pair else {name: value}
+        for key, number in named.items():
+            if isinstance(number, int | float):
+                client().log_metric(run, key, float(number))
 
 
 def log_artifact(run: str, path: Path, under: str | None = None) -> None:
