@@ -1,5 +1,6 @@
 """The whole pipeline for real, on the micro profile: every stage, every tool, from a fresh checkout."""
 
+import json
 import os
 import shutil
 import signal
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from mlflow import MlflowClient
 from saferflow.params import load_params
 from saferflow.tracking import environment, graph, services
 
 ROOT = Path(__file__).parents[2]
+REAL = ROOT.parent / "shared" / "data" / "real"
 STAGES = ["base", "plan", "validate", "sft", "dpo", "curate", "grpo", "evaluate", "gate"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -181,3 +184,33 @@ def _works_on(pid: int, module: str) -> bool:
         return any(module in part for part in psutil.Process(pid).cmdline())
     except psutil.NoSuchProcess:
         return False
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real records of ../shared/data/real are not there")
+def test_a_users_own_records_run_through_the_whole_flow(checkout):
+    """Every third of the 772 records, as published, mapped in the params; all but the pre-training runs anew."""
+    own = checkout / "data" / "sources" / "real"
+    shutil.copytree(REAL / "images", own / "images")
+    records = (REAL / "records.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[::3]
+    (own / "records.jsonl").write_text("".join(records), encoding="utf-8")
+    params = yaml.safe_load((checkout / "params.yaml").read_text())
+    params["data"]["sources"] = [
+        {
+            "kind": "jsonl",
+            "path": "data/sources/real",
+            "evaluation_share": 0.2,
+            "fields": {"question": "prompt", "hazard": "category"},
+        }
+    ]
+    (checkout / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    status, output = run(checkout)
+    assert status == 0, output
+    assert ran(output) == STAGES[1:]
+    told = json.loads((checkout / "metrics" / "plan.json").read_text())
+    assert told["quarantined"] == 0
+    assert sum(told[table] for table in ("sft", "dpo", "grpo", "evaluation")) == len(records)
+    scores = json.loads((checkout / "metrics" / "evaluate.json").read_text())
+    assert scores["rows"] == told["evaluation"] > 30
+    assert scores["policies"]["grpo"]["general"] is None, "these records hold no general questions"
+    assert {run.info.status for run in newest(checkout).values()} == {"FINISHED"}
+    assert "general_loss: no row measures it" in output

@@ -6,6 +6,7 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 from saferflow.protocol.check import Violation, check
+from saferflow.protocol.credit import credited
 from saferflow.protocol.paths import allowed
 from saferflow.protocol.tools import DECISIONS
 from saferflow.protocol.topologies import GATE
@@ -52,9 +53,8 @@ def steps_score(plan: "Plan", response: "Response", violations: tuple[Violation,
     A step is a call, or a line that is none; a step that any violation names is lost. Coverage is the share of the
     plan's tools, of those that the gate's decision allows, that were called in a step that is not lost.
     """
-    lost = {violation.step for violation in violations}
     prose = sum(violation.code == "T003" for violation in violations)
-    good = [call.tool for step, call in enumerate(response.trace, 1) if step not in lost]
+    good = [credit.tool for credit in credited(response.trace, violations) if credit.value]
     steps = len(response.trace) + prose
     if not good:
         return 0.0

@@ -111,6 +111,7 @@ def summary(scored: list[Scored], kept: list[Scored]) -> dict[str, float]:
     return {
         "prompts": len(scored),
         "kept": len(kept),
+        "kept_harmless": sum(item.stratum[0] == NONE for item in kept),
         "strata": len({item.stratum for item in kept}),
         "quality": statistics.fmean(item.quality for item in scored),
         "quality_kept": statistics.fmean(item.quality for item in kept),
