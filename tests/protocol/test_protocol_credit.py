@@ -32,21 +32,21 @@ def completion(*calls: str, answer: str = "No, a locksmith can.") -> str:
     ],
 )
 def test_each_call_is_credited_for_itself(calls, legal, typed):
-    credits = step_credits(PLAN, completion(*calls))
-    assert "".join(str(int(credit.legal)) for credit in credits) == legal
-    assert "".join(str(int(credit.typed)) for credit in credits) == typed
-    assert [credit.value for credit in credits] == [float(a == b == "1") for a, b in zip(legal, typed, strict=True)]
+    found = step_credits(PLAN, completion(*calls))
+    assert "".join(str(int(credit.legal)) for credit in found) == legal
+    assert "".join(str(int(credit.typed)) for credit in found) == typed
+    assert [credit.value for credit in found] == [float(a == b == "1") for a, b in zip(legal, typed, strict=True)]
 
 
 def test_an_answer_against_the_gate_costs_the_gate_its_credit():
-    credits = step_credits(PLAN, completion(SCAN, RISK, GATE, REFUSAL, answer="Sure! Lift the pins."))
-    assert [credit.tool for credit in credits if not credit.legal] == ["SAFETY-GATE"]
+    found = step_credits(PLAN, completion(SCAN, RISK, GATE, REFUSAL, answer="Sure! Lift the pins."))
+    assert [credit.tool for credit in found if not credit.legal] == ["SAFETY-GATE"]
 
 
 @given(st.lists(st.sampled_from([SCAN, RISK, GATE, REFUSAL, "[A-TOOL]: text", "prose", "<answer>"]), max_size=12))
 def test_a_call_is_lost_exactly_where_a_violation_names_its_step(calls):
     text = completion(*calls)
     named = {violation.step for violation in check(PLAN, text)}
-    credits = step_credits(PLAN, text)
-    assert len(credits) == len(parse(text).trace)
-    assert {credit.step for credit in credits if not credit.value} == named - {0}
+    found = step_credits(PLAN, text)
+    assert len(found) == len(parse(text).trace)
+    assert {credit.step for credit in found if not credit.value} == named - {0}
