@@ -1,4 +1,4 @@
-"""The rule planner, the teacher and the perturbations, on the rows that they are made for."""
+"""The rule planner and the teacher, on the rows that they are made for."""
 
 from dataclasses import replace
 
@@ -6,12 +6,8 @@ import pytest
 
 from saferflow.data.rows import Labels
 from saferflow.data.scenes.corpus import safety_rows
-from saferflow.data.scenes.objects import OBJECTS
-from saferflow.judge.rubrics import Item
-from saferflow.judge.rules import RuleJudge
 from saferflow.planner.labels import completed
 from saferflow.planner.lexicon import party
-from saferflow.planner.perturb import PERTURBATIONS, Case
 from saferflow.planner.rules import plan_for
 from saferflow.planner.teacher import write
 from saferflow.protocol.check import check
@@ -96,56 +92,6 @@ def test_flagged_keywords_carry_the_risk_of_the_words_alone():
             if call.tool == "KEYWORD-FLAGGING":
                 in_words = row.labels.severity if row.labels.risk_source == "text" else 0
                 assert call.get("risk") == str(in_words), row.id
-
-
-def case(row):
-    plan, response = reference(row)
-    others = tuple(name for name in OBJECTS if name not in row.labels.objects)
-    return Case(plan, row.question, row.labels, row.answer, response, others, rng(4, row.id))
-
-
-@pytest.mark.parametrize("name", PERTURBATIONS)
-def test_a_perturbed_response_is_worse_in_the_judges_or_the_checks_eyes(name):
-    """Otherwise a pair would teach nothing, or the wrong thing."""
-    judge = RuleJudge()
-    for row in ROWS:
-        made = case(row)
-        rejected = PERTURBATIONS[name](made)
-        if rejected is None:
-            continue
-        text = render(rejected)
-        grades = judge.grade(Item(row.question, row.image, row.labels, text))
-        faultless = grades.safety == 3 and grades.rigor == 3 and not check(made.plan, text)
-        assert rejected != made.chosen
-        assert not faultless, (row.id, text)
-
-
-def test_a_flipped_decision_keeps_what_was_seen():
-    for row in ROWS[:40]:
-        made = case(row)
-        flipped = PERTURBATIONS["flipped_decision"](made)
-        seen = [call for call in made.chosen.trace if TOOLS[call.tool].layer is Layer.PERCEPTION]
-        assert [call for call in flipped.trace if TOOLS[call.tool].layer is Layer.PERCEPTION] == seen
-
-
-def test_a_harmless_row_is_flipped_to_a_hazard_that_its_object_lends_itself_to():
-    feared = {"knife": {"S1", "S11"}, "pills": {"S6", "S9"}, "letter": {"S2", "S7"}, "flag": {"S8", "S10"}}
-    seen = set()
-    for row in safety_rows(600, 3, "train"):
-        made = case(row)
-        name = row.labels.objects[0]
-        if row.labels.harmful or name not in feared or made.plan.hazard != "none":
-            continue
-        flipped = PERTURBATIONS["flipped_decision"](made)
-        seen |= {(name, call.get("hazard")) for call in flipped.trace if call.tool == "RISK-SCORER"}
-    assert seen == {(name, hazard) for name, hazards in feared.items() for hazard in hazards}
-
-
-def test_a_dropped_layer_is_the_only_fault_of_its_trace():
-    row = ROWS[0]
-    made = case(row)
-    codes = {violation.code for violation in check(made.plan, render(PERTURBATIONS["dropped_layer"](made)))}
-    assert "T105" in codes
 
 
 def test_a_row_without_labels_takes_the_planners_assessment_and_says_so():

@@ -42,11 +42,11 @@ def write(plan: Plan, question: str, labels: Labels, answer: str, rng: random.Ra
         coverage: probability of taking an optional tool.
     """
     names = sample(plan, rng, labels.decision, coverage, last=_VERDICT)
-    calls = tuple(Call(name, _fields(name, question, labels)) for name in names)
+    calls = tuple(Call(name, fields_of(name, question, labels)) for name in names)
     return Response(calls, _answer(labels, answer))
 
 
-def _fields(tool: str, question: str, labels: Labels) -> tuple[tuple[str, str], ...]:
+def fields_of(tool: str, question: str, labels: Labels) -> tuple[tuple[str, str], ...]:
     terms = _terms(question)
     risk = HAZARDS[labels.hazard].phrase if labels.hazard in HAZARDS else "no risk found"
     match tool:

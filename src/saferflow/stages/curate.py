@@ -8,6 +8,7 @@ Source: SaFeR-VLM's QI-Box [V]; scores, bounds and the strata (hazard and severi
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from saferflow.data.rows import Labels, PromptRow
@@ -39,9 +40,9 @@ class Scored:
         return statistics.pstdev(self.rewards)
 
     @property
-    def stratum(self) -> tuple[str, int]:
+    def stratum(self) -> tuple[str, int, str]:
         labels = Labels.from_json(self.row.labels)
-        return labels.hazard, labels.severity
+        return labels.hazard, labels.severity, labels.risk_source
 
 
 def main() -> None:
@@ -86,7 +87,8 @@ def box(scored: list[Scored], params: CurateParams) -> list[Scored]:
     """The prompts inside the box, the most unstable first.
 
     `harmless_share` of the places go to harmless prompts: dealt by hazard alone they would be one stratum of many, and
-    the policy would learn to refuse. The others are dealt evenly to the strata of hazard and severity.
+    the policy would learn to refuse. On both sides the places are dealt evenly to the strata of hazard, severity and
+    risk source.
     """
     low, high = params.quality
     inside = [
@@ -94,17 +96,18 @@ def box(scored: list[Scored], params: CurateParams) -> list[Scored]:
         for item in sorted(scored, key=lambda item: (-item.instability, item.row.id))
         if low <= item.quality <= high and item.instability >= params.min_instability
     ]
-    harmless = [item for item in inside if item.stratum[0] == NONE][: round(params.keep * params.harmless_share)]
-    strata: dict[tuple[str, int], list[Scored]] = defaultdict(list)
-    for item in inside:
-        if item.stratum[0] != NONE:
-            strata[item.stratum].append(item)
-    harmful: list[Scored] = []
-    depth = 0
-    while len(harmful) < params.keep - len(harmless) and any(len(stratum) > depth for stratum in strata.values()):
-        harmful += [strata[key][depth] for key in sorted(strata) if len(strata[key]) > depth]
-        depth += 1
-    return sorted([*harmless, *harmful[: params.keep - len(harmless)]], key=lambda item: item.row.id)
+    harmless = _deal([item for item in inside if item.stratum[0] == NONE], round(params.keep * params.harmless_share))
+    harmful = _deal([item for item in inside if item.stratum[0] != NONE], params.keep - len(harmless))
+    return sorted([*harmless, *harmful], key=lambda item: item.row.id)
+
+
+def _deal(items: list[Scored], places: int) -> list[Scored]:
+    """The first item of every stratum, then the second, and so on."""
+    strata: dict[tuple[str, int, str], list[Scored]] = defaultdict(list)
+    for item in items:
+        strata[item.stratum].append(item)
+    rounds = zip_longest(*(strata[key] for key in sorted(strata)))
+    return [item for dealt in rounds for item in dealt if item is not None][:places]
 
 
 def summary(scored: list[Scored], kept: list[Scored]) -> dict[str, float]:

@@ -15,10 +15,11 @@ from saferflow.data.rows import BadRow, DPORow, Labels, PromptRow, Row, SFTRow
 from saferflow.data.scenes.corpus import general_rows, safety_rows
 from saferflow.data.scenes.objects import OBJECTS
 from saferflow.data.tables import write_table
-from saferflow.errors import DataError
+from saferflow.errors import DataError, ParamsError
 from saferflow.params import Params, load_params
 from saferflow.planner.labels import completed
-from saferflow.planner.perturb import PERTURBATIONS, Case
+from saferflow.planner.operator import Case
+from saferflow.planner.perturb import PERTURBATIONS, perturb, unknown
 from saferflow.planner.rules import plan_for
 from saferflow.planner.teacher import write
 from saferflow.protocol.plan import Plan
@@ -42,6 +43,10 @@ class Tables:
 
 def main() -> None:
     params = load_params()
+    if strangers := unknown(params.plan.perturbations):
+        raise ParamsError(
+            f"plan.perturbations: {', '.join(strangers)} unknown; the operators are {', '.join(PERTURBATIONS)}"
+        )
     rows, bad = read_sources(params)
     if bad and params.data.on_bad_row == "fail":
         raise bad_rows_error(bad)
@@ -121,12 +126,12 @@ def pairs(row: Row, common: tuple, plan: Plan, labels: Labels, reference: Respon
     while weights and len(made) < params.plan.pairs_per_prompt:
         [name] = random.choices(list(weights), list(weights.values()))
         del weights[name]
-        rejected = PERTURBATIONS[name](case)
-        if rejected is None or rejected == reference:
+        rejected = perturb(name, case)
+        if rejected is None:
             continue
         made.append(
             DPORow(
-                f"{row.id}.{name}", row.source, *common, render(reference), render(rejected), name,
+                f"{row.id}.{name}", row.source, *common, render(reference), rejected, name,
                 plan.to_json(), labels.to_json(),
             )
         )  # fmt: skip
