@@ -225,6 +225,8 @@ class EvaluateParams(Section):
     resamples: Positive
     """Bootstrap resamples."""
     level: Annotated[float, Field(gt=0.5, lt=1)]
+    constrained: bool
+    """Decode under each plan's grammar, so that no trained policy can leave its plan."""
 
 
 class Floors(Section):

@@ -95,6 +95,9 @@ def chat(
     image: Annotated[str, typer.Argument(help="An image file, or - for a question without one.")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
     policy: Annotated[Policy, typer.Option(help="A stage's policy, or the registered champion.")] = Policy.GRPO,
+    constrained: Annotated[
+        bool, typer.Option("--constrained", help="Decode under the plan's grammar: the trace cannot leave its plan.")
+    ] = False,
 ) -> None:
     """Ask a policy about an image: its plan, its trace with the check's verdict, its answer.
 
@@ -105,7 +108,7 @@ def chat(
     root, params = _project()
     from saferflow.cli.chat import converse
 
-    converse(root, params, image, question, policy.value)
+    converse(root, params, image, question, policy.value, constrained=constrained)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from saferflow.params import Params
 from saferflow.tracking import registry, runs
 
 
-def converse(root: Path, params: Params, image: str, question: str, policy: str) -> None:
+def converse(root: Path, params: Params, image: str, question: str, policy: str, *, constrained: bool) -> None:
     """Print what the policy makes of the question.
 
     Raises:
@@ -25,7 +25,7 @@ def converse(root: Path, params: Params, image: str, question: str, policy: str)
             raise PolicyError(f"{model} is not there yet; make it with: saferflow run")
         from saferflow.training.chat import respond
 
-        reply = respond(model, picture, question, params)
+        reply = respond(model, picture, question, params, constrained=constrained)
     console = Console(highlight=False)
     plan = reply.plan
     console.print(Text("plan", "bold"))

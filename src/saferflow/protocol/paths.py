@@ -21,6 +21,20 @@ def states(automaton: Automaton) -> tuple[State, ...]:
     return tuple(found)
 
 
+def targets_first(automaton: Automaton) -> list[State]:
+    """Every reachable state, after all states that its edges lead to; the automaton has no cycle."""
+    order, seen, stack = [], set(), [(automaton.start, False)]
+    while stack:
+        state, left = stack.pop()
+        if left:
+            order.append(state)
+        elif state not in seen:
+            seen.add(state)
+            stack.append((state, True))
+            stack.extend((edge.target, False) for edge in automaton.edges(state))
+    return order
+
+
 @lru_cache(maxsize=65536)
 def reach(automaton: Automaton, state: State, decision: str, within: frozenset[str]) -> frozenset[str] | None:
     """The tools that legal traces with this gate decision, of tools `within` alone, still call after `state`.

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Literal
 
 from saferflow.protocol.hazards import HAZARDS
-from saferflow.protocol.paths import required, states
+from saferflow.protocol.paths import required, states, targets_first
 from saferflow.protocol.personas import PERSONAS
 from saferflow.protocol.tools import DECISIONS, TOOLS
 from saferflow.protocol.topologies import GATE, Automaton
@@ -113,24 +113,10 @@ def _either(found: set[str], tools: tuple[str, ...]) -> str:
 def _most_calls(automaton: Automaton, tools: tuple[str, ...]) -> dict[str, int]:
     """The most calls of each tool in one legal trace; the automaton has no cycle, so the walk ends."""
     most: dict[object, dict[str, int]] = {}
-    for state in _targets_first(automaton):
+    for state in targets_first(automaton):
         best = dict.fromkeys(tools, 0)
         for edge in automaton.edges(state):
             for tool, count in most[edge.target].items():
                 best[tool] = max(best[tool], count + (tool == edge.tool))
         most[state] = best
     return most[automaton.start]
-
-
-def _targets_first(automaton: Automaton) -> list:
-    """Every state after all states that its edges lead to."""
-    order, seen, stack = [], set(), [(automaton.start, False)]
-    while stack:
-        state, left = stack.pop()
-        if left:
-            order.append(state)
-        elif state not in seen:
-            seen.add(state)
-            stack.append((state, True))
-            stack.extend((edge.target, False) for edge in automaton.edges(state))
-    return order

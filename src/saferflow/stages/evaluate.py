@@ -44,6 +44,7 @@ def main() -> None:
             prompts,
             batch_size=params.evaluate.batch_size,
             max_tokens=params.policy.max_completion_tokens,
+            plans=plans(rows) if params.evaluate.constrained and policy != "base" else None,
         )
         for number, (row, [completion]) in enumerate(zip(rows, completions, strict=True), 1):
             answered.append(grade(row, policy, completion, judge))
@@ -51,6 +52,11 @@ def main() -> None:
                 print(f"evaluate  {policy}  {number:,} of {len(rows):,} rows", flush=True)
     write_table(OUT, answered, Answered)
     write_metrics("evaluate", evaluate_metrics(answered, params.evaluate, params.run.seed))
+
+
+def plans(rows: list[PromptRow]) -> list[Plan | None]:
+    """What constrained decoding holds each row to; general questions have no plan."""
+    return [Plan.from_json(row.plan) if row.plan else None for row in rows]
 
 
 def grade(row: PromptRow, policy: str, completion: str, judge: Judge) -> Answered:

@@ -20,8 +20,13 @@ class ChatReply:
     violations: tuple[Violation, ...]
 
 
-def respond(folder: Path, image: bytes | None, question: str, params: Params) -> ChatReply:
+def respond(
+    folder: Path, image: bytes | None, question: str, params: Params, *, constrained: bool = False
+) -> ChatReply:
     """Ask the policy in `folder`, greedily.
+
+    Args:
+        constrained: decode under the plan's grammar.
 
     Raises:
         PolicyError: no policy can be loaded from the folder.
@@ -31,5 +36,6 @@ def respond(folder: Path, image: bytes | None, question: str, params: Params) ->
     plan = plan_for(question, image)
     prompt = Prompt(plan.system_prompt(params.plan.prompt_detail), question, image)
     limit = params.policy.max_completion_tokens
-    [[completion]] = complete(model, processor, [prompt], batch_size=1, max_tokens=limit)
+    plans = [plan] if constrained else None
+    [[completion]] = complete(model, processor, [prompt], batch_size=1, max_tokens=limit, plans=plans)
     return ChatReply(plan, completion, parse(completion), check(plan, completion))

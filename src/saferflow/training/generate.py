@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import LogitsProcessorList, Qwen2_5_VLForConditionalGeneration
 
 from saferflow.data.images import open_rgb
+from saferflow.protocol.grammar import longest
+from saferflow.protocol.plan import Plan
 from saferflow.training.examples import chat
 from saferflow.training.policy import Qwen2_5_VLProcessor
 
@@ -31,10 +33,13 @@ def complete(
     samples: int = 1,
     temperature: float | None = None,
     seed: int = 0,
+    plans: Sequence[Plan | None] | None = None,
 ) -> Iterator[list[str]]:
     """Each prompt's `samples` completions, in the order of the prompts, as batches finish.
 
     Args:
+        max_tokens: where a completion is cut off; under a plan, where its grammar ends it, if that is later.
+        plans: one a prompt, for constrained decoding; None leaves a prompt free.
         temperature: None decodes greedily.
         seed: of the sampling; greedy decoding does not read it.
     """
@@ -53,8 +58,26 @@ def complete(
         )
         shown = [[image] for image in images if image is not None]
         inputs = processor(text=texts, images=shown or None, padding=True, return_tensors="pt").to(model.device)
+        bound = plans[start : start + batch_size] if plans else []
+        limit = max([max_tokens, *(longest(plan) + 1 for plan in bound if plan)])
         output = model.generate(
-            **inputs, max_new_tokens=max_tokens, num_return_sequences=samples, use_cache=True, **sampling
+            **inputs,
+            max_new_tokens=limit,
+            num_return_sequences=samples,
+            use_cache=True,
+            logits_processor=_constraint(processor, bound, samples, inputs["input_ids"].shape[1]),
+            **sampling,
         )
         said = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         yield from (said[i : i + samples] for i in range(0, len(said), samples))
+
+
+def _constraint(
+    processor: Qwen2_5_VLProcessor, plans: Sequence[Plan | None], samples: int, prompt_tokens: int
+) -> LogitsProcessorList:
+    if not any(plans):
+        return LogitsProcessorList()
+    from saferflow.training.constrained import PlanConstraint
+
+    rows = [plan for plan in plans for _ in range(samples)]
+    return LogitsProcessorList([PlanConstraint(processor.tokenizer, rows, prompt_tokens)])
