@@ -30,13 +30,14 @@ class Progress(TrainerCallback):
         self._stage = stage
         self._log = log
         self._every = every
-        self._start = self._last = time.monotonic()
+        self._last = 0.0
+        self._first = (math.inf, 0.0)
+        """Step and time of the first report: the first step takes longer than the others and says little of them."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._start = time.monotonic()
-        self._last = 0.0
+        self._last, self._first = 0.0, (math.inf, 0.0)
 
     def on_log(
         self,
@@ -52,10 +53,14 @@ class Progress(TrainerCallback):
         if now - self._last < self._every and state.global_step < state.max_steps:
             return
         self._last = now
-        spent = now - self._start
-        left = spent / max(state.global_step, 1) * (state.max_steps - state.global_step)
-        shown = "  ".join(f"{name} {numbers[name]:.3g}" for name in SHOWN if name in numbers)
-        print(f"{self._stage}  step {state.global_step}/{state.max_steps}  {shown}  {left:.0f} s left", flush=True)
+        step, steps = state.global_step, state.max_steps
+        shown = [f"{name} {numbers[name]:.3g}" for name in SHOWN if name in numbers]
+        if step > self._first[0]:
+            pace = (now - self._first[1]) / (step - self._first[0])
+            shown.append(f"{pace * (steps - step):.0f} s left")
+        else:
+            self._first = (step, now)
+        print("  ".join([f"{self._stage}  step {step}/{steps}", *shown]), flush=True)
 
 
 def train(stage: str, trainer: Trainer, log: Log) -> dict[str, float]:
