@@ -23,6 +23,10 @@ SHOWN = ("loss", "reward", "rewards/accuracies", "kl")
 """Metrics that the line on the terminal holds, where the trainer logs them."""
 
 
+WARM_UP = 5
+"""Steps from the first report on, before the time left is told: the first ones take longer and say little."""
+
+
 class Progress(TrainerCallback):
     """A line on the terminal every few seconds, and every logged metric to the tracker."""
 
@@ -32,7 +36,7 @@ class Progress(TrainerCallback):
         self._every = every
         self._last = 0.0
         self._first = (math.inf, 0.0)
-        """Step and time of the first report: the first step takes longer than the others and says little of them."""
+        """Step and time of the first report."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -55,11 +59,11 @@ class Progress(TrainerCallback):
         self._last = now
         step, steps = state.global_step, state.max_steps
         shown = [f"{name} {numbers[name]:.3g}" for name in SHOWN if name in numbers]
-        if step > self._first[0]:
-            pace = (now - self._first[1]) / (step - self._first[0])
-            shown.append(f"{pace * (steps - step):.0f} s left")
-        else:
+        done = step - self._first[0]
+        if done < 0:
             self._first = (step, now)
+        elif done >= WARM_UP:
+            shown.append(f"{(now - self._first[1]) / done * (steps - step):.0f} s left")
         print("  ".join([f"{self._stage}  step {step}/{steps}", *shown]), flush=True)
 
 
