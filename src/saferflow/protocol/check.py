@@ -39,18 +39,23 @@ def check(plan: "Plan | None", text: str) -> tuple[Violation, ...]:
 
 
 def _tags(blocks: Blocks, text: str) -> Iterator[Violation]:
-    names = [tag for tag, _ in blocks.tags]
+    names = tuple([tag for tag, _ in blocks.tags])
+    if names != TAGS:
+        yield from _malformed(names, blocks, text)
+    for gap in _gaps(blocks, len(text)):
+        piece = TAG.sub(" ", text[gap.start : gap.end]).strip()
+        if piece:
+            yield Violation("T002", 0, _line(text, _first_word(text, gap)), quote(piece), ())
+
+
+def _malformed(names: tuple[str, ...], blocks: Blocks, text: str) -> Iterator[Violation]:
     for tag in TAGS:
         count = names.count(tag)
         if count != 1:
             where = next((start for name, start in blocks.tags if name == tag), len(text))
             yield Violation("T001", 0, _line(text, where), f"{count} of {tag}", (f"1 of {tag}",))
-    if len(names) == len(set(names)) == len(TAGS) and tuple(names) != TAGS:
+    if len(names) == len(set(names)) == len(TAGS):
         yield Violation("T001", 0, _line(text, blocks.tags[0][1]), " ".join(names), (" ".join(TAGS),))
-    for gap in _gaps(blocks, len(text)):
-        piece = TAG.sub(" ", text[gap.start : gap.end])
-        if not piece.isspace() and piece:
-            yield Violation("T002", 0, _line(text, _first_word(text, gap)), quote(piece.strip()), ())
 
 
 def _gaps(blocks: Blocks, length: int) -> Iterator[Span]:

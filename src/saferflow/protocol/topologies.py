@@ -14,6 +14,7 @@ from saferflow.protocol.tools import DECISIONS, TOOLS, Layer
 
 if TYPE_CHECKING:
     from saferflow.protocol.plan import Plan
+    from saferflow.protocol.trace import Call
 
 KINDS = ("linear", "tree", "mesh", "shield", "loop")
 
@@ -93,6 +94,15 @@ class Automaton:
         if steps is None:
             steps = self._steps[state] = {(edge.tool, edge.decision): edge.target for edge in self.edges(state)}
         return steps.get((tool, guard(tool, fields)))
+
+    def accepts(self, calls: Iterable["Call"]) -> bool:
+        """Whether these calls, and no more, are a legal order."""
+        state = self.start
+        for call in calls:
+            state = self.step(state, call.tool, call.fields)
+            if state is None:
+                return False
+        return self.accepting(state)
 
     def legal(self, state: State) -> tuple[str, ...]:
         """The tools that may be called in `state`, each once, in the plan's order."""
@@ -174,6 +184,7 @@ def guard(tool: str, fields: Iterable[tuple[str, str]]) -> str:
     return decision if decision in DECISIONS else ""
 
 
+@lru_cache(maxsize=4096)
 def compile_plan(plan: "Plan") -> Automaton:
     """The automaton of a plan. Plans that differ in hazard, severity or persona alone share one."""
     layers = tuple(plan.layer(layer) for layer in Layer)

@@ -12,9 +12,19 @@ def check_fields(strict: bool, calls: list[Line]) -> Iterator[Violation]:
     """Violations of typed fields; if not `strict`, only values that are wrong where fields are written."""
     for step, line in enumerate(calls, 1):
         tool = TOOLS.get(line.call.tool)
-        if tool and tool.fields and (strict or line.call.fields):
+        if tool and tool.fields and (strict or line.call.fields) and not _fits(tool.fields, line.call):
             for code, found, legal in _faults(tool.name, line.call, strict):
                 yield Violation(code, step, line.number, found, legal)
+
+
+def _fits(fields: tuple[Field, ...], call: Call) -> bool:
+    """Whether a call is written exactly as its tool declares it, in that order: then there is no fault to look for."""
+    if call.text or len(call.fields) != len(fields):
+        return False
+    for field, (key, value) in zip(fields, call.fields, strict=True):
+        if key != field.name or not field.accepts(value):
+            return False
+    return True
 
 
 def _faults(name: str, call: Call, strict: bool) -> Iterator[tuple[str, str, tuple[str, ...]]]:
