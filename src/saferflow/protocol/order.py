@@ -7,7 +7,7 @@ from saferflow.protocol.paths import resume_after
 from saferflow.protocol.tools import TOOLS, Layer
 from saferflow.protocol.topologies import GATE
 from saferflow.protocol.trace import Line
-from saferflow.protocol.violation import Violation
+from saferflow.protocol.violation import Violation, clip
 
 if TYPE_CHECKING:
     from saferflow.protocol.plan import Plan
@@ -52,7 +52,7 @@ def check_order(plan: "Plan", calls: list[Line], last_line: int) -> Iterator[Vio
             state = resume_after(automaton, state, call.tool, call.fields) or state
         else:
             wrong_route = wrong_route or code == "T107"
-            yield Violation(code, step, line.number, call.tool, legal)
+            yield Violation(code, step, line.number, clip(call.tool), legal)
     legal = automaton.legal(state)
     yield from (Violation("T105", 0, last_line, f"no {layer} call", legal) for layer in absent)
     if gateless:
