@@ -1,6 +1,7 @@
 """Completions as values: `parse` and `render` are each other's inverse on every legal response."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -86,13 +87,15 @@ def plain(value: str) -> str:
     return " ".join(value.replace(";", ",").split())
 
 
-def lines(text: str, span: Span | None) -> tuple[Line, ...]:
-    """The non-empty lines of `text[span]`. Only a line feed ends a line."""
+def lines(text: str, span: Span | None) -> Iterator[Line]:
+    """The non-empty lines of `text[span]`, one at a time. Only a line feed ends a line."""
     if span is None:
-        return ()
+        return
     first = text.count("\n", 0, span.start) + 1
-    stripped = map(str.strip, text[span.start : span.end].split("\n"))
-    return tuple([Line(number, piece, read_call(piece)) for number, piece in enumerate(stripped, first) if piece])
+    for number, piece in enumerate(text[span.start : span.end].split("\n"), first):
+        line = piece.strip()
+        if line:
+            yield Line(number, line, read_call(line))
 
 
 def read_call(line: str) -> Call | None:
