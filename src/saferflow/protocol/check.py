@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from saferflow.protocol.order import check_order
+from saferflow.protocol.order import Step, check_order
 from saferflow.protocol.stance import contradicts
 from saferflow.protocol.surface import TAG, TAGS, Blocks, Span, find_blocks
-from saferflow.protocol.topologies import GATE
-from saferflow.protocol.trace import Line, lines
-from saferflow.protocol.typed import check_fields
+from saferflow.protocol.topologies import GATE, guard
+from saferflow.protocol.trace import lines
+from saferflow.protocol.typed import field_faults
 from saferflow.protocol.violation import CODES, Violation, quote
 
 if TYPE_CHECKING:
@@ -17,40 +18,57 @@ if TYPE_CHECKING:
 
 __all__ = ["CODES", "Violation", "check"]
 
+LINE = attrgetter("line")
+CALL = ("[TOOL-NAME]: …",)
 LEADING = re.compile(rf"\s+|{TAG.pattern}")
 
 
 def check(plan: "Plan | None", text: str) -> tuple[Violation, ...]:
     """Every violation in a completion, in the order of its lines. Never raises; linear in the length of `text`.
 
+    On one line, what is wrong with its place comes before what is wrong with its fields, those as they are written.
+
     Without a plan (a trace in the released form, which knows no fields and lets a model invent tools), only what needs
     no plan is checked: the tags, the text around them, the answer, and the values of calls that are written as fields.
     """
     blocks = find_blocks(text)
+    steps: list[Step] = []
+    within: list[Violation] = []
+    for line in lines(text, blocks.thinking):
+        call = line.call
+        if call:
+            steps.append((line.number, call.tool, guard(call.tool, call.fields)))
+            for code, seen, legal in field_faults(call, strict=plan is not None):
+                within.append(Violation(code, len(steps), line.number, seen, legal))
+        elif plan is not None:
+            within.append(Violation("T003", 0, line.number, quote(line.text), CALL))
     found = list(_tags(blocks, text))
-    read = lines(text, blocks.thinking)
-    calls = [line for line in read if line.call]
-    found.extend(check_fields(plan is not None, calls))
     if plan is not None:
-        found.extend(_prose(read))
-        found.extend(check_order(plan, calls, _line(text, blocks.thinking.end) if blocks.thinking else 1))
-    found.extend(_answer(blocks.answer, text, calls))
-    return tuple(sorted(found, key=lambda violation: (violation.line, violation.code)))
+        found.extend(check_order(plan, steps, _line(text, blocks.thinking.end) if blocks.thinking else 1))
+    found.extend(within)
+    found.extend(_answer(blocks.answer, text, steps))
+    found.sort(key=LINE)
+    return tuple(found)
 
 
 def _tags(blocks: Blocks, text: str) -> Iterator[Violation]:
-    names = [tag for tag, _ in blocks.tags]
+    names = tuple([tag for tag, _ in blocks.tags])
+    if names != TAGS:
+        yield from _malformed(names, blocks, text)
+    for gap in _gaps(blocks, len(text)):
+        piece = TAG.sub(" ", text[gap.start : gap.end]).strip()
+        if piece:
+            yield Violation("T002", 0, _line(text, _first_word(text, gap)), quote(piece), ())
+
+
+def _malformed(names: tuple[str, ...], blocks: Blocks, text: str) -> Iterator[Violation]:
     for tag in TAGS:
         count = names.count(tag)
         if count != 1:
             where = next((start for name, start in blocks.tags if name == tag), len(text))
             yield Violation("T001", 0, _line(text, where), f"{count} of {tag}", (f"1 of {tag}",))
-    if len(names) == len(set(names)) == len(TAGS) and tuple(names) != TAGS:
+    if len(names) == len(set(names)) == len(TAGS):
         yield Violation("T001", 0, _line(text, blocks.tags[0][1]), " ".join(names), (" ".join(TAGS),))
-    for gap in _gaps(blocks, len(text)):
-        piece = TAG.sub(" ", text[gap.start : gap.end])
-        if not piece.isspace() and piece:
-            yield Violation("T002", 0, _line(text, _first_word(text, gap)), quote(piece.strip()), ())
 
 
 def _gaps(blocks: Blocks, length: int) -> Iterator[Span]:
@@ -70,20 +88,14 @@ def _first_word(text: str, gap: Span) -> int:
     return at
 
 
-def _prose(read: tuple[Line, ...]) -> Iterator[Violation]:
-    for line in read:
-        if not line.call:
-            yield Violation("T003", 0, line.number, quote(line.text), ("[TOOL-NAME]: …",))
-
-
-def _answer(span: Span | None, text: str, calls: list[Line]) -> Iterator[Violation]:
+def _answer(span: Span | None, text: str, steps: list[Step]) -> Iterator[Violation]:
     if span is None:
         return
     answer = text[span.start : span.end].strip()
     line = _line(text, span.start)
     if not answer:
         yield Violation("T301", 0, line, "nothing", ("text",))
-    step, decision = next(((n, c.call.get("decision")) for n, c in enumerate(calls, 1) if c.call.tool == GATE), (0, ""))
+    step, decision = next(((n, guarded) for n, (_, tool, guarded) in enumerate(steps, 1) if tool == GATE), (0, ""))
     words = contradicts(decision, answer)
     if words:
         yield Violation("T302", step, line, f"decision={decision} and an answer that begins {words!r}", ())

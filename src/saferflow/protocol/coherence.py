@@ -1,6 +1,6 @@
 """What makes a plan incoherent. Each finding is one line that says what it got, what it expected and the way out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from saferflow.protocol.hazards import HAZARDS, NONE
@@ -20,39 +20,61 @@ MAX_LOOP_TOOLS = 6
 
 
 def problems(plan: "Plan") -> tuple[str, ...]:
-    """Everything that is wrong with a plan; empty for a coherent one. Total on values of any type."""
-    shape = tuple(_types(plan))
-    return shape or (*_values(plan), *_tools(plan), *_topology(plan))
+    """Everything that is wrong with a plan; empty for a coherent one. Total on values of any type.
+
+    A rule that reads a field of the wrong type is left out; all others are looked at all the same.
+    """
+    mistyped = dict(_types(plan))
+    found = [f"{name}: {problem}" for name, problem in mistyped.items()]
+    for fields, rule in _RULES:
+        if not mistyped.keys() & fields:
+            found += rule(plan)
+    return tuple(found)
 
 
-def _types(plan: "Plan") -> Iterator[str]:
+def _types(plan: "Plan") -> Iterator[tuple[str, str]]:
     for name in ("hazard", "persona", "topology"):
         if not isinstance(getattr(plan, name), str):
-            yield f"{name}: a string is expected, got {getattr(plan, name)!r}"
+            yield name, f"a string is expected, got {getattr(plan, name)!r}"
     for name in ("severity", "max_returns"):
         if type(getattr(plan, name)) is not int:
-            yield f"{name}: an integer is expected, got {getattr(plan, name)!r}"
+            yield name, f"an integer is expected, got {getattr(plan, name)!r}"
     if not _names(plan.tools):
-        yield f"tools: a tuple of tool names is expected, got {plan.tools!r}"
+        yield "tools", f"a tuple of tool names is expected, got {plan.tools!r}"
     if not (isinstance(plan.branches, tuple) and all(_names(branch) and branch for branch in plan.branches)):
-        yield f"branches: a tuple of non-empty tuples of tool names is expected, got {plan.branches!r}"
+        yield "branches", f"a tuple of non-empty tuples of tool names is expected, got {plan.branches!r}"
 
 
 def _names(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
 
 
-def _values(plan: "Plan") -> Iterator[str]:
+def _hazard(plan: "Plan") -> Iterator[str]:
     if plan.hazard != NONE and plan.hazard not in HAZARDS:
         yield f"hazard: {plan.hazard!r} is unknown; one of {NONE}, {', '.join(HAZARDS)}"
+
+
+def _severity(plan: "Plan") -> Iterator[str]:
     if plan.severity not in range(4):
         yield f"severity: {plan.severity} is out of range; 0 none, 1 low, 2 medium, 3 high"
-    elif (plan.hazard == NONE) != (plan.severity == 0):
+
+
+def _fit(plan: "Plan") -> Iterator[str]:
+    if plan.severity in range(4) and (plan.hazard == NONE) != (plan.severity == 0):
         yield f"severity: {plan.severity} does not fit hazard {plan.hazard!r}; 0 goes with {NONE}, 1 to 3 with a code"
+
+
+def _persona(plan: "Plan") -> Iterator[str]:
     if plan.persona not in PERSONAS:
         yield f"persona: {plan.persona!r} is unknown; one of {', '.join(PERSONAS)}"
+
+
+def _kind(plan: "Plan") -> Iterator[str]:
     if plan.topology not in KINDS:
         yield f"topology: {plan.topology!r} is unknown; one of {', '.join(KINDS)}"
+
+
+def _returns(plan: "Plan") -> Iterator[str]:
     if plan.max_returns not in range(MAX_RETURNS + 1):
         yield f"max_returns: {plan.max_returns} is out of range; 0 to {MAX_RETURNS}"
 
@@ -115,3 +137,16 @@ def _rank(tool: str) -> tuple[int, bool]:
 
 def _of(layer: Layer) -> list[str]:
     return [tool.name for tool in TOOLS.values() if tool.layer is layer]
+
+
+_RULES: tuple[tuple[frozenset[str], Callable[["Plan"], Iterator[str]]], ...] = (
+    (frozenset({"hazard"}), _hazard),
+    (frozenset({"severity"}), _severity),
+    (frozenset({"hazard", "severity"}), _fit),
+    (frozenset({"persona"}), _persona),
+    (frozenset({"topology"}), _kind),
+    (frozenset({"max_returns"}), _returns),
+    (frozenset({"tools"}), _tools),
+    (frozenset({"tools", "topology", "branches", "max_returns"}), _topology),
+)
+"""Each rule with the fields that it reads."""

@@ -1,46 +1,47 @@
-"""What each call of a completion is worth: whether it was legal where it stands, and whether it is well typed."""
+"""The credit of each step of a trace: which calls were legal, and which well typed (process-level reward; ours)."""
 
-from collections import defaultdict
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from saferflow.protocol.check import check
-from saferflow.protocol.trace import parse
+from saferflow.protocol.surface import find_blocks
+from saferflow.protocol.trace import lines
 from saferflow.protocol.violation import Violation
-
-if TYPE_CHECKING:
-    from saferflow.protocol.plan import Plan
-    from saferflow.protocol.trace import Call
 
 
 class Credit(NamedTuple):
-    """The verdict on one call."""
+    """One step: a call, or a line of the thinking that should have been one.
+
+    `step` counts the calls from 1 and is 0 for a line that is no call, whose `tool` is empty. `line` is the line of the
+    completion, from 1. `legal`: the automaton allows the call there, and for the gate also that the route and the answer
+    keep to its decision. `typed`: the fields are as the tool declares them.
+    """
 
     step: int
-    """From 1, as in `Violation.step`."""
+    line: int
     tool: str
     legal: bool
-    """No rule of order names the call, and the answer does not contradict it (codes T1.. and T3..)."""
     typed: bool
-    """No rule of fields names it (codes T2..)."""
 
     @property
-    def value(self) -> float:
-        """1 for a legal, well-typed call, else 0."""
-        return float(self.legal and self.typed)
+    def earned(self) -> bool:
+        """Whether the step is worth anything: 1 if legal and well typed, else 0."""
+        return self.legal and self.typed
 
 
-def step_credits(plan: "Plan | None", text: str) -> tuple[Credit, ...]:
-    """The credit of every call in a completion, in order; total and linear as `check` is. Source: ours."""
-    return credited(parse(text).trace, check(plan, text))
+def step_credits(text: str, violations: tuple[Violation, ...]) -> tuple[Credit, ...]:
+    """The steps of a completion in the order of its lines, judged by what `check` found in that same text.
 
-
-def credited(trace: "tuple[Call, ...]", violations: Iterable[Violation]) -> tuple[Credit, ...]:
-    """The credit of the calls of a trace, from the violations of its completion."""
-    families: dict[int, set[str]] = defaultdict(set)
-    for violation in violations:
-        families[violation.step].add(violation.code[1])
-    return tuple(
-        Credit(step, call.tool, not families[step] & {"1", "3"}, "2" not in families[step])
-        for step, call in enumerate(trace, 1)
-    )
+    Total on any text, linear in its length. The mean of `earned` is the share of good steps that the protocol reward
+    pays; without a plan (`check(None, text)`) lines that are no call are no steps.
+    """
+    illegal = {violation.step for violation in violations if not violation.code.startswith("T2")}
+    mistyped = {violation.step for violation in violations if violation.code.startswith("T2")}
+    prose = {violation.line for violation in violations if violation.code == "T003"}
+    found: list[Credit] = []
+    step = 0
+    for line in lines(text, find_blocks(text).thinking):
+        if line.call:
+            step += 1
+            found.append(Credit(step, line.number, line.call.tool, step not in illegal, step not in mistyped))
+        elif line.number in prose:
+            found.append(Credit(0, line.number, "", legal=False, typed=False))
+    return tuple(found)

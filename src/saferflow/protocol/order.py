@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from saferflow.protocol.paths import resume_after
+from saferflow.protocol.paths import resume
 from saferflow.protocol.tools import TOOLS, Layer
-from saferflow.protocol.topologies import GATE
-from saferflow.protocol.trace import Line
-from saferflow.protocol.violation import Violation
+from saferflow.protocol.topologies import GATE, Automaton
+from saferflow.protocol.violation import Violation, clip
 
 if TYPE_CHECKING:
     from saferflow.protocol.plan import Plan
@@ -15,48 +14,63 @@ if TYPE_CHECKING:
 END = "the end"
 
 
-def check_order(plan: "Plan", calls: list[Line], last_line: int) -> Iterator[Violation]:
+Step = tuple[int, str, str]
+"""A call as the automaton sees it: its line, its tool, and the decision that guards it."""
+
+
+def check_order(plan: "Plan", steps: list[Step], last_line: int) -> Iterator[Violation]:
     """Walk the calls through the plan's automaton; after an illegal one, go on where the trace can be picked up."""
     automaton = plan.automaton
-    names = {line.call.tool for line in calls}
+    if _accepted(automaton, steps):
+        return
+    names = {tool for _, tool, _ in steps}
     layers = {TOOLS[tool].layer for tool in names if tool in plan.tools}
     absent = [layer for layer in (Layer.PERCEPTION, Layer.REASONING) if layer not in layers]
     gateless = GATE not in names
     wrong_route = False
     called: set[str] = set()
     state = automaton.start
-    for step, line in enumerate(calls, 1):
-        call = line.call
-        after = automaton.step(state, call.tool, call.fields) if call.tool in plan.tools else None
+    for step, (line, tool, decision) in enumerate(steps, 1):
+        after = automaton.after(state, tool, decision)
         if after is not None:
             state = after
-            called.add(call.tool)
+            called.add(tool)
             continue
-        code = _code(plan, call.tool, called, state.layer)
+        code = _code(plan, tool, called, state.layer)
         legal = automaton.legal(state) or (END,)
         if code == "T104":
-            called.add(call.tool)
-            layer = TOOLS[call.tool].layer
+            called.add(tool)
+            layer = TOOLS[tool].layer
             skipped = [lost for lost in absent if lost < layer]
             absent = [lost for lost in absent if lost not in skipped]
             if skipped:
                 for lost in skipped:
-                    yield Violation("T105", step, line.number, f"{call.tool} and no {lost} call", legal)
+                    yield Violation("T105", step, line, f"{tool} and no {lost} call", legal)
             elif gateless and layer is Layer.DECISION:
                 gateless = False
-                yield Violation("T106", step, line.number, call.tool, legal)
+                yield Violation("T106", step, line, tool, legal)
             else:
-                yield Violation(code, step, line.number, call.tool, legal)
-            state = resume_after(automaton, state, call.tool, call.fields) or state
+                yield Violation(code, step, line, tool, legal)
+            state = resume(automaton, state, tool, decision) or state
         else:
             wrong_route = wrong_route or code == "T107"
-            yield Violation(code, step, line.number, call.tool, legal)
+            yield Violation(code, step, line, clip(tool), legal)
     legal = automaton.legal(state)
     yield from (Violation("T105", 0, last_line, f"no {layer} call", legal) for layer in absent)
     if gateless:
         yield Violation("T106", 0, last_line, END, legal)
     elif state.layer is Layer.DECISION and state.due and not wrong_route:
-        yield Violation("T107", len(calls), last_line, END, legal)
+        yield Violation("T107", len(steps), last_line, END, legal)
+
+
+def _accepted(automaton: Automaton, steps: list[Step]) -> bool:
+    """Whether the steps, and no more, are a legal trace: the usual case, in which there is nothing to find."""
+    state = automaton.start
+    for _, tool, decision in steps:
+        state = automaton.after(state, tool, decision)
+        if state is None:
+            return False
+    return automaton.accepting(state)
 
 
 def _code(plan: "Plan", tool: str, called: set[str], layer: Layer | None) -> str:

@@ -3,7 +3,7 @@
 from collections import deque
 from functools import lru_cache
 
-from saferflow.protocol.topologies import GATE, Automaton, State, guard
+from saferflow.protocol.topologies import GATE, Automaton, State
 
 REACH_LIMIT = 4096
 """States that `resume` looks at before it gives up; only a loop with two returns has more."""
@@ -78,11 +78,6 @@ def resume(automaton: Automaton, state: State, tool: str, decision: str) -> Stat
                 found.add(edge.target)
                 queue.append(edge.target)
     return None
-
-
-def resume_after(automaton: Automaton, state: State, tool: str, fields: tuple[tuple[str, str], ...]) -> State | None:
-    """`resume` for a call as it was written."""
-    return resume(automaton, state, tool, guard(tool, fields))
 
 
 def _ends_without(automaton: Automaton, decision: str, tool: str) -> bool:

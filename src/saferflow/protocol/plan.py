@@ -1,7 +1,8 @@
 """A plan: hazard, severity, persona, tools and topology. It cannot exist incoherent."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
+from types import SimpleNamespace
 from typing import Literal
 
 from saferflow.errors import PlanError
@@ -74,14 +75,17 @@ class Plan:
             raise PlanError(f"a plan is a JSON object; this is no JSON: {error}") from None
         if not isinstance(row, dict):
             raise PlanError(f"a plan is a JSON object; got {type(row).__name__}")
-        names = {field.name for field in fields(cls)}
-        missing = sorted(names - {"branches", "max_returns"} - row.keys())
-        unknown = sorted(row.keys() - names)
+        given = {name: _tuples(value) for name, value in row.items()}
+        names = [field.name for field in fields(cls)]
+        missing = [field.name for field in fields(cls) if field.default is MISSING and field.name not in row]
+        unknown = sorted(row.keys() - set(names))
         if missing or unknown:
             lines = [f"  {name}: missing" for name in missing]
-            lines += [f"  {name}: not a field of a plan" for name in unknown]
+            lines += [f"  {name}: not a field of a plan; there are {', '.join(names)}" for name in unknown]
+            rest = SimpleNamespace(**{field.name: given.get(field.name, field.default) for field in fields(cls)})
+            lines += [f"  {problem}" for problem in problems(rest) if problem.partition(":")[0] not in missing]
             raise PlanError("the JSON does not fit Plan:\n" + "\n".join(lines))
-        return cls(**{name: _tuples(value) for name, value in row.items()})
+        return cls(**given)
 
 
 def _tuples(value: object) -> object:

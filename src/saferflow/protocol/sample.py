@@ -4,20 +4,28 @@ import random
 from typing import TYPE_CHECKING
 
 from saferflow.protocol.paths import allowed, reach, required
-from saferflow.protocol.tools import DECISIONS, TOOLS, Layer
+from saferflow.protocol.tools import DECISIONS, LEVELS, TOOLS, Field, Layer
 from saferflow.protocol.topologies import GATE, Automaton, Edge, State
+from saferflow.protocol.trace import Call
 
 if TYPE_CHECKING:
     from saferflow.protocol.plan import Plan
+
+BLANK = "..."
+"""Stands in a skeleton where words belong; a legal text, and a legal list of one item."""
 
 AGAIN = 0.5
 """Chance of a call that is legal but wanted by nothing: a loop's second look (ours)."""
 
 
 def sample(
-    plan: "Plan", rng: random.Random, decision: str, coverage: float = 1.0, last: frozenset[str] = frozenset()
+    plan: "Plan",
+    rng: random.Random,
+    decision: str | None = None,
+    coverage: float = 1.0,
+    last: frozenset[str] = frozenset(),
 ) -> tuple[str, ...]:
-    """Draw the tool names of a legal trace whose gate decides `decision`.
+    """Draw the tool names of a legal trace whose gate decides `decision`; None draws the decision first.
 
     Args:
         coverage: chance, in [0, 1], with which each optional tool is taken; at 1 every tool that the decision
@@ -27,6 +35,7 @@ def sample(
     Raises:
         ValueError: a decision that is none of the four.
     """
+    decision = rng.choice(DECISIONS) if decision is None else decision
     if decision not in DECISIONS:
         raise ValueError(f"decision is one of {', '.join(DECISIONS)}, got {decision!r}")
     automaton = plan.automaton
@@ -39,6 +48,25 @@ def sample(
         trace.append(edge.tool)
         state = edge.target
     return tuple(trace)
+
+
+def skeleton(plan: "Plan", rng: random.Random, decision: str | None = None, coverage: float = 1.0) -> tuple[Call, ...]:
+    """Draw a legal trace as `sample` does, each field filled: drawn where its values can be listed, else `BLANK`."""
+    decision = rng.choice(DECISIONS) if decision is None else decision
+    names = sample(plan, rng, decision, coverage)
+    return tuple(
+        Call(name, tuple((field.name, _value(field, decision, rng)) for field in TOOLS[name].fields)) for name in names
+    )
+
+
+def _value(field: Field, decision: str, rng: random.Random) -> str:
+    if field.choices == DECISIONS:
+        return decision
+    if field.type == "enum":
+        return rng.choice(field.choices)
+    if field.type == "level":
+        return rng.choice(LEVELS)
+    return "0.5" if field.type == "score" else BLANK
 
 
 def _wanted(automaton: Automaton, rng: random.Random, decision: str, coverage: float) -> list[str]:

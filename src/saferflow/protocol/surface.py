@@ -37,7 +37,10 @@ def find_blocks(text: str) -> Blocks:
     A block whose closing tag is missing runs to the next block or to the end; thinking whose opening tag is missing
     starts with the text. An answer is looked for before or inside the thinking only where none follows it.
     """
-    tags = tuple((match.group(), match.start()) for match in TAG.finditer(text))
+    tags = tuple([(match.group(), match.start()) for match in TAG.finditer(text)])
+    if tuple([tag for tag, _ in tags]) == TAGS:
+        opened, closed, begun, ended = (start for _, start in tags)
+        return Blocks(Span(opened + len(OPEN_THINKING), closed), Span(begun + len(OPEN_ANSWER), ended), tags)
     thinking = _thinking(tags, len(text))
     after = thinking.end if thinking else 0
     start = _first(tags, OPEN_ANSWER, after)

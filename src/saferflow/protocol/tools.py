@@ -64,14 +64,14 @@ class Field(NamedTuple):
 
     def accepts(self, value: str) -> bool:
         """Whether `value` can be read as this field's type, and can be written on one line of a trace."""
-        if not value or value != value.strip() or ";" in value or "\n" in value or TAG.search(value):
-            return False
         if self.type == "enum":
             return value in self.choices
         if self.type == "level":
             return value in LEVELS
         if self.type == "score":
             return SCORE.fullmatch(value) is not None
+        if not value or value != value.strip() or ";" in value or "\n" in value or ("<" in value and TAG.search(value)):
+            return False
         if self.type == "list":
             return all(item and item == item.strip() for item in value.split(", "))
         return True

@@ -75,6 +75,7 @@ class Automaton:
     start: State
     _edges: dict[State, tuple[Edge, ...]] = field(default_factory=dict, repr=False)
     _steps: dict[State, dict[tuple[str, str], State]] = field(default_factory=dict, repr=False)
+    _legal: dict[State, tuple[str, ...]] = field(default_factory=dict, repr=False)
 
     @property
     def tools(self) -> tuple[str, ...]:
@@ -89,14 +90,20 @@ class Automaton:
 
     def step(self, state: State, tool: str, fields: Iterable[tuple[str, str]] = ()) -> State | None:
         """The state after calling `tool` with `fields`, or None where that is not legal."""
+        return self.after(state, tool, guard(tool, fields))
+
+    def after(self, state: State, tool: str, decision: str) -> State | None:
+        """`step` for a call whose guard has been read."""
         steps = self._steps.get(state)
         if steps is None:
             steps = self._steps[state] = {(edge.tool, edge.decision): edge.target for edge in self.edges(state)}
-        return steps.get((tool, guard(tool, fields)))
+        return steps.get((tool, decision))
 
     def legal(self, state: State) -> tuple[str, ...]:
         """The tools that may be called in `state`, each once, in the plan's order."""
-        return tuple(dict.fromkeys(edge.tool for edge in self.edges(state)))
+        if state not in self._legal:
+            self._legal[state] = tuple(dict.fromkeys(edge.tool for edge in self.edges(state)))
+        return self._legal[state]
 
     def accepting(self, state: State) -> bool:
         """Whether a trace may end in `state`."""
@@ -174,6 +181,7 @@ def guard(tool: str, fields: Iterable[tuple[str, str]]) -> str:
     return decision if decision in DECISIONS else ""
 
 
+@lru_cache(maxsize=4096)
 def compile_plan(plan: "Plan") -> Automaton:
     """The automaton of a plan. Plans that differ in hazard, severity or persona alone share one."""
     layers = tuple(plan.layer(layer) for layer in Layer)

@@ -1,6 +1,7 @@
 """Completions as values: `parse` and `render` are each other's inverse on every legal response."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +17,8 @@ from saferflow.protocol.surface import (
 NAME = re.compile(r"\[([A-Z0-9_-]+)\]\s*:")
 """The start of a call: tool name and colon, as the released code reads them [K]."""
 
-KEY = re.compile(r"[a-z][a-z0-9_]*")
+FIELD = re.compile(r"\s*+([a-z][a-z0-9_]*+)\s*+=")
+"""The start of a field: its key and the equals sign. Possessive, so that no text makes it go back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +87,15 @@ def plain(value: str) -> str:
     return " ".join(value.replace(";", ",").split())
 
 
-def lines(text: str, span: Span | None) -> tuple[Line, ...]:
-    """The non-empty lines of `text[span]`. Only a line feed ends a line."""
+def lines(text: str, span: Span | None) -> Iterator[Line]:
+    """The non-empty lines of `text[span]`, one at a time. Only a line feed ends a line."""
     if span is None:
-        return ()
+        return
     first = text.count("\n", 0, span.start) + 1
-    stripped = (piece.strip() for piece in text[span.start : span.end].split("\n"))
-    return tuple(Line(number, piece, read_call(piece)) for number, piece in enumerate(stripped, first) if piece)
+    for number, piece in enumerate(text[span.start : span.end].split("\n"), first):
+        line = piece.strip()
+        if line:
+            yield Line(number, line, read_call(line))
 
 
 def read_call(line: str) -> Call | None:
@@ -102,9 +106,9 @@ def read_call(line: str) -> Call | None:
     rest = line[match.end() :].strip()
     fields, text = [], []
     for piece in rest.split(";"):
-        key, equals, value = piece.partition("=")
-        if equals and KEY.fullmatch(key.strip()):
-            fields.append((key.strip(), value.strip()))
+        field = FIELD.match(piece)
+        if field:
+            fields.append((field[1], piece[field.end() :].strip()))
         else:
             text.append(piece)
     return Call(match[1], tuple(fields), ";".join(text).strip() if fields else rest)

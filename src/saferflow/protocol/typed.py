@@ -1,23 +1,35 @@
 """The rules of fields: what a call says against what its tool declares."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 from saferflow.protocol.tools import TOOLS, Field
-from saferflow.protocol.trace import Call, Line
-from saferflow.protocol.violation import Violation, quote
+from saferflow.protocol.trace import Call
+from saferflow.protocol.violation import quote
+
+Fault = tuple[str, str, tuple[str, ...]]
+"""A violation's code, what was found, and what is legal."""
 
 
-def check_fields(strict: bool, calls: list[Line]) -> Iterator[Violation]:
-    """Violations of typed fields; if not `strict`, only values that are wrong where fields are written."""
-    for step, line in enumerate(calls, 1):
-        tool = TOOLS.get(line.call.tool)
-        if tool and tool.fields and (strict or line.call.fields):
-            for code, found, legal in _faults(tool.name, line.call, strict):
-                yield Violation(code, step, line.number, found, legal)
+def field_faults(call: Call, strict: bool) -> Iterable[Fault]:
+    """What is wrong with a call's fields; if not `strict`, only values that are wrong where fields are written."""
+    tool = TOOLS.get(call.tool)
+    if not tool or not tool.fields or not (strict or call.fields) or _fits(tool.fields, call):
+        return ()
+    return _faults(tool.name, call, strict)
 
 
-def _faults(name: str, call: Call, strict: bool) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+def _fits(fields: tuple[Field, ...], call: Call) -> bool:
+    """Whether a call is written exactly as its tool declares it, in that order: then there is no fault to look for."""
+    if call.text or len(call.fields) != len(fields):
+        return False
+    for field, (key, value) in zip(fields, call.fields, strict=True):
+        if key != field.name or not field.accepts(value):
+            return False
+    return True
+
+
+def _faults(name: str, call: Call, strict: bool) -> Iterator[Fault]:
     declared, shape = _declared(name)
     seen: set[str] = set()
     for key, value in call.fields:
@@ -28,7 +40,7 @@ def _faults(name: str, call: Call, strict: bool) -> Iterator[tuple[str, str, tup
             if strict:
                 yield "T201", quote(key), shape
         elif not field.accepts(value):
-            yield "T203", quote(f"{key}={value}"), (f"{key}={field.expects}",)
+            yield "T203", quote(f"{key}={value}"), _written(field)
         seen.add(key)
     if not strict:
         return
@@ -36,11 +48,17 @@ def _faults(name: str, call: Call, strict: bool) -> Iterator[tuple[str, str, tup
         yield "T205", quote(call.text) or "nothing", shape
     for field in declared.values() if call.fields else ():
         if field.required and field.name not in seen:
-            yield "T202", f"no {field.name}", (f"{field.name}={field.expects}",)
+            yield "T202", f"no {field.name}", _written(field)
 
 
 @cache
 def _declared(name: str) -> tuple[dict[str, Field], tuple[str, ...]]:
     """A tool's fields by name, and how they are written."""
     fields = TOOLS[name].fields
-    return {field.name: field for field in fields}, tuple(f"{field.name}={field.expects}" for field in fields)
+    return {field.name: field for field in fields}, tuple(written for field in fields for written in _written(field))
+
+
+@cache
+def _written(field: Field) -> tuple[str, ...]:
+    """How one field is written."""
+    return (f"{field.name}={field.expects}",)

@@ -38,11 +38,21 @@ class Violation:
     found: str
     legal: tuple[str, ...]
 
-    def __str__(self) -> str:
+    @property
+    def message(self) -> str:
+        """The rule, what was found and what was legal there."""
         legal = f"; legal: {', '.join(self.legal)}" if self.legal else ""
-        return f"{self.line}: {self.code} {CODES[self.code]}: found {self.found}{legal}"
+        return f"{CODES[self.code]}: found {self.found}{legal}"
+
+    def __str__(self) -> str:
+        return f"{self.line}: {self.code} {self.message}"
 
 
 def quote(words: str) -> str:
     """The beginning of what stands in a completion, for a message."""
     return repr(words[:SHOWN]) + "…" * (len(words) > SHOWN) if words else ""
+
+
+def clip(name: str) -> str:
+    """A name from a completion, for a message; a model can write one of any length."""
+    return name[:SHOWN] + "…" * (len(name) > SHOWN)

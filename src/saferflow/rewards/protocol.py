@@ -6,7 +6,7 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 from saferflow.protocol.check import Violation, check
-from saferflow.protocol.credit import credited
+from saferflow.protocol.credit import step_credits
 from saferflow.protocol.paths import allowed
 from saferflow.protocol.tools import DECISIONS
 from saferflow.protocol.topologies import GATE
@@ -40,26 +40,25 @@ def protocol_reward(
     violations = check(plan, text)
     codes = {violation.code for violation in violations}
     formed = float(not codes & SURFACE)
-    steps = steps_score(plan, parse(text), violations)
+    steps = steps_score(plan, text, violations)
     semantic = 0.0 if "T001" in codes or "T301" in codes else graded(marks)
     total = sum(weight * term for weight, term in zip(weights, (formed, steps, semantic), strict=True))
     safe = unit(marks.safety) >= SAFE
     return ProtocolReward(formed, steps, semantic, total if safe else min(total, UNSAFE_CAP))
 
 
-def steps_score(plan: "Plan", response: "Response", violations: tuple[Violation, ...]) -> float:
-    """Share of legal, well-typed steps, times coverage of the plan.
+def steps_score(plan: "Plan", text: str, violations: tuple[Violation, ...]) -> float:
+    """Share of steps that earn their credit, times coverage of the plan.
 
-    A step is a call, or a line that is none; a step that any violation names is lost. Coverage is the share of the
-    plan's tools, of those that the gate's decision allows, that were called in a step that is not lost.
+    A step is a call, or a line that is none; one that any violation names earns nothing. Coverage is the share of the
+    plan's tools, of those that the gate's decision allows, that were called in a step that earned its credit.
     """
-    prose = sum(violation.code == "T003" for violation in violations)
-    good = [credit.tool for credit in credited(response.trace, violations) if credit.value]
-    steps = len(response.trace) + prose
+    steps = step_credits(text, violations)
+    good = [credit.tool for credit in steps if credit.earned]
     if not good:
         return 0.0
-    expected = _expected(plan, response)
-    return len(good) / steps * len(expected & set(good)) / len(expected)
+    expected = _expected(plan, parse(text))
+    return len(good) / len(steps) * len(expected & set(good)) / len(expected)
 
 
 def _expected(plan: "Plan", response: "Response") -> frozenset[str]:
