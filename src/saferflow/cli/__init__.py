@@ -98,6 +98,9 @@ def chat(
     constrained: Annotated[
         bool, typer.Option("--constrained", help="Decode under the plan's grammar: the trace cannot leave its plan.")
     ] = False,
+    draw: Annotated[
+        Path | None, typer.Option(help="Write the plan's graph with the trace's path on it to this SVG file.")
+    ] = None,
 ) -> None:
     """Ask a policy about an image: its plan, its trace with the check's verdict, its answer.
 
@@ -108,7 +111,7 @@ def chat(
     root, params = _project()
     from saferflow.cli.chat import converse
 
-    converse(root, params, image, question, policy.value, constrained=constrained)
+    converse(root, params, image, question, policy.value, constrained=constrained, drawing=draw)
 
 
 @app.command()

@@ -11,8 +11,14 @@ from saferflow.params import Params
 from saferflow.tracking import registry, runs
 
 
-def converse(root: Path, params: Params, image: str, question: str, policy: str, *, constrained: bool) -> None:
+def converse(
+    root: Path, params: Params, image: str, question: str, policy: str, *, constrained: bool, drawing: Path | None
+) -> None:
     """Print what the policy makes of the question.
+
+    Args:
+        constrained: decode under the plan's grammar.
+        drawing: where the plan's graph with the trace's path on it goes, as SVG.
 
     Raises:
         DataError: the image cannot be read.
@@ -41,6 +47,11 @@ def converse(root: Path, params: Params, image: str, question: str, policy: str,
         console.print(Text("check: valid", "bold green"))
     console.print(Text("answer", "bold"))
     console.print(Text(reply.response.answer or "(none)"))
+    if drawing:
+        from saferflow.evaluation.drawing import draw
+
+        drawing.write_text(draw(plan, reply.completion), encoding="utf-8")
+        console.print(Text(f"drawn: {drawing}"))
 
 
 def _read(path: Path, limit: int) -> bytes:
