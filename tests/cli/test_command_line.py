@@ -24,7 +24,7 @@ def test_the_help_names_every_command_and_comes_at_once():
     status, output = saferflow("--help")
     assert time.monotonic() - started < 2
     assert status == 0
-    for command in ("run", "status", "chat", "doctor", "ui", "stop"):
+    for command in ("run", "status", "chat", "check", "doctor", "ui", "stop"):
         assert f" {command} " in output
 
 
@@ -33,7 +33,7 @@ def test_without_arguments_it_teaches():
     assert "saferflow doctor" in output
 
 
-@pytest.mark.parametrize("command", ["run", "chat"])
+@pytest.mark.parametrize("command", ["run", "chat", "check"])
 def test_the_help_of_a_command_shows_examples(command):
     status, output = saferflow(command, "--help")
     assert status == 0
