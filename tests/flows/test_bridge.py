@@ -87,13 +87,11 @@ def test_the_closing_lines_show_scores_verdict_version_and_where_to_look(finishe
 
 
 def test_a_second_run_runs_no_stage_and_says_so(project):
-    started = time.monotonic()
     status, output = project.run(PREFECT_API_URL="http://127.0.0.1:9/api")  # nothing listens: no server is needed
     assert status == 0, output
     assert "nothing to do: all 9 stages up to date" in output
     assert "GRPO" in output
     assert project.calls() == []
-    assert time.monotonic() - started < 20
 
 
 def test_a_changed_grpo_parameter_runs_grpo_and_what_follows(better):

@@ -130,11 +130,9 @@ def test_prefect_knows_the_flow_run_of_every_stage(checkout):
 
 
 def test_a_second_run_runs_no_stage_and_says_so(checkout):
-    started = time.monotonic()
     status, output = run(checkout)
     assert status == 0, output
     assert "nothing to do: all 9 stages up to date" in output
-    assert time.monotonic() - started < 20
 
 
 def test_a_question_is_answered_on_the_terminal(checkout):
