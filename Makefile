@@ -4,10 +4,10 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test slow lint ui stop status doctor clean
+.PHONY: help run test slow lint bench-protocol ui stop status doctor clean
 
 help: ## what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1@/' | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1@/' | awk -F@ '{ printf "%-22s %s\n", $$1, $$2 }'
 
 run: .venv/run ## align the policy of params.yaml: only what is not up to date; ARGS="--force sft"
 	@$(BIN)/saferflow run $(ARGS)
@@ -21,6 +21,9 @@ slow: .venv/test ## the tests that take minutes
 lint: .venv/test ## style and layers
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports
+
+bench-protocol: .venv/run ## speed of the check, and how its time grows; ARGS="--search 60"
+	@PYTHONPATH=src $(BIN)/python benchmarks/protocol.py $(ARGS)
 
 ui: .venv/run ## open the books: starts MLflow's and Prefect's pages on this machine
 	@$(BIN)/saferflow ui

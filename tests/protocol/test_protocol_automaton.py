@@ -1,6 +1,8 @@
 """The automaton against the topologies' definitions, written a second time as plain predicates over sequences."""
 
 import random
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -8,8 +10,8 @@ import pytest
 from saferflow.protocol.paths import required, resume, states
 from saferflow.protocol.plan import Plan
 from saferflow.protocol.sample import sample
-from saferflow.protocol.tools import DECISIONS
-from saferflow.protocol.topologies import GATE, KINDS
+from saferflow.protocol.tools import DECISIONS, Layer
+from saferflow.protocol.topologies import GATE, KINDS, Automaton, Edge, State, _compile
 
 LOOK, READ = "VISUAL-SCAN", "OCR-EXTRACT"
 INTENT, JAILBREAK, RISK = "INTENT-RADAR", "JAILBREAK-SENTINEL", "RISK-SCORER"
@@ -88,15 +90,8 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("subject", "legal", "longest"), CASES)
-def test_the_automaton_accepts_exactly_the_orders_that_the_definition_allows(subject, legal, longest):
-    inner = subject.tools[: subject.tools.index(GATE)]
-    seen = 0
-    for length in range(longest + 1):
-        for names in product(inner, repeat=length):
-            seen += legal(names)
-            assert accepts(subject, (*names, GATE, REFUSE), "refuse") == legal(names), names
-    assert seen  # a predicate that allows nothing would agree with an automaton that does
+GUARDED = (*DECISIONS, "")
+"""What can guard a step from the gate; "" is a decision that cannot be read."""
 
 
 def tails(decision: str, routes: tuple[str, ...]) -> set[tuple[str, ...]]:
@@ -104,7 +99,116 @@ def tails(decision: str, routes: tuple[str, ...]) -> set[tuple[str, ...]]:
     tool = {"refuse": REFUSE, "redirect": REDIRECT}.get(decision)
     if tool:
         return {(tool,)} if tool in routes else {()}
+    if not decision:
+        return {(), *((route,) for route in routes)}
     return {(), (COMPOSE,)} if COMPOSE in routes else {()}
+
+
+Word = tuple[tuple[str, str], ...]
+"""Tools, each with the decision that guards it."""
+
+
+def is_legal(legal, routes: tuple[str, ...], word: Word) -> bool:
+    """Whether a whole trace is legal, from the definition: legal before the gate, and after it as it decided."""
+    names = tuple(tool for tool, _ in word)
+    if GATE not in names:
+        return False
+    at = names.index(GATE)
+    before, after = names[:at], names[at + 1 :]
+    return not {*before} & {*ROUTES} and bool(legal(before)) and after in tails(word[at][1], routes)
+
+
+def takes(automaton: Automaton, word: Word) -> bool:
+    state = automaton.start
+    for tool, decision in word:
+        state = automaton.after(state, tool, decision)
+        if state is None:
+            return False
+    return automaton.accepting(state)
+
+
+@pytest.mark.parametrize(("subject", "legal", "longest"), CASES)
+def test_the_automaton_accepts_exactly_the_orders_that_the_definition_allows(subject, legal, longest):
+    inner, automaton = subject.tools[: subject.tools.index(GATE)], subject.automaton
+    endings = [((GATE, decision), *((tool, "") for tool in tail)) for decision in GUARDED for tail in TAILS]
+    seen = 0
+    for length in range(longest + 1):
+        for names in product(inner, repeat=length):
+            seen += legal(names)
+            start = tuple((name, "") for name in names)
+            for ending in endings if legal(names) else [(), *endings[:1]]:
+                word = start + ending
+                assert takes(automaton, word) == is_legal(legal, ROUTES, word), word
+    assert seen  # a predicate that allows nothing would agree with an automaton that does
+
+
+TAILS = [(), (REFUSE,), (REDIRECT,), (COMPOSE,), (REFUSE, REFUSE), (COMPOSE, COMPOSE), (LOOK,), (GATE,)]
+
+
+@pytest.mark.parametrize(("subject", "legal", "longest"), CASES)
+def test_the_automaton_is_deterministic_and_compiles_to_the_same_states_and_edges_each_time(subject, legal, longest):
+    first, second = (
+        subject.automaton,
+        _compile.__wrapped__(
+            subject.topology,
+            tuple(subject.layer(layer) for layer in Layer),
+            subject.paths,
+            subject.max_returns if subject.topology == "loop" else 0,
+        ),
+    )
+    for state in states(first):
+        symbols = [(edge.tool, edge.decision) for edge in first.edges(state)]
+        assert len(symbols) == len(set(symbols))
+    assert [(state, first.edges(state)) for state in states(first)] == [
+        (state, second.edges(state)) for state in states(second)
+    ]
+
+
+def ways(automaton: Automaton) -> tuple[dict[State, Word], dict[State, Word]]:
+    """A shortest word to each state, and from each state to an end."""
+    to: dict[State, Word] = {automaton.start: ()}
+    for state in states(automaton):  # nearest first
+        for edge in automaton.edges(state):
+            to.setdefault(edge.target, (*to[state], (edge.tool, edge.decision)))
+    on: dict[State, Word] = {state: () for state in to if automaton.accepting(state)}
+    while len(on) < len(to):
+        for state in to:
+            for edge in automaton.edges(state):
+                if edge.target in on:
+                    on.setdefault(state, ((edge.tool, edge.decision), *on[edge.target]))
+    return to, on
+
+
+def mutants(automaton: Automaton) -> Iterator[tuple[Automaton, Word]]:
+    """The automaton with one edge less or one edge more, each with a word through that edge."""
+    to, on = ways(automaton)
+    edges = {state: automaton.edges(state) for state in to}
+    symbols = [(tool, decision) for tool in automaton.tools for decision in (GUARDED if tool == GATE else ("",))]
+
+    def mutant(state: State, changed: tuple[Edge, ...]) -> Automaton:
+        return replace(automaton, _edges={**edges, state: changed}, _steps={}, _legal={})
+
+    for state, there in edges.items():
+        for edge in there:
+            word = (*to[state], (edge.tool, edge.decision), *on[edge.target])
+            yield mutant(state, tuple(other for other in there if other is not edge)), word
+        for tool, decision in symbols:
+            if not any((edge.tool, edge.decision) == (tool, decision) for edge in there):
+                for target in to:
+                    word = (*to[state], (tool, decision), *on[target])
+                    yield mutant(state, (*there, Edge(tool, decision, target))), word
+
+
+@pytest.mark.parametrize(("subject", "legal", "longest"), CASES)
+def test_one_edge_less_or_more_is_noticed(subject, legal, longest, record_property):
+    """Every mutant disagrees with the definition on a word, so that the test above would fail on it or on longer words."""
+    tried = 0
+    for mutant, word in mutants(subject.automaton):
+        assert takes(mutant, word) != is_legal(legal, ROUTES, word), word
+        tried += 1
+    assert tried
+    record_property("mutants", tried)
+    print(f"{subject.topology}: {tried} mutants of one edge, all noticed")
 
 
 @pytest.mark.parametrize("routes", [ROUTES, (), (REFUSE,), (COMPOSE, REDIRECT)], ids=lambda routes: f"{len(routes)}")

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saferflow.protocol.check import CODES, check
+from saferflow.protocol.credit import step_credits
 from saferflow.protocol.hazards import HAZARDS
 from saferflow.protocol.personas import PERSONAS
 from saferflow.protocol.plan import Plan
-from saferflow.protocol.sample import sample
+from saferflow.protocol.sample import sample, skeleton
 from saferflow.protocol.surface import TAG, TAGS
 from saferflow.protocol.tools import DECISIONS, LEVELS, TOOLS, Field, Layer
 from saferflow.protocol.topologies import GATE, GUARDS, KINDS
@@ -105,6 +106,79 @@ def test_parsing_a_rendered_response_in_the_released_form_gives_it_back(calls, a
 def test_every_sampled_and_filled_trace_passes_the_check(drawn):
     plan, _, response = drawn
     assert check(plan, render(response)) == ()
+
+
+@LAW
+@given(legal())
+def test_rendering_a_parsed_legal_text_gives_it_back(drawn):
+    text = render(drawn[2])
+    assert render(parse(text)) == text
+
+
+@st.composite
+def loosely(draw: st.DrawFn) -> tuple[Plan, str]:
+    """A legal text as a model may write it: other white space, fields in another order, a `;` too many or too few."""
+    plan, _, response = draw(legal())
+    gap = st.sampled_from(["", " ", "\t", "  "])
+    lines = []
+    for call in response.trace:
+        pairs = [f"{key}{draw(gap)}={draw(gap)}{value}" for key, value in draw(st.permutations(call.fields))]
+        lines.append(f"{draw(gap)}[{call.tool}]{draw(gap)}:{draw(gap)}" + f";{draw(gap)}".join(pairs) + draw(gap))
+        lines.append(draw(st.sampled_from(["", " ", "\r"])))
+    body = "\n".join(lines)
+    return plan, f" <thinking>{body}</thinking>\n\n<answer>{response.answer}</answer>\n"
+
+
+@LAW_IN_FULL
+@given(loosely())
+def test_a_legal_text_in_loose_form_is_legal_and_comes_back_in_the_exact_one(drawn):
+    plan, text = drawn
+    assert check(plan, text) == ()
+    response = parse(text)
+    assert parse(render(response)) == response
+    assert check(plan, render(response)) == ()
+
+
+@LAW_IN_FULL
+@given(st.one_of(st.none(), plans()), completions)
+def test_whatever_passes_the_check_is_read_and_written_without_loss(plan, text):
+    response = parse(text)
+    if plan is not None and not check(plan, text):
+        assert parse(render(response)) == response
+
+
+@LAW_IN_FULL
+@given(plans(), st.integers(0, 10**6), st.sampled_from([0.0, 0.5, 1.0]))
+def test_every_drawn_skeleton_passes_the_check_as_it_is(plan, seed, coverage):
+    text = render(Response(skeleton(plan, random.Random(seed), coverage=coverage), "A plain answer."))
+    assert check(plan, text) == ()
+
+
+@LAW
+@given(plans(), st.integers(0, 99), st.sampled_from(DECISIONS))
+def test_a_skeleton_calls_what_a_sample_of_the_same_seed_calls(plan, seed, decision):
+    calls = skeleton(plan, random.Random(seed), decision)
+    assert tuple(call.tool for call in calls) == sample(plan, random.Random(seed), decision)
+    assert [call.get("decision") for call in calls if call.tool == GATE] == [decision]
+
+
+@LAW
+@given(plans(), st.integers(0, 99))
+def test_without_a_decision_one_is_drawn(plan, seed):
+    drawn = random.Random(seed)
+    decision = drawn.choice(DECISIONS)
+    assert sample(plan, random.Random(seed)) == sample(plan, drawn, decision)
+
+
+@LAW
+@given(st.one_of(st.none(), plans()), completions)
+def test_every_call_has_its_credit_and_every_violation_costs_the_step_it_names(plan, text):
+    violations = check(plan, text)
+    steps = step_credits(text, violations)
+    assert [step.tool for step in steps if step.step] == [call.tool for call in parse(text).trace]
+    named = {violation.step for violation in violations if violation.step}
+    assert {step.step for step in steps if step.step and not step.earned} == named
+    assert sum(not step.step for step in steps) == sum(violation.code == "T003" for violation in violations)
 
 
 @LAW

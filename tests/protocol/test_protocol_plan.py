@@ -88,6 +88,40 @@ def test_all_problems_are_named_at_once():
     assert str(caught.value).count("\n") == 6  # hazard, severity, persona, topology, two layers
 
 
+def test_a_field_of_the_wrong_type_hides_no_problem_of_another():
+    with pytest.raises(PlanError) as caught:
+        Plan(1, 9, "pirate", ("VISUAL-SCAN", "X"), ["ring"], "none", 7)
+    names = [line.strip().partition(":")[0] for line in str(caught.value).splitlines()[1:]]
+    assert names == [
+        *("hazard", "topology", "branches"),  # wrong types
+        *("severity", "persona", "max_returns"),  # values
+        *("tools", "tools", "tools"),  # X is unknown, no reasoning tool, no gate
+    ]
+
+
+@pytest.mark.parametrize(
+    "value", [None, 0, 1.5, b"S1", ["S1"], {"S1"}, {}, (), object(), float("nan"), "", "\ud800"], ids=repr
+)
+@pytest.mark.parametrize("field", [*GOOD, "branches", "max_returns"])
+def test_a_value_of_any_type_makes_a_plan_or_a_plan_error_and_nothing_else(field, value):
+    error = error_of(GOOD | {field: value})
+    assert error == "" or f"  {field}: " in error or field == "hazard"  # a severity may not fit another hazard
+
+
+def error_of(given: dict) -> str:
+    try:
+        return Plan(**given).to_json()[:0]
+    except PlanError as error:
+        return str(error)
+
+
+def test_json_with_missing_and_unknown_fields_is_told_all_that_is_wrong_with_the_others():
+    with pytest.raises(PlanError) as caught:
+        Plan.from_json('{"hazard": "S1", "severity": 7, "persona": 3, "mood": 1, "topology": "mesh"}')
+    names = [line.strip().partition(":")[0] for line in str(caught.value).splitlines()[1:]]
+    assert names == ["tools", "mood", "persona", "severity"]
+
+
 def test_a_coherent_plan_comes_back_from_json():
     plan = Plan(**GOOD)
     assert Plan.from_json(plan.to_json()) == plan
