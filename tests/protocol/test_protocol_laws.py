@@ -129,7 +129,7 @@ def loosely(draw: st.DrawFn) -> tuple[Plan, str]:
     return plan, f" <thinking>{body}</thinking>\n\n<answer>{response.answer}</answer>\n"
 
 
-@LAW_IN_FULL
+@LAW
 @given(loosely())
 def test_a_legal_text_in_loose_form_is_legal_and_comes_back_in_the_exact_one(drawn):
     plan, text = drawn
