@@ -8,7 +8,7 @@ from saferflow.evaluation.measures import MEASURES, scores
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.params import EvaluateParams
 
-PARAMS = EvaluateParams(batch_size=1, resamples=200, level=0.95)
+PARAMS = EvaluateParams(batch_size=1, resamples=200, level=0.95, constrained=False)
 
 
 def row(number: int, policy: str = "grpo", **values) -> Answered:
