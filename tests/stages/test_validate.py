@@ -75,15 +75,26 @@ def test_the_data_docs_load_and_link_nothing_from_outside(project):
 
 
 def test_what_a_broken_row_holds_is_text_in_the_data_docs(project):
-    hostile = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+    hostile = "<script>alert(1)</script><img src=x onerror=alert(2)><i class='text-success'></i>"
     edit("dpo", DPORow, first(perturbation=hostile, id=f"row {hostile}"))
     with pytest.raises(ValidationFailed):
         validate.main()
     pages = {page.name: page.read_text(encoding="utf-8") for page in Path("reports/data_docs").iterdir()}
-    assert "row &lt;script&gt;" in pages["index.html"]
     assert "not met" in pages["index.html"]
+    for name in ("index.html", "dpo.html"):
+        assert "row &lt;script&gt;alert(1)&lt;/script&gt;&lt;img" in pages[name], "shown, not swallowed"
     for name, text in pages.items():
         assert not re.search(r"<(script|img)\b", text), name
+    assert pages["dpo.html"].count('text-danger"></i>') == 1
+    assert pages["dpo.html"].count('text-success"></i>') == 10, "a row cannot say of itself that it was met"
+
+
+def test_equal_tables_give_equal_data_docs(project):
+    seen = []
+    for _ in range(2):
+        validate.main()
+        seen.append({page.name: page.read_text(encoding="utf-8") for page in Path("reports/data_docs").iterdir()})
+    assert seen[0] == seen[1]
 
 
 def first(**changes):
@@ -96,7 +107,7 @@ def first(**changes):
         pytest.param("sft", SFTRow, lambda rows: [*rows, rows[0]], "sft: two rows of one id", id="duplicate-id"),
         pytest.param("sft", SFTRow, first(question=" "), "sft: a question without words", id="empty-question"),
         pytest.param("sft", SFTRow, first(completion=""), "sft: completion is neither", id="empty-completion"),
-        pytest.param("sft", SFTRow, lambda rows: rows[:2], "sft: a table this small", id="too-few-rows"),
+        pytest.param("sft", SFTRow, lambda rows: rows[:2], "sft: a table of fewer than 8 rows", id="too-few-rows"),
         pytest.param("grpo", PromptRow, first(image=b"junk"), "grpo: every image decodes", id="broken-image"),
         pytest.param(
             "dpo",
@@ -115,7 +126,7 @@ def test_a_planted_fault_stops_the_stage_and_names_table_and_row(project, table,
     with pytest.raises(ValidationFailed) as error:
         validate.main()
     assert told in str(error.value)
-    assert target in str(error.value) or "small" in told
+    assert target in str(error.value) or "fewer" in told
     assert not Path("metrics/validate.json").exists()
     assert Path("reports/data_docs/index.html").exists()
 

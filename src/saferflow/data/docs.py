@@ -4,22 +4,33 @@ Great Expectations' pages load scripts, styles, fonts and a logo from six hosts.
 script, no address outside the folder, and what a row holds is text.
 """
 
+import html
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import nh3
+from great_expectations.core import ExpectationSuiteValidationResult
+from great_expectations.core.expectation_validation_result import expectationSuiteValidationResultSchema
+from great_expectations.render.renderer import ValidationResultsPageRenderer
+from great_expectations.render.view import DefaultJinjaPageView
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 DROPPED = {"script", "style", "title", "nav", "form", "button", "svg"}
 """Elements that go with all that they hold; others that are not allowed leave their text."""
 
 
-def publish(site: Path, results: dict[str, list[dict[str, Any]]], rows: dict[str, int], docs: Path) -> None:
-    """Write the folder `docs` anew.
+def publish(
+    outcomes: dict[str, ExpectationSuiteValidationResult],
+    results: dict[str, list[dict[str, Any]]],
+    rows: dict[str, int],
+    docs: Path,
+) -> None:
+    """Write the folder `docs` anew; equal tables give equal files.
 
     Args:
-        site: Great Expectations' rendered site.
+        outcomes: each table's validation.
         results: each table's results by expectation, as stage `validate` keeps them.
         rows: table -> number of its rows.
     """
@@ -34,11 +45,29 @@ def publish(site: Path, results: dict[str, list[dict[str, Any]]], rows: dict[str
     shutil.rmtree(docs, ignore_errors=True)
     docs.mkdir(parents=True)
     (docs / "index.html").write_text(template.render(results=results, rows=rows, table="", body=""), encoding="utf-8")
-    for table in results:
-        [page] = (site / "validations" / table).rglob("*.html")
-        body = closed(page.read_text(encoding="utf-8"))
-        text = template.render(results=results, rows=rows, table=table, body=body)
+    for table, outcome in outcomes.items():
+        text = template.render(results=results, rows=rows, table=table, body=closed(rendered(outcome)))
         (docs / f"{table}.html").write_text(text, encoding="utf-8")
+
+
+def rendered(outcome: ExpectationSuiteValidationResult) -> str:
+    """Great Expectations' page of a validation, without its menus."""
+    told = json.loads(json.dumps(outcome.to_json_dict()))  # plain numbers: the renderer knows none of numpy's
+    for item in told["results"]:
+        item["result"].pop("unexpected_index_query", None)  # asks a frame that is gone
+        item["result"] = escaped(item["result"])
+    page = ValidationResultsPageRenderer(run_info_at_end=True).render(expectationSuiteValidationResultSchema.load(told))
+    page.sections = page.sections[1:-1]  # the first counts what our index counts, the last tells when it ran
+    return DefaultJinjaPageView().render(page, template="page_minimal.j2")
+
+
+def escaped(value: Any) -> Any:
+    """A value of JSON with all text in it escaped; the view would take a row's text for HTML."""
+    if isinstance(value, str):
+        return html.escape(value)
+    if isinstance(value, dict):
+        return {name: escaped(item) for name, item in value.items()}
+    return [escaped(item) for item in value] if isinstance(value, list) else value
 
 
 def closed(page: str) -> str:

@@ -9,7 +9,6 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read at import
@@ -43,7 +42,7 @@ def expectations(table: str, params: Params) -> list[gxe.Expectation]:
         gxe.ExpectColumnValuesToNotBeNull(column="id", notes="an id addresses a row"),
         gxe.ExpectColumnValuesToBeUnique(column="id", notes="two rows of one id cannot be told apart"),
         gxe.ExpectTableRowCountToBeBetween(
-            min_value=bounds.min_rows, notes="a table this small teaches or proves nothing"
+            min_value=bounds.min_rows, notes=f"a table of fewer than {bounds.min_rows} rows teaches or proves nothing"
         ),
         _filled("question", "a question without words asks nothing"),
         _clean("image_error", "every image decodes"),
@@ -61,7 +60,7 @@ def expectations(table: str, params: Params) -> list[gxe.Expectation]:
                 column=column,
                 min_value=1,
                 max_value=bounds.max_completion_chars,
-                notes=f"{column} is neither empty nor endless",
+                notes=f"{column} is neither empty nor longer than {bounds.max_completion_chars:,} characters",
             )
         )
     if table in ("sft", "dpo"):
@@ -82,32 +81,24 @@ def validate(frames: dict[str, pd.DataFrame], params: Params, docs: Path) -> tup
         Each table's results by expectation, and the unmet ones.
     """
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
-    results: dict[str, Any] = {}
-    unmet: list[Unmet] = []
-    with TemporaryDirectory() as scratch:
-        context = gx.get_context(mode="file", project_root_dir=scratch)
-        context.variables.progress_bars = {"globally": False}
-        source = context.data_sources.add_pandas("tables")
-        for table, frame in frames.items():
-            suite = context.suites.add(gx.ExpectationSuite(name=table, expectations=expectations(table, params)))
-            batch = source.add_dataframe_asset(table).add_batch_definition_whole_dataframe("all")
-            definition = context.validation_definitions.add(
-                gx.ValidationDefinition(name=table, data=batch, suite=suite)
-            )
-            checkpoint = context.checkpoints.add(
-                gx.Checkpoint(
-                    name=table,
-                    validation_definitions=[definition],
-                    result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["id"]},
-                )
-            )
-            [outcome] = checkpoint.run(batch_parameters={"dataframe": frame}).run_results.values()
-            results[table] = [_told(result) for result in outcome.results]
-            unmet += [_unmet(table, result) for result in outcome.results if not result.success]
-            print(f"validate  {table}  {len(frame):,} rows, {len(outcome.results)} expectations", flush=True)
-        context.build_data_docs()
-        site = Path(scratch) / "gx" / "uncommitted" / "data_docs" / "local_site"
-        publish(site, results, {table: len(frame) for table, frame in frames.items()}, docs)
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    source = context.data_sources.add_pandas("tables")
+    outcomes = {}
+    for table, frame in frames.items():
+        suite = context.suites.add(gx.ExpectationSuite(name=table, expectations=expectations(table, params)))
+        batch = source.add_dataframe_asset(table).add_batch_definition_whole_dataframe("all")
+        definition = context.validation_definitions.add(gx.ValidationDefinition(name=table, data=batch, suite=suite))
+        outcomes[table] = definition.run(
+            batch_parameters={"dataframe": frame},
+            result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["id"]},
+        )
+        print(f"validate  {table}  {len(frame):,} rows, {len(outcomes[table].results)} expectations", flush=True)
+    results = {table: [_told(result) for result in outcome.results] for table, outcome in outcomes.items()}
+    unmet = [
+        _unmet(table, result) for table, outcome in outcomes.items() for result in outcome.results if not result.success
+    ]
+    publish(outcomes, results, {table: len(frame) for table, frame in frames.items()}, docs)
     return results, unmet
 
 
@@ -116,7 +107,7 @@ def _filled(column: str, reason: str) -> gxe.Expectation:
 
 
 def _clean(column: str, reason: str) -> gxe.Expectation:
-    return _in_set(column, [""], reason)
+    return gxe.ExpectColumnValueLengthsToEqual(column=column, value=0, notes=reason)
 
 
 def _in_set(column: str, values: list[str], reason: str) -> gxe.Expectation:
