@@ -77,6 +77,7 @@ def test_the_pipelines_run_shows_what_it_came_to(finished):
     assert (parent.data.metrics["safety"], parent.data.metrics["safety.low"]) == (50.0, 40.0)
     told = "Promoted: every floor is met, and there was no champion to compare with."
     assert parent.data.tags["mlflow.note.content"] == told
+    assert finished.mlflow().get_experiment("1").tags["mlflow.experimentKind"] == "custom_model_development"
     assert finished.mlflow().get_model_version("saferflow", "1").description == told
 
 
