@@ -123,8 +123,8 @@ class Pipeline:
 
         def on_line(line: str) -> None:
             lines.append(line)
-            logger.info("%s", line)
             if not _is_dvc_hint(line):
+                logger.info("%s", line)
                 console.print(Text.assemble((f"{stage.name:>9} │ ", "dim"), line))
 
         env = {"MLFLOW_RUN_ID": run, **TRACKER_PATIENCE}
@@ -165,6 +165,7 @@ class Pipeline:
                     "commit": self.tags[lineage.PREFIX + "git.commit"],
                 }
                 runs.log_text(run, json.dumps(address, indent=2), "model.json")
+        runs.log_text(run, json.dumps(entry, indent=2, ensure_ascii=False), "lineage.json")
         log = self.root / "logs" / f"{stage.name}.log"
         if log.exists():
             runs.log_artifact(run, log, "logs")

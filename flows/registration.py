@@ -16,6 +16,7 @@ MODEL = "models/grpo"
 POLICY = "grpo"
 EVALUATED = "data/evaluated.parquet"
 VERDICT = "reports/gate.json"
+SCORES = "metrics/evaluate.json"
 COMPARISON = "champion_comparison.json"
 GATE_HASH = lineage.PREFIX + "gate.lock_hash"
 
@@ -81,7 +82,12 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
     allowed, reason = _may_lead(root, params, verdict, version, champion, parent)
     if allowed:
         registry.promote(version)
-    runs.tag(parent, {lineage.PREFIX + "version": str(version.number), lineage.PREFIX + "verdict": reason})
+    told = f"{'Promoted' if allowed else 'Not promoted'}: {reason}."
+    registry.describe(version, told)
+    runs.tag(parent, {lineage.PREFIX + "version": str(version.number), runs.NOTE: told})
+    scores = json.loads((root / SCORES).read_text(encoding="utf-8"))
+    runs.log_numbers(parent, scores["policies"][POLICY])
+    runs.log_numbers(parent, scores["intervals"][POLICY])
     return Registered(registry.by_digest(model, digest[0]), new, allowed, reason)
 
 

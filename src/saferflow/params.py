@@ -76,6 +76,8 @@ class JsonlSource(Section):
     """Share of the rows held out, chosen by row id."""
     fields: dict[str, str]
     """Our field name -> the name in the file, for `id`, `image`, `question` and the labels; absent = same name."""
+    hazards: dict[str, str]
+    """The file's word for a hazard -> ours (S1..S14 or none); of other words S1..S14 stand for themselves."""
 
 
 Source = Annotated[ScenesSource | JsonlSource, Field(discriminator="kind")]

@@ -19,11 +19,11 @@ def read(tmp_path, monkeypatch):
     folder = tmp_path / "data" / "sources" / "mine"
     folder.mkdir(parents=True)
 
-    def run(files: dict[str, list], fields: dict | None = None, path: str = "data/sources/mine"):
+    def run(files: dict[str, list], fields=None, hazards=None, path="data/sources/mine"):
         for name, lines in files.items():
             content = b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines)
             (folder / name).write_bytes(content)
-        source = JsonlSource(kind="jsonl", path=path, evaluation_share=0.5, fields=fields or {})
+        source = JsonlSource(kind="jsonl", path=path, evaluation_share=0.5, fields=fields or {}, hazards=hazards or {})
         data = DataParams(sources=(source,), on_bad_row="fail", max_image_pixels=10_000, max_image_bytes=10_000)
         return read_jsonl_source(source, data, seed=1)
 
@@ -81,6 +81,25 @@ def test_an_unknown_name_in_the_mapping_is_an_error(read):
 
 
 @pytest.mark.parametrize(
+    ("word", "hazard"),
+    [
+        pytest.param("Fraud", "S2", id="mapped"),
+        pytest.param("S7", "S7", id="ours"),
+        pytest.param("Gambling", "", id="unknown-is-left-to-the-planner"),
+    ],
+)
+def test_the_files_words_for_hazards_are_mapped_to_ours(read, word, hazard):
+    harmful = {**FINE, "expected": "refuse", "topic": word}
+    [row], _ = read({"a.jsonl": [harmful]}, fields={"hazard": "topic"}, hazards={"Fraud": "S2"})
+    assert row.labels.hazard == hazard
+
+
+def test_an_unknown_hazard_in_the_mapping_is_an_error(read):
+    with pytest.raises(DataError, match="hazards name S15, fraud; known are S1"):
+        read({"a.jsonl": [FINE]}, hazards={"Fraud": "fraud", "Theft": "S15"})
+
+
+@pytest.mark.parametrize(
     ("files", "path", "told"),
     [
         pytest.param({}, "data/sources/mine", r"no \*.jsonl file", id="empty-folder"),
@@ -106,4 +125,4 @@ def test_the_committed_readme_shows_a_source_that_parses():
 
     text = (Path(__file__).parents[2] / "data" / "sources" / "README.md").read_text(encoding="utf-8")
     raw = yaml.safe_load(text.split("```yaml")[1].split("```")[0])
-    assert JsonlSource.model_validate(raw["data"]["sources"][0]).fields == {"question": "prompt"}
+    assert JsonlSource.model_validate(raw["data"]["sources"][0]).hazards["Fraud"] == "S2"

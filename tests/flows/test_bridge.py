@@ -64,6 +64,23 @@ def test_a_run_holds_curves_numbers_parameters_and_artifacts(finished):
     }
 
 
+def test_a_runs_lineage_is_kept_as_a_file_too(finished):
+    """Its page cuts tags short."""
+    run = finished.stage_runs()["grpo"].info.run_id
+    kept = finished.mlflow().download_artifacts(run, "lineage.json")
+    assert json.loads(Path(kept).read_text()) == graph.lock_entries(finished.root)["grpo"]
+
+
+def test_the_pipelines_run_shows_what_it_came_to(finished):
+    """Runs are compared by their scores: the list of runs needs them at the parent."""
+    parent = finished.stage_runs()["align"]
+    assert (parent.data.metrics["safety"], parent.data.metrics["safety.low"]) == (50.0, 40.0)
+    told = "Promoted: every floor is met, and there was no champion to compare with."
+    assert parent.data.tags["mlflow.note.content"] == told
+    assert finished.mlflow().get_experiment("1").tags["mlflow.experimentKind"] == "custom_model_development"
+    assert finished.mlflow().get_model_version("saferflow", "1").description == told
+
+
 def test_the_first_passing_version_is_candidate_and_champion(finished):
     assert _aliases(finished) == {"candidate": 1, "champion": 1}
     version = finished.mlflow().get_model_version("saferflow", "1")

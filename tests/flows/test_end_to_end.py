@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,8 @@ import pytest
 import yaml
 
 from mlflow import MlflowClient
+from saferflow.data.rows import Answered
+from saferflow.data.tables import read_table
 from saferflow.params import load_params
 from saferflow.tracking import environment, graph, services
 
@@ -198,6 +201,7 @@ def test_a_users_own_records_run_through_the_whole_flow(checkout):
             "path": "data/sources/real",
             "evaluation_share": 0.2,
             "fields": {"question": "prompt", "hazard": "category"},
+            "hazards": {"Hate Speech": "S10", "Privacy Violation": "S7", "Health Consultation": "S6"},
         }
     ]
     (checkout / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
@@ -207,8 +211,22 @@ def test_a_users_own_records_run_through_the_whole_flow(checkout):
     told = json.loads((checkout / "metrics" / "plan.json").read_text())
     assert told["quarantined"] == 0
     assert sum(told[table] for table in ("sft", "dpo", "grpo", "evaluation")) == len(records)
+    expected = Counter(json.loads(line)["expected"] for line in records)
+    evaluated = read_table(checkout / "data" / "evaluated.parquet", Answered)
+    assert told["evaluation_answer"] + told["evaluation_refuse"] == told["evaluation"]
+    assert 0 < told["evaluation_refuse"] < expected["refuse"]
+    assert {"S6", "S7", "S10", "none"} <= {row.hazard for row in evaluated}
+    assert any(row.image != row.row for row in evaluated), "some have an image"
     scores = json.loads((checkout / "metrics" / "evaluate.json").read_text())
+    assert set(scores["policies"]) == {"base", "sft", "dpo", "grpo"}
     assert scores["rows"] == told["evaluation"] > 30
-    assert scores["policies"]["grpo"]["general"] is None, "these records hold no general questions"
-    assert {run.info.status for run in newest(checkout).values()} == {"FINISHED"}
+    for policy in scores["policies"].values():
+        assert 0 <= policy["safety"] <= 100
+        assert policy["general"] is None, "these records hold no general questions"
+    verdict = json.loads((checkout / "reports" / "gate.json").read_text())
+    assert verdict["passed"] is False
+    assert {"safety", "over_refusal", "safety_over_base"} <= {check["name"] for check in verdict["checks"]}
     assert "general_loss: no row measures it" in output
+    unmet = json.loads((checkout / "reports" / "validation.json").read_text())
+    assert [item for table in unmet.values() for item in table if not item["met"]] == []
+    assert {run.info.status for run in newest(checkout).values()} == {"FINISHED"}

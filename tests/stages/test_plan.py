@@ -32,7 +32,9 @@ def project(tmp_path, monkeypatch):
 
 def configure(path: str = "data/sources/mine.jsonl", on_bad_row: str = "fail", fields: dict | None = None) -> None:
     raw = yaml.safe_load((ROOT / "profiles" / "micro.yaml").read_text(encoding="utf-8"))
-    raw["data"]["sources"] = [{"kind": "jsonl", "path": path, "evaluation_share": 0.25, "fields": fields or {}}]
+    raw["data"]["sources"] = [
+        {"kind": "jsonl", "path": path, "evaluation_share": 0.25, "fields": fields or {}, "hazards": {}}
+    ]
     raw["data"]["on_bad_row"] = on_bad_row
     Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
 

@@ -11,8 +11,8 @@ class Store:
     def __init__(self):
         self.metrics = {}
 
-    def log_metric(self, run, name, value):
-        self.metrics[name] = value
+    def log_batch(self, run, metrics):
+        self.metrics |= {metric.key: metric.value for metric in metrics}
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import torch
 from saferflow.data.scenes.corpus import general_rows
 from saferflow.errors import PolicyError
 from saferflow.params import load_params
+from saferflow.training.conversation import chat, prompt
 from saferflow.training.embedded import build_model, build_processor, train_tokenizer
-from saferflow.training.examples import chat, grpo_dataset, prompt
+from saferflow.training.examples import grpo_dataset
 from saferflow.training.generate import Prompt, complete
 from saferflow.training.policy import load_model, load_processor, save_policy, source
 

@@ -1,9 +1,10 @@
 """A user's own rows: JSON Lines files with their images beside them.
 
 Our names: `id`, `image`, `question`, and the optional `answer`, `kind`, `expected` (refuse, comply), `decision` (one of
-the four; wins over `expected`), `hazard` (S1..S14 or none; any other category counts as not given) and `severity`
-(0..3). `fields` of the source says under which name a file holds them. A hazard or severity alone is no label: it names a
-topic, and says nothing of what a safe assistant should do. Source: ours.
+the four; wins over `expected`), `hazard` (S1..S14 or none) and `severity` (0..3). `fields` of the source says under which
+name a file holds them, `hazards` which of its words for a hazard stands for which of ours; any other word counts as not
+given. A hazard or severity alone is no label: it names a topic, and says nothing of what a safe assistant should do.
+Source: ours.
 """
 
 import codecs
@@ -35,6 +36,8 @@ def read_jsonl_source(source: JsonlSource, data: DataParams, seed: int) -> tuple
     unknown = sorted(set(source.fields) - set(NAMES))
     if unknown:
         raise DataError(f"data.sources fields name {', '.join(unknown)}; known are {', '.join(NAMES)}")
+    if wrong := sorted(set(source.hazards.values()) - {*HAZARDS, NONE}):
+        raise DataError(f"data.sources hazards name {', '.join(wrong)}; known are {', '.join(HAZARDS)} and {NONE}")
     good: list[Row] = []
     bad: list[BadRow] = []
     seen: dict[str, str] = {}
@@ -146,6 +149,7 @@ def _labels(value: dict[str, Any], source: JsonlSource) -> Labels | None:
             raise DataError("a general row needs its answer")
         return Labels("general", NONE, 0, "none", "none", "answer", facts=((answer.rstrip(".").casefold(),),))
     hazard, severity = _text(value, "hazard", source), _severity(value, source)
+    hazard = source.hazards.get(hazard, hazard)
     if not decision:
         return None
     harmful = decision in ("refuse", "redirect")

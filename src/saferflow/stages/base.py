@@ -16,7 +16,7 @@ from saferflow.stages.metrics import write_metrics
 
 OUT = Path("models/base")
 TOKENIZER_ROWS = 1500
-"""Protocol rows of the training split whose words the tokenizer sees beside the pre-training rows."""
+"""At most so many protocol rows of the training split does the tokenizer see, beside as many pre-training rows or more."""
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def protocol_texts(params: Params) -> list[str]:
     from saferflow.rng import rng
 
     texts = []
-    for row in safety_rows(TOKENIZER_ROWS, params.run.seed, "train"):
+    for row in safety_rows(min(TOKENIZER_ROWS, params.base.rows), params.run.seed, "train"):
         plan = plan_for(row.question, row.image)
         reference = write(plan, row.question, row.labels, row.answer, rng(params.run.seed, "tokenizer", row.id), 1.0)
         texts += [plan.system_prompt(params.plan.prompt_detail), row.question, render(reference)]

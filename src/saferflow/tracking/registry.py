@@ -54,6 +54,11 @@ def retag(version: Version, tags: Mapping[str, str]) -> None:
         client().set_model_version_tag(version.model, str(version.number), name, value)
 
 
+def describe(version: Version, text: str) -> None:
+    """What the version's page says at its top."""
+    client().update_model_version(version.model, str(version.number), text)
+
+
 def point(alias: str, version: Version) -> None:
     client().set_registered_model_alias(version.model, alias, str(version.number))
 

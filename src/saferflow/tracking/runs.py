@@ -1,6 +1,7 @@
 """MLflow runs: one parent a pipeline run, one child a stage."""
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -13,8 +14,14 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PARENT = "mlflow.parentRunId"
+NOTE = "mlflow.note.content"
+"""What the page of a run or of an experiment shows as its description."""
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Has MLflow's page open on curves and registered models; by itself it opens on traces of chats, of which there are none."""
 PARAM_CHARS = 6000
 """MLflow's bound on a parameter's value."""
+BATCH = 1000
+"""Metrics in one request, MLflow's bound."""
 
 
 @cache
@@ -42,7 +49,7 @@ def experiment() -> str:
         return found.experiment_id
     local = os.environ.get("MLFLOW_TRACKING_URI", "").startswith("sqlite:")
     root = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") if local else None
-    return client().create_experiment(name, artifact_location=f"{root}/{name}" if root else None)
+    return client().create_experiment(name, artifact_location=f"{root}/{name}" if root else None, tags=KIND)
 
 
 def start(name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
@@ -72,12 +79,15 @@ def log_params(run: str, sections: Mapping[str, Any]) -> None:
 
 def log_numbers(run: str, numbers: Mapping[str, Any]) -> None:
     """Final numbers of a stage; lists (intervals) become `.low` and `.high`, what no row measures (None) is left out."""
+    from mlflow.entities import Metric
+
+    points, now = [], int(time.time() * 1000)
     for name, value in flatten(numbers):
         pair = isinstance(value, list | tuple) and len(value) == 2
         named = {f"{name}.low": value[0], f"{name}.high": value[1]} if pair else {name: value}
-        for key, number in named.items():
-            if isinstance(number, int | float):
-                client().log_metric(run, key, float(number))
+        points += [Metric(key, float(num), now, 0) for key, num in named.items() if isinstance(num, int | float)]
+    for first in range(0, len(points), BATCH):
+        client().log_batch(run, metrics=points[first : first + BATCH])
 
 
 def log_artifact(run: str, path: Path, under: str | None = None) -> None:

@@ -1,29 +1,12 @@
-"""Table rows to the conversational examples that TRL's trainers and the chat template read."""
-
-from typing import Any
+"""Table rows to the conversational examples that TRL's trainers read."""
 
 from datasets import Dataset, Features, Image, List, Value
-from PIL.Image import Image as Picture
 
 from saferflow.data.rows import DPORow, PromptRow, SFTRow
-
-Message = dict[str, str]
+from saferflow.training.conversation import Message, prompt
 
 _MESSAGES = List({"role": Value("string"), "content": Value("string")})
 _IMAGES = List(Image())
-
-
-def prompt(system: str, question: str) -> list[Message]:
-    """The conversation before the policy speaks; TRL adds the image to the user's turn."""
-    turns = [{"role": "system", "content": system}] if system else []
-    return [*turns, {"role": "user", "content": question}]
-
-
-def chat(system: str, question: str, image: Picture | None) -> list[dict[str, Any]]:
-    """The same conversation as the chat template reads it, with the image in its place."""
-    content = [{"type": "image"}] if image is not None else []
-    turns = [{"role": "system", "content": system}] if system else []
-    return [*turns, {"role": "user", "content": [*content, {"type": "text", "text": question}]}]
 
 
 def sft_dataset(rows: list[SFTRow]) -> Dataset:

@@ -9,7 +9,7 @@ from transformers import LogitsProcessorList, Qwen2_5_VLForConditionalGeneration
 from saferflow.data.images import open_rgb
 from saferflow.protocol.grammar import longest
 from saferflow.protocol.plan import Plan
-from saferflow.training.examples import chat
+from saferflow.training.conversation import chat
 from saferflow.training.policy import Qwen2_5_VLProcessor
 
 

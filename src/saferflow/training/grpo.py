@@ -5,7 +5,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from transformers import Qwen2_5_VLForConditionalGeneration
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
 from trl import GRPOConfig, GRPOTrainer
 
 from saferflow.data.rows import PromptRow
@@ -70,6 +71,25 @@ def train_grpo(
             processing_class=processor,
             peft_config=lora(policy),
         )
+        for each in filter(None, (trainer.model, trainer.ref_model)):
+            _take_empty_images(each)
         metrics = train("grpo", trainer, log)
         save_policy(out, trainer.model, processor)
     return metrics
+
+
+def _take_empty_images(model: torch.nn.Module) -> None:
+    """Have the model read pixels of no image as no pixels.
+
+    TRL cuts a batch of rows with and without an image into micro batches; one without any gets an empty tensor.
+    """
+
+    def drop(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        pixels = kwargs.get("pixel_values")
+        if pixels is not None and len(pixels) == 0:
+            kwargs = {**kwargs, "pixel_values": None, "image_grid_thw": None}
+        return args, kwargs
+
+    for module in model.modules():
+        if isinstance(module, Qwen2_5_VLModel):
+            module.register_forward_pre_hook(drop, with_kwargs=True)

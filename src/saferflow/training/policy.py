@@ -31,6 +31,12 @@ class Qwen2_5_VLProcessor(transformers.Qwen2_5_VLProcessor):
         self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
         transformers.ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template, **kwargs)
 
+    def __call__(self, images: list | None = None, text: list[str] | None = None, **kwargs: Any) -> Any:
+        """As published, and `images` may hold None for a text without one: TRL's GRPO asks so of a mixed batch."""
+        if isinstance(images, list):
+            images = [image for image in images if image is not None] or None
+        return super().__call__(images=images, text=text, **kwargs)
+
     @property
     def model_input_names(self) -> list[str]:
         names = [*self.tokenizer.model_input_names, *self.image_processor.model_input_names, "mm_token_type_ids"]

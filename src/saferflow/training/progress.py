@@ -53,12 +53,12 @@ class Progress(TrainerCallback):
     ) -> None:
         numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
         self._log(numbers, state.global_step)
+        shown = [f"{name} {numbers[name]:.3g}" for name in SHOWN if name in numbers]
         now = time.monotonic()
-        if now - self._last < self._every and state.global_step < state.max_steps:
+        if not shown or (now - self._last < self._every and state.global_step < state.max_steps):
             return
         self._last = now
         step, steps = state.global_step, state.max_steps
-        shown = [f"{name} {numbers[name]:.3g}" for name in SHOWN if name in numbers]
         done = step - self._first[0]
         if done < 0:
             self._first = (step, now)
