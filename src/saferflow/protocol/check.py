@@ -58,7 +58,7 @@ def _tags(blocks: Blocks, text: str) -> Iterator[Violation]:
     for gap in _gaps(blocks, len(text)):
         piece = TAG.sub(" ", text[gap.start : gap.end]).strip()
         if piece:
-            yield Violation("T002", 0, _line(text, _first_word(text, gap)), quote(piece), ())
+            yield Violation("T002", 0, _line(text, _first_word(text, gap)), quote(piece), ("white space",))
 
 
 def _malformed(names: tuple[str, ...], blocks: Blocks, text: str) -> Iterator[Violation]:
@@ -98,7 +98,8 @@ def _answer(span: Span | None, text: str, steps: list[Step]) -> Iterator[Violati
     step, decision = next(((n, guarded) for n, (_, tool, guarded) in enumerate(steps, 1) if tool == GATE), (0, ""))
     words = contradicts(decision, answer)
     if words:
-        yield Violation("T302", step, line, f"decision={decision} and an answer that begins {words!r}", ())
+        legal = "an answer that declines" if decision == "refuse" else "an answer that gives what was asked for"
+        yield Violation("T302", step, line, f"decision={decision} and an answer that begins {words!r}", (legal,))
 
 
 def _line(text: str, offset: int) -> int:
