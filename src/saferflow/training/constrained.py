@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLExecutor, LLMatcher, LLTokenizer
 from llguidance.hf import from_tokenizer
-from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
 from transformers import LogitsProcessor, PreTrainedTokenizerFast
 
 from saferflow.errors import PlanError
@@ -24,11 +25,12 @@ class PlanConstraint(LogitsProcessor):
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, plans: Sequence[Plan | None], prompt_tokens: int):
         reader = _reader(tokenizer)
-        self._matchers = [None if plan is None else _matcher(reader, plan) for plan in plans]
+        self._running = {row: _matcher(reader, plan) for row, plan in enumerate(plans) if plan is not None}
         self._seen = prompt_tokens
         self._end = tokenizer.eos_token_id
-        self._mask = allocate_token_bitmask(1, reader.vocab_size)
-        self._ended = [False] * len(plans)
+        self._executor = LLExecutor()
+        self._mask = allocate_token_bitmask(len(plans), reader.vocab_size)
+        self._bits = np.left_shift(1, np.arange(32, dtype=np.uint32), dtype=np.uint32).view(np.int32)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Scores `(rows, vocabulary)` with minus infinity where the grammar forbids the token.
@@ -38,27 +40,22 @@ class PlanConstraint(LogitsProcessor):
         """
         said = input_ids[:, self._seen :].tolist()
         self._seen = input_ids.shape[1]
-        for row, matcher in enumerate(self._matchers):
-            if matcher is None:
-                continue
+        for row, matcher in list(self._running.items()):
             for token in said[row]:
-                self._ended[row] = self._ended[row] or token == self._end
-                if not self._ended[row] and not matcher.consume_token(token):
+                if token != self._end and not matcher.consume_token(token):
                     raise PlanError(f"constrained decoding lost its place at token {token}: {matcher.get_error()}")
-            scores[row].masked_fill_(~self._allowed(row, matcher, scores.shape[1]).to(scores.device), float("-inf"))
+            if matcher.is_stopped() or self._end in said[row]:
+                del self._running[row]
+                self._mask[row] = 0
+                self._mask[row, self._end // 32] = self._bits[self._end % 32]
+        if self._running:
+            running = [(matcher, row) for row, matcher in self._running.items()]
+            fill_next_token_bitmask_par(self._executor, running, self._mask)
+        allowed = (self._mask[:, :, None] & self._bits != 0).reshape(len(self._mask), -1)[:, : scores.shape[1]]
+        width = allowed.shape[1]
+        scores[:, :width].masked_fill_(~torch.from_numpy(allowed).to(scores.device), float("-inf"))
+        scores[:, width:] = float("-inf")
         return scores
-
-    def _allowed(self, row: int, matcher: LLMatcher, vocabulary: int) -> torch.Tensor:
-        """`(vocabulary,)`, true for the tokens that may come next."""
-        allowed = torch.zeros(vocabulary, dtype=torch.bool)
-        if self._ended[row] or matcher.is_stopped():
-            allowed[self._end] = True
-            return allowed
-        fill_next_token_bitmask(matcher, self._mask)
-        bits = torch.from_numpy(self._mask[0].copy()).unsqueeze(1) >> torch.arange(32, dtype=torch.int32) & 1
-        known = bits.flatten()[:vocabulary].bool()
-        allowed[: len(known)] = known
-        return allowed
 
 
 @lru_cache(maxsize=4)
