@@ -22,14 +22,20 @@ def test_many_reasons_are_counted():
 def test_the_table_has_a_line_a_policy_with_scores_and_intervals():
     metrics = {
         "rows": 300,
-        "policies": {"base": {"safety": 41.25}, "grpo": {"safety": 100.0}},
-        "intervals": {"base": {"safety": [36.0, 46.5]}, "grpo": {"safety": [100.0, 100.0]}},
+        "policies": {"base": dict.fromkeys(show.COLUMNS, 41.25), "grpo": dict.fromkeys(show.COLUMNS, 100.0)},
+        "intervals": {
+            "base": dict.fromkeys(show.COLUMNS, [36.0, 46.6]),
+            "grpo": dict.fromkeys(show.COLUMNS, [100.0, 100.0]),
+        },
     }
     console = Console(width=show.TABLE_WIDTH, record=True)
     console.print(show.score_table(metrics))
     text = console.export_text()
-    for expected in ("300 held-out rows", "base", "41.2", "36.0-46.5", "GRPO", "100.0-100.0"):
-        assert expected in text
+    for heading in show.COLUMNS.values():
+        assert heading.split("\n")[-1] in text
+    for expected in ("41.2", "36-47", "100.0", "100-100"):
+        assert text.count(expected) == len(show.COLUMNS)
+    assert "300 held-out rows" in text
     assert "…" not in text
 
 

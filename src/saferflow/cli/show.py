@@ -26,7 +26,7 @@ COLUMNS = {
 }
 POLICIES = ("base", "sft", "dpo", "grpo")
 """In the order of training; the metrics file sorts its keys."""
-TABLE_WIDTH = 98
+TABLE_WIDTH = 80
 SHOWN_REASONS = 3
 
 
@@ -52,7 +52,7 @@ def score_table(metrics: dict) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("policy")
     for heading in COLUMNS.values():
-        table.add_column(heading, justify="right", min_width=len("100.0-100.0"))
+        table.add_column(heading, justify="right", no_wrap=True)
     intervals = metrics.get("intervals", {})
     for policy in sorted(metrics["policies"], key=lambda name: (name not in POLICIES, [*POLICIES, name].index(name))):
         scores = metrics["policies"][policy]
@@ -64,7 +64,7 @@ def score_table(metrics: dict) -> Table:
 def _cell(score: float | None, interval: list[float] | None) -> str:
     if score is None:
         return "-"
-    return f"{score:.1f}" + (f"\n{interval[0]:.1f}-{interval[1]:.1f}" if interval else "")
+    return f"{score:.1f}" + (f"\n{interval[0]:.0f}-{interval[1]:.0f}" if interval else "")
 
 
 def verdict_lines(verdict: dict) -> list[Text]:
