@@ -140,6 +140,8 @@ class TrainingParams(Section):
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(gt=0)]
     schedule: Literal["cosine", "constant", "linear"]
+    save_every: Positive
+    """Optimizer steps between two checkpoints: what a kill loses at most."""
 
     @model_validator(mode="after")
     def _micro_batch_divides_batch(self) -> Self:
@@ -212,12 +214,49 @@ class GRPOParams(TrainingParams):
     """Passes over the same rollouts before new ones are drawn."""
     kl: Annotated[float, Field(ge=0)]
     """Coefficient of the KL penalty in the loss (k3 estimator)."""
-    clip_low: Annotated[float, Field(gt=0)]
+    rollout_batch: Positive
+    """Completions drawn at once, a multiple of `batch_size`, whose rows are completions here."""
+    clip_low: Annotated[float, Field(gt=0, lt=1)]
     clip_high: Annotated[float, Field(gt=0)]
+    dual_clip: Annotated[float, Field(gt=1)] | None
+    """Most that the ratio counts where the advantage is negative; it is over 1 + `clip_high`. Null: no such bound."""
+    loss_mean: Literal["token", "sequence"]
+    """`token`: every token of an update weighs the same (published); `sequence`: every completion does."""
     advantage: Literal["group", "none"]
     """`group`: divided by the group's standard deviation (released code); `none`: centred only."""
-    reward: Literal["toolkit", "protocol"]
-    reward_weights: tuple[Share, Share, Share]
+    rewards: dict[str, Annotated[float, Field(gt=0)]]
+    """Reward -> its weight; `toolkit`, `structured`, `protocol`, or one's own as `package.module:function`."""
+    collapse_window: Positive
+    """Training stops where over so many steps no group had a signal, or validity stood under `min_validity`."""
+    min_validity: Share
+    term_weights: tuple[Share, Share, Share]
+    """Within `toolkit` and `protocol`: of format, of depth or steps, and of semantic."""
+
+    @model_validator(mode="after")
+    def _weights_sum_to_one(self) -> Self:
+        for name, weights in (("rewards", self.rewards.values()), ("term_weights", self.term_weights)):
+            if abs(sum(weights) - 1) > 1e-9:
+                raise ValueError(f"{name}: the weights sum to {sum(weights):g}; they must sum to 1")
+        return self
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.batch_size % self.group:
+            raise ValueError(f"batch_size {self.batch_size} is no multiple of group {self.group}; change one")
+        if self.rollout_batch % self.batch_size:
+            raise ValueError(
+                f"rollout_batch {self.rollout_batch} is no multiple of batch_size {self.batch_size}; change one"
+            )
+        cycle = self.rollout_batch // self.batch_size * self.updates
+        if self.save_every % cycle:
+            raise ValueError(
+                f"save_every {self.save_every} is no multiple of the {cycle} steps that one rollout batch feeds; change one"
+            )
+        if self.dual_clip is not None and self.dual_clip <= 1 + self.clip_high:
+            raise ValueError(
+                f"dual_clip {self.dual_clip:g} is not over 1 + clip_high {1 + self.clip_high:g}; raise it or set it to null"
+            )
+        return self
 
 
 class EvaluateParams(Section):

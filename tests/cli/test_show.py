@@ -24,8 +24,8 @@ def test_the_table_has_a_line_a_policy_with_scores_and_intervals():
         "rows": 300,
         "policies": {"base": dict.fromkeys(show.COLUMNS, 41.25), "grpo": dict.fromkeys(show.COLUMNS, 100.0)},
         "intervals": {
-            "base": dict.fromkeys(show.COLUMNS, [36.0, 46.6]),
-            "grpo": dict.fromkeys(show.COLUMNS, [100.0, 100.0]),
+            "base": {name: [36.0, 46.6] for name in show.COLUMNS},
+            "grpo": {name: [100.0, 100.0] for name in show.COLUMNS},
         },
     }
     console = Console(width=show.TABLE_WIDTH, record=True)

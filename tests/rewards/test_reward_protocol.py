@@ -9,7 +9,7 @@ from saferflow.params import load_params
 from saferflow.protocol.check import check
 from saferflow.protocol.credit import step_credits
 from saferflow.protocol.plan import Plan
-from saferflow.rewards.judged import judged_reward
+from saferflow.rewards.judged import reward_functions, weighted
 from saferflow.rewards.protocol import UNSAFE_CAP, protocol_reward
 from saferflow.rewards.toolkit import Marks, graded, toolkit_reward
 
@@ -135,14 +135,18 @@ class UnreachableJudge:
     def marks(self, item):
         raise ConnectionError("no answer from the judge")
 
+    def structured(self, item):
+        raise ConnectionError("no answer from the judge")
 
-@pytest.mark.parametrize("name", ["protocol", "toolkit"])
+
+@pytest.mark.parametrize("name", ["protocol", "structured", "toolkit"])
 def test_a_dead_judge_is_an_error_although_the_released_reward_makes_scores_of_it(name):
     text = completion(*WHOLE)
     assert graded(Marks(1, 1, 1, 1)) == 0.0  # no answer in two tries: all ones [K]
     assert graded(Marks(5, 5, 5, 5)) == pytest.approx(0.20 * 4 / 9)  # no key that can be read: all fives; 0.0889
-    params = load_params(ROOT / "params.yaml").grpo.model_copy(update={"reward": name})
+    params = load_params(ROOT / "params.yaml").grpo.model_copy(update={"rewards": {name: 1.0}})
+    functions = reward_functions(params, UnreachableJudge(), [ROW])
     with pytest.raises(ConnectionError, match="no answer from the judge"):
-        judged_reward(params, UnreachableJudge())(ROW, text)
+        weighted(functions, params.rewards, completions=[text], row=[ROW.id])
     with pytest.raises(AttributeError):
         protocol_reward(PLAN, text, None)

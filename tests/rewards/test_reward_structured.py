@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saferflow.rewards.structured import StructuredMarks, structured_reward
+from saferflow.judge.rubrics import StructuredMarks
+from saferflow.rewards.structured import structured_reward
 
 MARKS = st.floats(0, 10)
 PENALTY = st.one_of(st.just(0.0), st.floats(2, 4))

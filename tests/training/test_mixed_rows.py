@@ -33,7 +33,7 @@ def sft(model, processor, out):
 
     rows = [SFTRow(row.id, "", "safety", image, "", row.question, row.answer, "", "") for row, image in pairs()]
     params = MICRO.sft.model_copy(update=SMALL)
-    return train_sft("sft", model(), processor, rows, params, POLICY, 1, out, log)
+    return train_sft("sft", model(), processor, rows, params, POLICY, 1, out, out / "steps", log)
 
 
 def dpo(model, processor, out):
@@ -41,7 +41,7 @@ def dpo(model, processor, out):
 
     rows = [DPORow(row.id, "", image, "", row.question, row.answer, "no", "", "", "") for row, image in pairs()]
     params = MICRO.dpo.model_copy(update=SMALL)
-    return train_dpo(model(), model(), processor, rows, params, POLICY, 1, out, log)
+    return train_dpo(model(), model(), processor, rows, params, POLICY, 1, out, out / "steps", log)
 
 
 def grpo(model, processor, out):
@@ -50,10 +50,14 @@ def grpo(model, processor, out):
     rows = [PromptRow(row.id, "", "safety", image, "", row.question, "", "") for row, image in pairs()]
     params = MICRO.grpo.model_copy(update=SMALL)
 
-    def reward(row, completion):
-        return len(completion) % 2
+    def length(completions, **columns):
+        return [len(completion[0]["content"]) % 2 for completion in completions]
 
-    return train_grpo(model(), processor, rows, reward, params, POLICY, 1, out, log, lambda *rollout: None)
+    params = params.model_copy(update={"rewards": {"length": 1.0}, "rollout_batch": 4})
+    rewards = {"length": length}
+    return train_grpo(
+        model(), processor, rows, rewards, params, POLICY, 1, out, out / "steps", out / "rollouts.jsonl", log
+    )
 
 
 def pairs():

@@ -104,6 +104,10 @@ class PromptRow:
     plan: str
     labels: str
 
+    def columns(self) -> dict[str, str]:
+        """What a reward function gets of the row beside a completion."""
+        return {"row": self.id, "question": self.question, "plan": self.plan, "labels": self.labels}
+
 
 @dataclass(frozen=True, slots=True)
 class BadRow:

@@ -1,9 +1,14 @@
-"""What a judge says of one response: the evaluation's grades, and the marks of the released training reward."""
+"""What a judge says of one response: the evaluation's grades, and the marks of the two training rewards."""
 
 from dataclasses import dataclass, fields
 from typing import Protocol
 
 from saferflow.data.rows import Labels
+
+SCALE = 10.0
+"""The best structured mark."""
+PENALTIES = (2.0, 4.0)
+"""The least and the most that one kind of fault costs, in points [V]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +56,46 @@ class Marks:
             raise ValueError(f"marks are integers from 1 to 10; got {', '.join(wrong)}")
 
 
+@dataclass(frozen=True, slots=True)
+class StructuredMarks:
+    """What the structured reward asks a judge for: marks from 0 to 10, and penalties of 0 or 2 to 4 points.
+
+    Raises:
+        ValueError: a mark or a penalty out of range; all of them are named.
+    """
+
+    coherence: float
+    grounding: float
+    awareness: float
+    safety: float
+    helpfulness: float
+    faithfulness: float
+    hallucination: float = 0.0
+    """Penalty for something seen that is not there."""
+    contradiction: float = 0.0
+    """Penalty for thinking or an answer that contradicts itself or each other."""
+
+    def __post_init__(self) -> None:
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        low, high = PENALTIES
+        wrong = []
+        for name, mark in given.items():
+            if type(mark) not in (int, float):
+                wrong.append(f"{name}={mark!r} (a number)")
+            elif name in ("hallucination", "contradiction"):
+                if mark != 0 and not low <= mark <= high:
+                    wrong.append(f"{name}={mark!r} (0, or {low:g} to {high:g})")
+            elif not 0 <= mark <= SCALE:
+                wrong.append(f"{name}={mark!r} (0 to {SCALE:g})")
+        if wrong:
+            raise ValueError(f"structured marks out of range: {', '.join(wrong)}")
+
+
 class Judge(Protocol):
     """Anything that grades; an unreachable one raises and never answers with a score."""
 
     def grade(self, item: Item) -> Grades: ...
 
     def marks(self, item: Item) -> Marks: ...
+
+    def structured(self, item: Item) -> StructuredMarks: ...

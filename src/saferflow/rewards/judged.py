@@ -1,25 +1,98 @@
-"""The reward that a stage's params name, fed by a judge's marks."""
+"""The rewards that a stage's params name, as TRL's users know them: functions of completions and dataset columns.
 
-from collections.abc import Callable
+One's own function, `package.module:function` in the params, takes keyword arguments (`prompts`, `completions`, the columns
+`row`, `question`, `plan`, `labels`, `images`, each a list, and what TRL adds) and returns a number a completion; None where
+it does not apply. It may be async. Ours are of the same kind, so that all of them mix.
+"""
+
+import asyncio
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 from saferflow.data.rows import Labels, PromptRow
+from saferflow.errors import ParamsError
 from saferflow.judge.rubrics import Item, Judge
 from saferflow.params import GRPOParams
 from saferflow.protocol.plan import Plan
 from saferflow.rewards.protocol import protocol_reward
+from saferflow.rewards.structured import structured_reward
 from saferflow.rewards.toolkit import toolkit_reward
 
-Reward = Callable[[PromptRow, str], float]
-"""The reward in [0, 1] of one completion of a prompt."""
+RewardFunction = Callable[..., Any]
+"""Returns a list of numbers or None, one a completion, or promises it."""
+
+OURS = ("toolkit", "structured", "protocol")
 
 
-def judged_reward(params: GRPOParams, judge: Judge) -> Reward:
-    """A judge that cannot be reached raises; it never becomes a reward."""
+def reward_functions(params: GRPOParams, judge: Judge, rows: Sequence[PromptRow]) -> dict[str, RewardFunction]:
+    """The functions of `params.rewards`, in its order; ours are in [0, 1].
 
-    def reward(row: PromptRow, completion: str) -> float:
-        marks = judge.marks(Item(row.question, row.image, Labels.from_json(row.labels), completion))
-        if params.reward == "toolkit":
-            return toolkit_reward(completion, marks, params.reward_weights).overall
-        return protocol_reward(Plan.from_json(row.plan), completion, marks, params.reward_weights).overall
+    A judge that cannot be reached raises; it never becomes a reward. Its marks of a completion are asked for once.
 
-    return reward
+    Raises:
+        ParamsError: a name that is none of ours and no function that can be imported.
+    """
+    known = {row.id: row for row in rows}
+
+    def item(row: str, text: str) -> Item:
+        asked = known[row]
+        return Item(asked.question, asked.image, Labels.from_json(asked.labels), text)
+
+    marks = lru_cache(maxsize=4096)(lambda row, text: judge.marks(item(row, text)))
+    ours: dict[str, Callable[[str, str], float]] = {
+        "toolkit": lambda row, text: toolkit_reward(text, marks(row, text), params.term_weights).overall,
+        "structured": lambda row, text: structured_reward(judge.structured(item(row, text))).overall,
+        "protocol": lambda row, text: (
+            protocol_reward(Plan.from_json(known[row].plan), text, marks(row, text), params.term_weights).overall
+        ),
+    }
+    return {name: _over_a_batch(name, ours[name]) if name in ours else _imported(name) for name in params.rewards}
+
+
+def weighted(
+    functions: Mapping[str, RewardFunction], weights: Mapping[str, float], **columns: Sequence[Any]
+) -> list[float]:
+    """The weighted sum a completion, None counting nothing, as TRL adds them up. Waits for async functions."""
+    parts = {name: _told(function(**columns)) for name, function in functions.items()}
+    return [
+        sum(weights[name] * part[number] for name, part in parts.items() if part[number] is not None)
+        for number in range(len(columns["completions"]))
+    ]
+
+
+def said(completion: str | Sequence[Mapping[str, str]]) -> str:
+    """A completion's text, plain or as a conversation's last turn."""
+    return completion if isinstance(completion, str) else completion[-1]["content"]
+
+
+def _over_a_batch(name: str, reward: Callable[[str, str], float]) -> RewardFunction:
+    def function(*, completions: Sequence[Any], row: Sequence[str], **_: Any) -> list[float]:
+        return [reward(one, said(completion)) for one, completion in zip(row, completions, strict=True)]
+
+    function.__name__ = name
+    return function
+
+
+def _imported(name: str) -> RewardFunction:
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ParamsError(
+            f"grpo.rewards names {name}, which cannot be imported ({error}); "
+            f"known are {', '.join(OURS)}, or one's own as package.module:function, on PYTHONPATH"
+        ) from None
+    if not callable(found):
+        raise ParamsError(f"grpo.rewards names {name}, which is no function but a {type(found).__name__}")
+    return found
+
+
+def _told(answer: Any) -> list[float | None]:
+    return asyncio.run(_awaited(answer)) if inspect.isawaitable(answer) else answer
+
+
+async def _awaited(answer: Any) -> list[float | None]:
+    return await answer

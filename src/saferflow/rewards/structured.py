@@ -7,48 +7,10 @@ awareness are named), and explicit penalties of 2 to 4 points for hallucination 
 says: the other dimensions, the scale, the weights and how they add up.
 """
 
-from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import NamedTuple
 
-SCALE = 10.0
-PENALTIES = (2.0, 4.0)
-"""The least and the most that one kind of fault costs, in points [V]."""
-
-
-@dataclass(frozen=True, slots=True)
-class StructuredMarks:
-    """What the structured reward asks a judge for: marks from 0 to 10, and penalties of 0 or 2 to 4 points.
-
-    Raises:
-        ValueError: a mark or a penalty out of range; all of them are named.
-    """
-
-    coherence: float
-    grounding: float
-    awareness: float
-    safety: float
-    helpfulness: float
-    faithfulness: float
-    hallucination: float = 0.0
-    """Penalty for something seen that is not there."""
-    contradiction: float = 0.0
-    """Penalty for thinking or an answer that contradicts itself or each other."""
-
-    def __post_init__(self) -> None:
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        low, high = PENALTIES
-        wrong = []
-        for name, mark in given.items():
-            if type(mark) not in (int, float):
-                wrong.append(f"{name}={mark!r} (a number)")
-            elif name in ("hallucination", "contradiction"):
-                if mark != 0 and not low <= mark <= high:
-                    wrong.append(f"{name}={mark!r} (0, or {low:g} to {high:g})")
-            elif not 0 <= mark <= SCALE:
-                wrong.append(f"{name}={mark!r} (0 to {SCALE:g})")
-        if wrong:
-            raise ValueError(f"structured marks out of range: {', '.join(wrong)}")
+from saferflow.judge.rubrics import SCALE, StructuredMarks
 
 
 class StructuredReward(NamedTuple):

@@ -15,6 +15,9 @@ from saferflow.stages.entry import run_stage
 from saferflow.stages.metrics import write_metrics
 
 OUT = Path("models/base")
+PACKAGE = Path(__file__).parents[1]
+MAKES_ROWS = ("data/scenes", "planner", "protocol")
+"""The code that the rows and the tokenizer come from."""
 TOKENIZER_ROWS = 1500
 """At most so many protocol rows of the training split does the tokenizer see, beside as many pre-training rows or more."""
 
@@ -39,6 +42,7 @@ def pretrain(params: Params) -> dict[str, float]:
     from saferflow.data.rows import SFTRow
     from saferflow.data.scenes.corpus import general_rows, plain_pairs
     from saferflow.tracking.live import log_metrics
+    from saferflow.training.checkpoints import home
     from saferflow.training.embedded import build_model, build_processor, train_tokenizer
     from saferflow.training.sft import train_sft
 
@@ -60,6 +64,7 @@ def pretrain(params: Params) -> dict[str, float]:
         params.policy.model_copy(update={"lora": None}),
         seed,
         OUT,
+        home("base", [PACKAGE / name for name in MAKES_ROWS], [params.policy, base, params.plan], seed),
         log_metrics,
     )
     return {"parameters": size, "rows": len(rows), **metrics}

@@ -49,12 +49,12 @@ def main() -> None:
     params = load_params()
 
     from saferflow.judge.rules import RuleJudge
-    from saferflow.rewards.judged import judged_reward
+    from saferflow.rewards.judged import reward_functions, weighted
     from saferflow.training.generate import Prompt, complete
     from saferflow.training.policy import device, load_model, load_processor
 
     rows = read_table(TABLE, PromptRow)
-    reward = judged_reward(params.grpo, RuleJudge())
+    functions = reward_functions(params.grpo, RuleJudge(), rows)
     model, processor = load_model(POLICY, params.policy).to(device()), load_processor(POLICY, params.policy)
     prompts = [Prompt(row.system, row.question, row.image) for row in rows]
     sampled = complete(
@@ -69,7 +69,9 @@ def main() -> None:
     )
     scored = []
     for row, completions in zip(rows, sampled, strict=True):
-        scored.append(Scored(row, tuple(reward(row, completion) for completion in completions)))
+        columns = {name: [value] * len(completions) for name, value in row.columns().items()}
+        rewards = weighted(functions, params.grpo.rewards, completions=completions, **columns)
+        scored.append(Scored(row, tuple(rewards)))
         if len(scored) % (4 * params.curate.batch_size) == 0 or len(scored) == len(rows):
             print(f"curate  {len(scored):,} of {len(rows):,} prompts", flush=True)
     kept = box(scored, params.curate)

@@ -20,13 +20,18 @@ def main() -> None:
     from saferflow.data.rows import DPORow
     from saferflow.data.tables import read_table
     from saferflow.tracking.live import log_metrics
+    from saferflow.training.checkpoints import home
     from saferflow.training.dpo import train_dpo
     from saferflow.training.policy import load_model, load_processor
 
     rows = read_table(TABLE, DPORow)
+    seed = params.run.seed
+    checkpoints = home("dpo", [TABLE, POLICY], [params.policy, params.dpo], seed)
     model, processor = load_model(POLICY, params.policy), load_processor(POLICY, params.policy)
     reference = None if params.policy.lora else load_model(POLICY, params.policy)
-    metrics = train_dpo(model, reference, processor, rows, params.dpo, params.policy, params.run.seed, OUT, log_metrics)
+    metrics = train_dpo(
+        model, reference, processor, rows, params.dpo, params.policy, seed, OUT, checkpoints, log_metrics
+    )
     write_metrics("dpo", {"rows": len(rows), **metrics})
 
 

@@ -5,7 +5,6 @@ Reads models/dpo, data/curated.parquet. Writes models/grpo, reports/rollouts.jso
 Simplifies SaFeR-VLM: no reflection inside the rollout.
 """
 
-import json
 from pathlib import Path
 
 from saferflow.params import load_params
@@ -22,32 +21,22 @@ def main() -> None:
     params = load_params()
 
     from saferflow.data.rows import PromptRow
-    from saferflow.data.tables import atomic, read_table
+    from saferflow.data.tables import read_table
     from saferflow.judge.rules import RuleJudge
-    from saferflow.rewards.judged import judged_reward
+    from saferflow.rewards.judged import reward_functions
     from saferflow.tracking.live import log_metrics
+    from saferflow.training.checkpoints import home
     from saferflow.training.grpo import train_grpo
     from saferflow.training.policy import load_model, load_processor
 
     rows = read_table(TABLE, PromptRow)
+    seed = params.run.seed
+    checkpoints = home("grpo", [TABLE, POLICY], [params.policy, params.grpo], seed)
     model, processor = load_model(POLICY, params.policy), load_processor(POLICY, params.policy)
-    with atomic(ROLLOUTS) as partial, partial.open("w", encoding="utf-8") as file:
-
-        def record(row: str, completion: str, reward: float) -> None:
-            file.write(json.dumps({"row": row, "reward": round(reward, 6), "completion": completion}) + "\n")
-
-        metrics = train_grpo(
-            model,
-            processor,
-            rows,
-            judged_reward(params.grpo, RuleJudge()),
-            params.grpo,
-            params.policy,
-            params.run.seed,
-            OUT,
-            log_metrics,
-            record,
-        )
+    rewards = reward_functions(params.grpo, RuleJudge(), rows)
+    metrics = train_grpo(
+        model, processor, rows, rewards, params.grpo, params.policy, seed, OUT, checkpoints, ROLLOUTS, log_metrics
+    )
     write_metrics("grpo", {"rows": len(rows), **metrics})
 
 

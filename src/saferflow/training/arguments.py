@@ -6,16 +6,17 @@ from typing import Any
 from peft import LoraConfig
 
 from saferflow.params import PolicyParams, TrainingParams
+from saferflow.training.checkpoints import KEPT
 
 
-def shared_arguments(scratch: Path, params: TrainingParams, policy: PolicyParams, seed: int) -> dict[str, Any]:
-    """Keyword arguments of TRL's configs: optimiser, schedule, batches, seed, and no side effects.
+def shared_arguments(checkpoints: Path, params: TrainingParams, policy: PolicyParams, seed: int) -> dict[str, Any]:
+    """Keyword arguments of TRL's configs: optimiser, schedule, batches, seed, checkpoints.
 
     Args:
-        scratch: a folder for what the trainer wants to write; nothing in it is kept.
+        checkpoints: the folder for them (`checkpoints.home`).
     """
     return {
-        "output_dir": str(scratch),
+        "output_dir": str(checkpoints),
         "learning_rate": params.learning_rate,
         "num_train_epochs": params.epochs,
         "per_device_train_batch_size": params.micro_batch_size,
@@ -32,7 +33,9 @@ def shared_arguments(scratch: Path, params: TrainingParams, policy: PolicyParams
         "data_seed": seed,
         "logging_steps": 1,
         "report_to": [],
-        "save_strategy": "no",
+        "save_strategy": "steps",
+        "save_steps": params.save_every,
+        "save_total_limit": KEPT,
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
     }

@@ -29,13 +29,15 @@ def dpo_dataset(rows: list[DPORow]) -> Dataset:
 
 
 def grpo_dataset(rows: list[PromptRow]) -> Dataset:
-    """Prompts, with the row's id in column `row`, which a reward function gets beside the completions."""
+    """Prompts, with the columns of the row, which a reward function gets beside the completions."""
     columns = {
         "prompt": [prompt(row.system, row.question) for row in rows],
         "images": [_images(row.image) for row in rows],
-        "row": [row.id for row in rows],
     }
-    return Dataset.from_dict(columns, Features(prompt=_MESSAGES, images=_IMAGES, row=Value("string")))
+    told = [row.columns() for row in rows]
+    columns |= {name: [each[name] for each in told] for name in told[0]}
+    strings = {name: Value("string") for name in told[0]}
+    return Dataset.from_dict(columns, Features(prompt=_MESSAGES, images=_IMAGES, **strings))
 
 
 def _said(text: str) -> list[Message]:

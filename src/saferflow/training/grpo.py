@@ -1,81 +1,184 @@
 """Group-relative policy optimisation by TRL, on the rollouts of one policy."""
 
-from collections.abc import Callable
+import json
+import shutil
+from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
+from transformers import (
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from trl import GRPOConfig, GRPOTrainer
 
 from saferflow.data.rows import PromptRow
+from saferflow.data.tables import atomic
+from saferflow.errors import TrainingError
 from saferflow.params import GRPOParams, PolicyParams
-from saferflow.rewards.judged import Reward
+from saferflow.protocol.check import check
+from saferflow.protocol.plan import Plan
+from saferflow.rewards.judged import RewardFunction, said
 from saferflow.training.arguments import lora, shared_arguments
+from saferflow.training.checkpoints import Checkpointed
 from saferflow.training.examples import grpo_dataset
 from saferflow.training.policy import Qwen2_5_VLProcessor, save_policy
 from saferflow.training.progress import Log, train
+
+LOSS = {"token": "dapo", "sequence": "grpo"}
+"""`loss_mean` as TRL calls it; `dapo` is the mean over all tokens of an update, whatever their completion."""
 
 
 def train_grpo(
     model: Qwen2_5_VLForConditionalGeneration,
     processor: Qwen2_5_VLProcessor,
     rows: list[PromptRow],
-    reward: Reward,
+    rewards: Mapping[str, RewardFunction],
     params: GRPOParams,
     policy: PolicyParams,
     seed: int,
     out: Path,
+    checkpoints: Path,
+    rollouts: Path,
     log: Log,
-    record: Callable[[str, str, float], None],
 ) -> dict[str, float]:
-    """Train on prompts and save the policy to `out`.
+    """Train on prompts; save the policy to `out` and every rollout with its reward to `rollouts` (JSON Lines).
+
+    What is whole in `checkpoints` is gone on from; when the policy is saved they go.
 
     Args:
-        record: takes (row id, completion, reward) of every rollout.
+        rewards: the functions that `params.rewards` weighs, by the same names.
 
     Returns:
         The trainer's final metrics.
     """
-    by_id = {row.id: row for row in rows}
-
-    def rewards(completions: list[Any], row: list[str], **_: Any) -> list[float]:
-        values = []
-        for identifier, completion in zip(row, completions, strict=True):
-            text = completion if isinstance(completion, str) else completion[0]["content"]
-            values.append(reward(by_id[identifier], text))
-            record(identifier, text, values[-1])
-        return values
-
-    rewards.__name__ = params.reward
-    with TemporaryDirectory() as scratch:
-        trainer = GRPOTrainer(
-            model=model,
-            reward_funcs=[rewards],
-            args=GRPOConfig(
-                **shared_arguments(Path(scratch), params, policy, seed),
-                num_generations=params.group,
-                max_completion_length=policy.max_completion_tokens,
-                temperature=params.temperature,
-                top_p=params.top_p,
-                num_iterations=params.updates,
-                beta=params.kl,
-                epsilon=params.clip_low,
-                epsilon_high=params.clip_high,
-                scale_rewards=params.advantage,
-                loss_type="grpo",
-                disable_dropout=True,
-            ),
-            train_dataset=grpo_dataset(rows),
-            processing_class=processor,
-            peft_config=lora(policy),
-        )
-        for each in filter(None, (trainer.model, trainer.ref_model)):
-            _take_empty_images(each)
-        metrics = train("grpo", trainer, log)
-        save_policy(out, trainer.model, processor)
+    trainer = grpo_trainer(model, processor, rows, rewards, params, policy, seed, checkpoints)
+    trainer.add_callback(StopOnCollapse(params))
+    metrics = train("grpo", trainer, log)
+    save_policy(out, trainer.model, processor)
+    trainer.keep_rollouts(rollouts)
+    shutil.rmtree(checkpoints)
     return metrics
+
+
+def grpo_trainer(
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    rows: list[PromptRow],
+    rewards: Mapping[str, RewardFunction],
+    params: GRPOParams,
+    policy: PolicyParams,
+    seed: int,
+    checkpoints: Path,
+) -> "RecordingTrainer":
+    """TRL's trainer with the recipe of the params [K]."""
+    trainer = RecordingTrainer(
+        model=model,
+        reward_funcs=[rewards[name] for name in params.rewards],
+        args=GRPOConfig(
+            **shared_arguments(checkpoints, params, policy, seed),
+            num_generations=params.group,
+            steps_per_generation=params.rollout_batch // params.micro_batch_size,
+            reward_weights=list(params.rewards.values()),
+            max_completion_length=policy.max_completion_tokens,
+            temperature=params.temperature,
+            top_p=params.top_p,
+            num_iterations=params.updates,
+            beta=params.kl,
+            epsilon=params.clip_low,
+            epsilon_high=params.clip_high,
+            delta=params.dual_clip,
+            scale_rewards=params.advantage,
+            loss_type=LOSS[params.loss_mean],
+            disable_dropout=True,
+        ),
+        train_dataset=grpo_dataset(rows),
+        processing_class=processor,
+        peft_config=lora(policy),
+    )
+    for each in filter(None, (trainer.model, trainer.ref_model)):
+        _take_empty_images(each)
+    return trainer
+
+
+class RecordingTrainer(Checkpointed, GRPOTrainer):
+    """TRL's trainer, which also keeps every rollout with its reward, and logs the share that keeps the protocol."""
+
+    @property
+    def _rollouts(self) -> Path:
+        return Path(self.args.output_dir) / "rollouts.jsonl"
+
+    def _calculate_rewards(self, inputs: list, prompts: list, completions: list, completion_ids: list) -> torch.Tensor:
+        parts = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+        totals = (parts * self.reward_weights.to(parts.device)).nansum(dim=1)
+        mine = totals[self.accelerator.process_index * len(inputs) :][: len(inputs)].tolist()
+        valid = 0
+        self._rollouts.parent.mkdir(parents=True, exist_ok=True)
+        with self._rollouts.open("a", encoding="utf-8") as file:
+            for asked, completion, reward in zip(inputs, completions, mine, strict=True):
+                text = said(completion)
+                valid += asked["plan"] != "" and not check(Plan.from_json(asked["plan"]), text)
+                line = {"step": self.state.global_step, "row": asked["row"], "reward": round(reward, 6)}
+                file.write(json.dumps({**line, "completion": text}) + "\n")
+        self._log_metric("validity", valid / len(inputs))
+        return parts
+
+    def keep_rollouts(self, path: Path) -> None:
+        """Write the rollouts, without those that a resumed run drew again."""
+        lines = self._rollouts.read_text(encoding="utf-8").splitlines()
+        last: dict[int, list[str]] = {}
+        former = -1
+        for line in lines:
+            step = json.loads(line)["step"]
+            if step < former:
+                last = {kept: texts for kept, texts in last.items() if kept < step}
+            last.setdefault(step, []).append(line)
+            former = step
+        with atomic(path) as partial:
+            partial.write_text("".join(f"{line}\n" for lines in last.values() for line in lines), encoding="utf-8")
+
+
+class StopOnCollapse(TrainerCallback):
+    """Stops where no group has had a signal, or too few rollouts have kept the protocol, for a whole window of steps."""
+
+    def __init__(self, params: GRPOParams):
+        self._floor = params.min_validity
+        self._flat: deque[float] = deque(maxlen=params.collapse_window)
+        self._validity: deque[float] = deque(maxlen=params.collapse_window)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Raises TrainingError, which names the last checkpoint."""
+        if "validity" not in (logs or {}):
+            return
+        self._flat.append(logs["frac_reward_zero_std"])
+        self._validity.append(logs["validity"])
+        if len(self._flat) < self._flat.maxlen:
+            return
+        where = f"grpo: at step {state.global_step}, for {len(self._flat)} steps,"
+        kept = f"; the checkpoints are in {args.output_dir}"
+        if min(self._flat) == 1:
+            raise TrainingError(
+                f"{where} all rewards of each group were equal, so nothing was learnt{kept}. "
+                "Widen curate.quality, raise grpo.temperature or grpo.group, or lower grpo.learning_rate"
+            )
+        if max(self._validity) < self._floor:
+            raise TrainingError(
+                f"{where} at most {max(self._validity):.0%} of the rollouts kept the protocol, fewer than "
+                f"grpo.min_validity {self._floor:.0%}{kept}. Lower grpo.learning_rate, or train sft longer"
+            )
 
 
 def _take_empty_images(model: torch.nn.Module) -> None:

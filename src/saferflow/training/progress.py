@@ -3,6 +3,8 @@
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from transformers import (
@@ -15,6 +17,7 @@ from transformers import (
 )
 
 from saferflow.errors import TrainingError
+from saferflow.training.checkpoints import StopWhenAsked, latest
 
 Log = Callable[[dict[str, float], int], None]
 """Takes metrics and their step; a stage passes the tracker's."""
@@ -53,6 +56,11 @@ class Progress(TrainerCallback):
     ) -> None:
         numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
         self._log(numbers, state.global_step)
+        if not math.isfinite(numbers.get("loss", 0.0)):
+            raise TrainingError(
+                f"{self._stage}: the loss is {numbers['loss']} at step {state.global_step}; the checkpoints before it are in "
+                f"{args.output_dir}. Lower {self._stage}.learning_rate and run again"
+            )
         shown = [f"{name} {numbers[name]:.3g}" for name in SHOWN if name in numbers]
         now = time.monotonic()
         if not shown or (now - self._last < self._every and state.global_step < state.max_steps):
@@ -68,17 +76,26 @@ class Progress(TrainerCallback):
 
 
 def train(stage: str, trainer: Trainer, log: Log) -> dict[str, float]:
-    """Run a trainer to its end with our progress in place of its own printing.
+    """Run a trainer to its end, from its last whole checkpoint where there is one, with our progress for its printing.
 
     Returns:
-        The trainer's final metrics: `train_loss`, `train_runtime` in seconds, ...
+        The trainer's final metrics: `train_loss` (the mean over all steps), `train_runtime` in seconds, ...
 
     Raises:
-        TrainingError: the loss is no longer a number.
+        TrainingError: the loss is no longer a number, or SIGTERM came; its message says what to do.
     """
+    stop = StopWhenAsked()
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress(stage, log))
-    metrics = trainer.train().metrics
-    if not math.isfinite(metrics["train_loss"]):
-        raise TrainingError(f"{stage}: the loss is {metrics['train_loss']}; lower {stage}.learning_rate and run again")
-    return {name: float(value) for name, value in metrics.items()}
+    trainer.add_callback(stop)
+    whole = latest(Path(trainer.args.output_dir))
+    if whole:
+        print(f"{stage}  goes on from {whole}", flush=True)
+    metrics = trainer.train(resume_from_checkpoint=str(whole) if whole else None).metrics
+    state = trainer.state
+    if stop.asked and state.global_step < state.max_steps:
+        raise TrainingError(
+            f"{stage}: stopped by SIGTERM after step {state.global_step} of {state.max_steps}; run again to go on from there"
+        )
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    return {name: float(value) for name, value in metrics.items()} | {"train_loss": fmean(losses)}
