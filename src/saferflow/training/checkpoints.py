@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
@@ -74,6 +75,15 @@ class Checkpointed:
                 f"the checkpoint of step {self.state.global_step} could not be written under {folder.parent} ({error}); "
                 f"{f'{before.name} is kept' if before else 'there is none before it'}: make room and run again to go on"
             ) from error
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """transformers 5.23 looks for a Qwen2.5-VL's weights under other names than it saves them by, and warns only."""
+        model = model or self.model
+        if isinstance(model, PeftModel):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype, use_safetensors=True)
+        model.load_state_dict(saved.state_dict())
 
 
 def seal(folder: Path) -> None:

@@ -1,0 +1,157 @@
+"""A stage that is killed goes on from its last whole checkpoint, and ends where it would have ended."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+ENV = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+SMALLER = {"sft": {"batch_size": 8, "micro_batch_size": 8}, "dpo": {"batch_size": 4, "micro_batch_size": 4}}
+SMALLER["grpo"] = {"rewards": {"rewarding:length": 1.0}, "group": 4, "min_validity": 0}
+OWN_REWARD = """
+async def length(completions, **columns):
+    return [len(completion[0]["content"]) % 7 / 7 for completion in completions]
+"""
+"""A policy that has learnt nothing gets no signal from our rewards."""
+ROUNDING = 1e-6
+"""Mostly the weights are equal to the last bit; where a sum's parts fall otherwise in memory, the last bit may differ. A
+resume that forgets the weights, the optimizer or the place in the data differs by 0.001 and more.
+"""
+INPUTS = {"sft": "base", "dpo": "sft", "grpo": "dpo"}
+
+pytestmark = pytest.mark.slow
+
+
+def stage(name: str, folder: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", f"saferflow.stages.{name}"],
+        cwd=folder, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def finished(process: subprocess.Popen, status: int = 0) -> str:
+    told, _ = process.communicate(timeout=240)
+    assert process.returncode == status, told
+    return told
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory):
+    """A folder in which any of the three stages can run."""
+    folder = tmp_path_factory.mktemp("ready")
+    params = yaml.safe_load((ROOT / "profiles" / "micro.yaml").read_text(encoding="utf-8"))
+    for name, changed in SMALLER.items():
+        params[name] |= {**changed, "save_every": 2}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    (folder / "rewarding.py").write_text(OWN_REWARD, encoding="utf-8")
+    (folder / "data" / "sources").mkdir(parents=True)
+    for name in ("base", "plan"):
+        finished(stage(name, folder))
+    for policy in ("sft", "dpo"):
+        shutil.copytree(folder / "models" / "base", folder / "models" / policy)
+    shutil.copy(folder / "data" / "tables" / "grpo.parquet", folder / "data" / "curated.parquet")
+    return folder
+
+
+@pytest.fixture
+def here(ready, tmp_path):
+    shutil.copytree(ready, tmp_path / "here")
+    return tmp_path / "here"
+
+
+def interrupted(name: str, folder: Path, how: int) -> str:
+    """Start a stage, and end it when its first checkpoint is whole; what it said."""
+    process = stage(name, folder)
+    while not list((folder / "checkpoints").glob("*/*/checkpoint-*/MANIFEST.json")):
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.01)
+    process.send_signal(how)
+    told, _ = process.communicate(timeout=120)
+    assert process.returncode, told
+    assert not (folder / "models" / name / "model.safetensors").exists() or name in ("sft", "dpo")
+    return told
+
+
+def weights(name: str, folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "models" / name / "model.safetensors")
+
+
+def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+@pytest.fixture(scope="module")
+def whole(ready, tmp_path_factory):
+    """Weights and rollouts of stages that nobody interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "here"
+    shutil.copytree(ready, folder)
+    ends = {}
+    for name in INPUTS:
+        finished(stage(name, folder))
+        ends[name] = weights(name, folder)
+        assert not list((folder / "checkpoints").glob("*/*"))
+        if name != "grpo":
+            shutil.rmtree(folder / "models" / name)
+            shutil.copytree(ready / "models" / name, folder / "models" / name)
+    return ends, (folder / "reports" / "rollouts.jsonl").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_weights_are_those_of_a_run_that_nobody_interrupted(here, whole, name, how):
+    told = interrupted(name, here, how)
+    if how == signal.SIGTERM:
+        assert "stopped by SIGTERM" in told
+    assert "goes on from" in finished(stage(name, here))
+    assert largest_difference(weights(name, here), whole[0][name]) <= ROUNDING
+    if name == "grpo":
+        assert (here / "reports" / "rollouts.jsonl").read_text(encoding="utf-8") == whole[1]
+    assert not list((here / "checkpoints").glob("*/*"))
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(here, whole):
+    interrupted("sft", here, signal.SIGTERM)
+    kept = sorted((here / "checkpoints").glob("sft/*/checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    if len(kept) < 2:
+        pytest.skip("SIGTERM came at the first checkpoint's step, so there is only one")
+    with (kept[-1] / "optimizer.pt").open("r+b") as file:
+        file.seek(2000)
+        file.write(b"\0\1\2\3")
+    told = finished(stage("sft", here))
+    assert f"{kept[-1].name}: not used, optimizer.pt is not what was written" in told
+    assert f"goes on from {kept[-2].relative_to(here)}" in told
+    assert largest_difference(weights("sft", here), whole[0]["sft"]) <= ROUNDING
+
+
+def test_other_parameters_start_anew(here):
+    interrupted("sft", here, signal.SIGTERM)
+    params = yaml.safe_load((here / "params.yaml").read_text(encoding="utf-8"))
+    params["sft"]["learning_rate"] /= 2
+    (here / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    assert "goes on from" not in finished(stage("sft", here))
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(here):
+    """A limit on the size of a file stands for the disk: the weights fit, the optimizer's state does not."""
+    interrupted("sft", here, signal.SIGTERM)
+    kept = max((here / "checkpoints").glob("sft/*/checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    size = max((kept / name).stat().st_size for name in ("model.safetensors", "rng_state.pth"))
+    limited = f"import resource,runpy; resource.setrlimit(resource.RLIMIT_FSIZE, ({size + 4096},) * 2); "
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", limited + "runpy.run_module('saferflow.stages.sft', run_name='__main__')"],
+        cwd=here, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    told = finished(process, status=1)
+    assert "could not be written" in told
+    assert f"{kept.name} is kept" in told
+    assert "goes on from" in finished(stage("sft", here))
