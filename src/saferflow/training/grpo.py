@@ -93,6 +93,7 @@ def grpo_trainer(
             beta=params.kl,
             epsilon=params.clip_low,
             epsilon_high=params.clip_high,
+            use_bias_correction_kl=False,  # [K] has plain k3
             delta=params.dual_clip,
             scale_rewards=params.advantage,
             loss_type=LOSS[params.loss_mean],

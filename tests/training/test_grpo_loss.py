@@ -1,0 +1,99 @@
+"""GRPO as published, against tensors computed by hand: advantage, clip, dual clip, KL, and the mean over tokens."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from saferflow.data.rows import PromptRow
+from saferflow.data.scenes.corpus import general_rows
+from saferflow.params import load_params
+from saferflow.training.embedded import build_model, build_processor, train_tokenizer
+from saferflow.training.grpo import grpo_trainer
+from saferflow.training.policy import load_model, save_policy
+
+MICRO = load_params(Path(__file__).parents[2] / "profiles" / "micro.yaml")
+RECIPE = {
+    "batch_size": 2, "micro_batch_size": 2, "rollout_batch": 2, "group": 2, "kl": 0.01,
+    "clip_low": 0.2, "clip_high": 0.3, "dual_clip": 3.0, "rewards": {"length": 1.0},
+}  # fmt: skip
+MASK = torch.tensor([[1, 1, 1], [1, 0, 0]])
+ADVANTAGES = torch.tensor([1.0, -2.0])
+RATIOS = torch.tensor([[0.5, 1.1, 2.0], [5.0, 1.0, 1.0]])
+REFERENCE = torch.tensor([[0.0, math.log(2), 0.0], [0.0, 0.0, 0.0]])
+"""Of the log-probability, reference less policy."""
+PER_TOKEN = torch.tensor(
+    [
+        # advantage 1: min(r, clip(r)) = 0.5, 1.1, 1.3; the second token's KL is exp(ln 2) - ln 2 - 1
+        [-0.5, -1.1 + 0.01 * (2 - math.log(2) - 1), -1.3],
+        # advantage -2 and ratio 5: the plain bound is 2 * 5 = 10, dual clip makes it 2 * 3 = 6
+        [6.0, 0.0, 0.0],
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    rows = list(general_rows(4, 1, "train"))
+    tokenizer = train_tokenizer([text for row in rows for text in (row.question, row.answer)], MICRO.base.vocab_size)
+    asked = [PromptRow(row.id, "", "safety", None, "", row.question, "", "") for row in rows]
+    processor, folder = build_processor(tokenizer, MICRO.policy), tmp_path_factory.mktemp("policy")
+    save_policy(folder, build_model(MICRO.base, tokenizer, seed=1), processor)
+    return load_model(folder, MICRO.policy), processor, asked
+
+
+def trainer(parts, tmp_path, **changed):
+    params = MICRO.grpo.model_copy(update={**RECIPE, **changed})
+    return grpo_trainer(*parts, {"length": length}, params, MICRO.policy, 1, tmp_path)
+
+
+def length(completions, **columns):
+    return [float(len(completion[0]["content"])) for completion in completions]
+
+
+def loss(trainer, monkeypatch):
+    old = torch.full((2, 3), -1.0)
+    now = old + RATIOS.log()
+    monkeypatch.setattr(
+        trainer, "_get_per_token_logps_and_entropies", lambda *_, **__: (now, torch.zeros_like(now), None)
+    )
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    inputs = {
+        "prompt_ids": torch.ones(2, 1, dtype=torch.long), "prompt_mask": torch.ones(2, 1, dtype=torch.long),
+        "completion_ids": torch.ones(2, 3, dtype=torch.long), "completion_mask": MASK, "advantages": ADVANTAGES,
+        "old_per_token_logps": old, "ref_per_token_logps": now + REFERENCE, "num_items_in_batch": MASK.sum(),
+    }  # fmt: skip
+    return trainer._compute_loss(trainer.model, inputs).item()
+
+
+def test_every_token_weighs_the_same(parts, tmp_path, monkeypatch):
+    expected = (PER_TOKEN * MASK).sum() / 4
+    assert loss(trainer(parts, tmp_path, loss_mean="token"), monkeypatch) == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_every_completion_weighs_the_same(parts, tmp_path, monkeypatch):
+    expected = (PER_TOKEN[0].mean() + PER_TOKEN[1, 0]) / 2
+    assert loss(trainer(parts, tmp_path, loss_mean="sequence"), monkeypatch) == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_without_dual_clip_a_bad_token_counts_as_far_as_it_has_moved(parts, tmp_path, monkeypatch):
+    expected = (PER_TOKEN[0].mean() + 10.0) / 2
+    found = loss(trainer(parts, tmp_path, loss_mean="sequence", dual_clip=None), monkeypatch)
+    assert found == pytest.approx(expected.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize(("advantage", "scale"), [("group", math.sqrt(2)), ("none", 2.0)])
+def test_the_advantage_is_centred_in_its_group_and_divided_by_its_deviation(
+    parts, tmp_path, monkeypatch, advantage, scale
+):
+    """Rewards 1 and 5: centred -2 and 2; the group's standard deviation (n - 1) is the root of 8."""
+    made = trainer(parts, tmp_path, advantage=advantage)
+    monkeypatch.setattr(made, "_calculate_rewards", lambda *_: torch.tensor([[1.0], [5.0]]))
+    made.model.train()
+    made.current_gradient_accumulation_steps = 1
+    row = {"prompt": [{"role": "user", "content": "What is this?"}], "row": "x", "plan": ""}
+    found = made._generate_and_score_completions([row, dict(row)])["advantages"]
+    expected = [-scale, scale] if advantage == "none" else [-2 / math.sqrt(8), 2 / math.sqrt(8)]
+    assert found.tolist() == pytest.approx(expected, abs=1e-3)
