@@ -44,6 +44,8 @@ class PolicyParams(Section):
     base: str
     """`embedded`: built and pre-trained by stage `base`. Otherwise the folder or hub name of a Qwen2.5-VL checkpoint."""
     dtype: Literal["float32", "bfloat16"]
+    device: Literal["auto", "cuda"]
+    """`cuda` refuses to run where there is no GPU; `auto` takes what is there."""
     train_vision: bool
     gradient_checkpointing: bool
     lora: LoraParams | None
@@ -51,6 +53,9 @@ class PolicyParams(Section):
     max_pixels: Positive
     """Bounds of an image after resizing, in pixels; a token covers 28 x 28 of them."""
     max_completion_tokens: Positive
+    """Where a completion is cut off when a policy speaks."""
+    max_cut_share: Share
+    """Training stops before it begins where a larger share of the completions to learn is longer than that."""
 
 
 class ScenesSource(Section):

@@ -1,19 +1,21 @@
 """Policies: the embedded model and its processor, on disk and back, and what they say."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from saferflow.data.scenes.corpus import general_rows
-from saferflow.errors import PolicyError
+from saferflow.errors import PolicyError, TrainingError
 from saferflow.params import load_params
 from saferflow.training.conversation import chat, prompt
 from saferflow.training.embedded import build_model, build_processor, train_tokenizer
 from saferflow.training.examples import grpo_dataset
 from saferflow.training.generate import Prompt, complete
 from saferflow.training.policy import load_model, load_processor, save_policy, source
+from saferflow.training.preflight import refuse_cut_off
 
 ROOT = Path(__file__).parents[2]
 MICRO = load_params(ROOT / "profiles" / "micro.yaml")
@@ -121,3 +123,42 @@ def test_grpo_rows_carry_their_id_to_the_reward():
     dataset = grpo_dataset(rows)
     assert dataset["row"] == ["a"]
     assert dataset[0]["images"][0].size == (112, 112)
+
+
+def test_another_kind_of_model_is_named(policy, tmp_path):
+    shutil.copytree(policy[0], tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "other" / "config.json").write_text(json.dumps({**config, "model_type": "llama"}), encoding="utf-8")
+    with pytest.raises(PolicyError, match=r"is a llama, not a qwen2_5_vl; set policy\.base"):
+        load_model(tmp_path / "other", MICRO.policy)
+
+
+def test_an_adapter_is_no_policy(policy, tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(PolicyError, match="holds an adapter, not a whole policy; merge it"):
+        load_model(tmp_path, MICRO.policy)
+
+
+def test_a_tokenizer_without_the_needed_tokens_is_named(policy, tmp_path):
+    shutil.copytree(policy[0], tmp_path / "other")
+    for path in (tmp_path / "other").glob("*.json"):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace("<|vision_start|>", "<|no_start|>"), encoding="utf-8")
+    with pytest.raises(PolicyError, match=r"the tokenizer lacks <\|vision_start\|>; take"):
+        load_processor(tmp_path / "other", MICRO.policy)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(policy):
+    with pytest.raises(PolicyError, match="no GPU is to be seen"):
+        load_model(policy[0], MICRO.policy.model_copy(update={"device": "cuda"}))
+
+
+def test_completions_that_the_policy_could_not_end_are_counted_and_the_longest_named(policy):
+    tokenizer = policy[2].tokenizer
+    rows = [("short", "a"), ("long", "word " * 60), ("longest", "word " * 90)]
+    tight = MICRO.policy.model_copy(update={"max_completion_tokens": 20, "max_cut_share": 0.5})
+    with pytest.raises(TrainingError, match=r"sft: 2 of 3 completions .* row longest, has"):
+        refuse_cut_off("sft", tokenizer, rows, tight)
+    refuse_cut_off("sft", tokenizer, rows, tight.model_copy(update={"max_cut_share": 0.7}))
+    refuse_cut_off("sft", tokenizer, rows[:1], tight)

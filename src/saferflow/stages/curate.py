@@ -55,7 +55,10 @@ def main() -> None:
 
     rows = read_table(TABLE, PromptRow)
     functions = reward_functions(params.grpo, RuleJudge(), rows)
-    model, processor = load_model(POLICY, params.policy).to(device()), load_processor(POLICY, params.policy)
+    model, processor = (
+        load_model(POLICY, params.policy).to(device(params.policy)),
+        load_processor(POLICY, params.policy),
+    )
     prompts = [Prompt(row.system, row.question, row.image) for row in rows]
     sampled = complete(
         model,

@@ -23,12 +23,14 @@ def main() -> None:
     from saferflow.training.checkpoints import home
     from saferflow.training.dpo import train_dpo
     from saferflow.training.policy import load_model, load_processor
+    from saferflow.training.preflight import refuse_cut_off
 
     rows = read_table(TABLE, DPORow)
     seed = params.run.seed
     checkpoints = home("dpo", [TABLE, POLICY], [params.policy, params.dpo], seed)
     model, processor = load_model(POLICY, params.policy), load_processor(POLICY, params.policy)
     reference = None if params.policy.lora else load_model(POLICY, params.policy)
+    refuse_cut_off("dpo", processor.tokenizer, [(row.id, row.chosen) for row in rows], params.policy)
     metrics = train_dpo(
         model, reference, processor, rows, params.dpo, params.policy, seed, OUT, checkpoints, log_metrics
     )

@@ -36,7 +36,10 @@ def main() -> None:
     answered: list[Answered] = []
     for policy in POLICIES:
         folder = MODELS / policy
-        model, processor = load_model(folder, params.policy).to(device()), load_processor(folder, params.policy)
+        model, processor = (
+            load_model(folder, params.policy).to(device(params.policy)),
+            load_processor(folder, params.policy),
+        )
         prompts = [Prompt("" if policy == "base" else row.system, row.question, row.image) for row in rows]
         completions = complete(
             model,

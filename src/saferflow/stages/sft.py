@@ -22,12 +22,14 @@ def main() -> None:
     from saferflow.tracking.live import log_metrics
     from saferflow.training.checkpoints import home
     from saferflow.training.policy import load_model, load_processor
+    from saferflow.training.preflight import refuse_cut_off
     from saferflow.training.sft import train_sft
 
     rows = read_table(TABLE, SFTRow)
     seed = params.run.seed
     checkpoints = home("sft", [TABLE, BASE], [params.policy, params.sft], seed)
     model, processor = load_model(BASE, params.policy), load_processor(BASE, params.policy)
+    refuse_cut_off("sft", processor.tokenizer, [(row.id, row.completion) for row in rows], params.policy)
     metrics = train_sft("sft", model, processor, rows, params.sft, params.policy, seed, OUT, checkpoints, log_metrics)
     write_metrics("sft", {"rows": len(rows), **metrics})
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from saferflow.errors import PolicyError
@@ -17,6 +17,8 @@ from saferflow.params import PolicyParams
 
 POINTER = "SOURCE"
 """A base folder that holds only this file names a published checkpoint instead of holding weights."""
+NEEDED = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
+"""Tokens that Qwen2.5-VL's chat template writes."""
 
 
 class Qwen2_5_VLProcessor(transformers.Qwen2_5_VLProcessor):
@@ -51,6 +53,22 @@ def source(folder: Path) -> str:
     return pointer.read_text(encoding="utf-8").strip() if pointer.exists() else str(folder)
 
 
+def _refuse_what_is_no_policy(where: str) -> None:
+    """Say what stands there instead of a Qwen2.5-VL, before weights are read."""
+    if (Path(where) / "adapter_config.json").exists():
+        raise PolicyError(
+            f"{where} holds an adapter, not a whole policy; merge it into its base (PEFT's merge_and_unload) and save that"
+        )
+    try:
+        kind = AutoConfig.from_pretrained(where, trust_remote_code=False).model_type
+    except (OSError, ValueError) as error:
+        raise PolicyError(
+            f"{where}: no model's configuration could be read ({error}); run `saferflow run`, or set policy.base"
+        ) from None
+    if kind != "qwen2_5_vl":
+        raise PolicyError(f"{where} is a {kind}, not a qwen2_5_vl; set policy.base to a Qwen2.5-VL checkpoint")
+
+
 def load_processor(folder: Path, params: PolicyParams) -> Qwen2_5_VLProcessor:
     """The processor of a policy, with the image bounds of the params."""
     where = source(folder)
@@ -63,13 +81,24 @@ def load_processor(folder: Path, params: PolicyParams) -> Qwen2_5_VLProcessor:
         raise PolicyError(
             f"{where}: no processor could be loaded ({error}); run `saferflow run`, or set policy.base"
         ) from None
+    missing = [token for token in NEEDED if token not in tokenizer.get_vocab()]
+    if missing or tokenizer.chat_template is None:
+        lacks = ", ".join([*missing, *(["a chat template"] if tokenizer.chat_template is None else [])])
+        raise PolicyError(f"{where}: the tokenizer lacks {lacks}; take the tokenizer of a Qwen2.5-VL checkpoint")
     tokenizer.padding_side = "left"
     return Qwen2_5_VLProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
 
 
 def load_model(folder: Path, params: PolicyParams) -> Qwen2_5_VLForConditionalGeneration:
-    """The weights of a policy, from safetensors alone."""
+    """The weights of a policy, from safetensors alone.
+
+    Raises:
+        PolicyError: there is none, it is another kind of model, an adapter or damaged, or the GPU that the params want is
+            not there.
+    """
     where = source(folder)
+    _refuse_what_is_no_policy(where)
+    device(params)
     try:
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             where, dtype=getattr(torch, params.dtype), use_safetensors=True, trust_remote_code=False
@@ -92,5 +121,15 @@ def save_policy(folder: Path, model: torch.nn.Module, processor: Qwen2_5_VLProce
     processor.save_pretrained(folder)
 
 
-def device() -> torch.device:
+def device(params: PolicyParams) -> torch.device:
+    """The GPU where there is one, else the CPU.
+
+    Raises:
+        PolicyError: the params want a GPU and there is none.
+    """
+    if params.device == "cuda" and not torch.cuda.is_available():
+        raise PolicyError(
+            "policy.device is cuda and no GPU is to be seen (torch.cuda.is_available() is false); "
+            "run on a GPU node, install a CUDA build of torch, or set policy.device to auto"
+        )
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
