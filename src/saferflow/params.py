@@ -58,6 +58,24 @@ class PolicyParams(Section):
     """Training stops before it begins where a larger share of the completions to learn is longer than that."""
 
 
+class LaunchParams(Section):
+    """How many processes train sft, dpo and grpo, and where."""
+
+    processes: Positive
+    """On each node; one a GPU."""
+    nodes: Positive
+    rendezvous: Annotated[str, Field(pattern=r"^[^\s:]+:\d+$")] | None
+    """`host:port` of one node that all nodes reach; null on one node."""
+    strategy: Literal["ddp", "zero2", "zero3", "zero2_offload", "zero3_offload"]
+    """`ddp` copies the model to every process; the others are DeepSpeed's, which share optimizer, gradients, weights."""
+
+    @model_validator(mode="after")
+    def _nodes_can_meet(self) -> Self:
+        if self.nodes > 1 and self.rendezvous is None:
+            raise ValueError(f"{self.nodes} nodes need rendezvous, the host:port of one of them")
+        return self
+
+
 class ScenesSource(Section):
     """The embedded corpus, drawn by our own code."""
 
@@ -312,6 +330,7 @@ class Params(Section):
 
     run: RunParams
     policy: PolicyParams
+    launch: LaunchParams
     data: DataParams
     base: BaseParams | None
     """Absent (null) where `policy.base` names a published checkpoint."""
@@ -323,6 +342,26 @@ class Params(Section):
     grpo: GRPOParams
     evaluate: EvaluateParams
     gate: GateParams
+
+    @model_validator(mode="after")
+    def _processes_share_the_batch(self) -> Self:
+        processes = self.launch.processes * self.launch.nodes
+        for name, stage in (("sft", self.sft), ("dpo", self.dpo), ("grpo", self.grpo)):
+            together = stage.micro_batch_size * processes
+            if stage.batch_size % together:
+                raise ValueError(
+                    f"{name}.batch_size {stage.batch_size} is no multiple of {together}: {name}.micro_batch_size "
+                    f"{stage.micro_batch_size} on {processes} processes; change one"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _an_adapter_is_whole(self) -> Self:
+        if self.policy.lora and self.launch.strategy.startswith("zero3"):
+            raise ValueError(
+                "policy.lora with launch.strategy zero3: an adapter needs no shared weights, take zero2 or ddp"
+            )
+        return self
 
     @model_validator(mode="after")
     def _embedded_base_is_described(self) -> Self:

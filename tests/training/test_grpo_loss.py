@@ -9,6 +9,7 @@ import torch
 from saferflow.data.rows import PromptRow
 from saferflow.data.scenes.corpus import general_rows
 from saferflow.params import load_params
+from saferflow.training.arguments import Job
 from saferflow.training.embedded import build_model, build_processor, train_tokenizer
 from saferflow.training.grpo import grpo_trainer
 from saferflow.training.policy import load_model, save_policy
@@ -45,7 +46,8 @@ def parts(tmp_path_factory):
 
 def trainer(parts, tmp_path, **changed):
     params = MICRO.grpo.model_copy(update={**RECIPE, **changed})
-    return grpo_trainer(*parts, {"length": length}, params, MICRO.policy, 1, tmp_path)
+    job = Job(MICRO.policy, MICRO.launch, 1, tmp_path / "out", tmp_path / "steps", lambda *_: None)
+    return grpo_trainer(*parts, {"length": length}, params, job)
 
 
 def length(completions, **columns):

@@ -8,6 +8,7 @@ import pytest
 from saferflow.data.rows import DPORow, PromptRow, SFTRow
 from saferflow.data.scenes.corpus import general_rows
 from saferflow.params import load_params
+from saferflow.training.arguments import Job
 from saferflow.training.embedded import build_model, build_processor, train_tokenizer
 from saferflow.training.policy import load_model, save_policy
 
@@ -33,7 +34,7 @@ def sft(model, processor, out):
 
     rows = [SFTRow(row.id, "", "safety", image, "", row.question, row.answer, "", "") for row, image in pairs()]
     params = MICRO.sft.model_copy(update=SMALL)
-    return train_sft("sft", model(), processor, rows, params, POLICY, 1, out, out / "steps", log)
+    return train_sft("sft", model(), processor, rows, params, job(out))
 
 
 def dpo(model, processor, out):
@@ -41,7 +42,7 @@ def dpo(model, processor, out):
 
     rows = [DPORow(row.id, "", image, "", row.question, row.answer, "no", "", "", "") for row, image in pairs()]
     params = MICRO.dpo.model_copy(update=SMALL)
-    return train_dpo(model(), model(), processor, rows, params, POLICY, 1, out, out / "steps", log)
+    return train_dpo(model(), model(), processor, rows, params, job(out))
 
 
 def grpo(model, processor, out):
@@ -55,9 +56,11 @@ def grpo(model, processor, out):
 
     params = params.model_copy(update={"rewards": {"length": 1.0}, "rollout_batch": 4})
     rewards = {"length": length}
-    return train_grpo(
-        model(), processor, rows, rewards, params, POLICY, 1, out, out / "steps", out / "rollouts.jsonl", log
-    )
+    return train_grpo(model(), processor, rows, rewards, params, job(out), out / "rollouts.jsonl")
+
+
+def job(out):
+    return Job(POLICY, MICRO.launch, 1, out, out / "steps", log)
 
 
 def pairs():

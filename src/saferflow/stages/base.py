@@ -10,7 +10,7 @@ checkpoint.
 import random
 from pathlib import Path
 
-from saferflow.params import Params, load_params
+from saferflow.params import LaunchParams, Params, load_params
 from saferflow.stages.entry import run_stage
 from saferflow.stages.metrics import write_metrics
 
@@ -18,6 +18,7 @@ OUT = Path("models/base")
 PACKAGE = Path(__file__).parents[1]
 MAKES_ROWS = ("data/scenes", "planner", "protocol")
 """The code that the rows and the tokenizer come from."""
+ALONE = LaunchParams(processes=1, nodes=1, rendezvous=None, strategy="ddp")
 TOKENIZER_ROWS = 1500
 """At most so many protocol rows of the training split does the tokenizer see, beside as many pre-training rows or more."""
 
@@ -42,6 +43,7 @@ def pretrain(params: Params) -> dict[str, float]:
     from saferflow.data.rows import SFTRow
     from saferflow.data.scenes.corpus import general_rows, plain_pairs
     from saferflow.tracking.live import log_metrics
+    from saferflow.training.arguments import Job
     from saferflow.training.checkpoints import home
     from saferflow.training.embedded import build_model, build_processor, train_tokenizer
     from saferflow.training.sft import train_sft
@@ -55,17 +57,22 @@ def pretrain(params: Params) -> dict[str, float]:
     model = build_model(base, tokenizer, seed)
     size = model.num_parameters()
     print(f"base  {size:,} parameters, {len(tokenizer):,} tokens, {len(rows):,} rows", flush=True)
+    made_by = [PACKAGE / name for name in MAKES_ROWS]
+    job = Job(
+        policy=params.policy.model_copy(update={"lora": None}),
+        launch=ALONE,
+        seed=seed,
+        out=OUT,
+        checkpoints=home("base", made_by, [params.policy, base, params.plan], seed),
+        log=log_metrics,
+    )
     metrics = train_sft(
         "base",
         model,
         build_processor(tokenizer, params.policy),
         [SFTRow(r.id, r.source, "general", r.image, "", r.question, r.answer, "", "") for r in rows],
         base,
-        params.policy.model_copy(update={"lora": None}),
-        seed,
-        OUT,
-        home("base", [PACKAGE / name for name in MAKES_ROWS], [params.policy, base, params.plan], seed),
-        log_metrics,
+        job,
     )
     return {"parameters": size, "rows": len(rows), **metrics}
 

@@ -20,24 +20,28 @@ ROLLOUTS = Path("reports/rollouts.jsonl")
 def main() -> None:
     params = load_params()
 
+    from saferflow.training.launch import leads, spread
+
+    spread("saferflow.stages.grpo", params.launch, params.policy)
+
     from saferflow.data.rows import PromptRow
     from saferflow.data.tables import read_table
     from saferflow.judge.rules import RuleJudge
     from saferflow.rewards.judged import reward_functions
     from saferflow.tracking.live import log_metrics
+    from saferflow.training.arguments import Job
     from saferflow.training.checkpoints import home
     from saferflow.training.grpo import train_grpo
     from saferflow.training.policy import load_model, load_processor
 
     rows = read_table(TABLE, PromptRow)
-    seed = params.run.seed
-    checkpoints = home("grpo", [TABLE, POLICY], [params.policy, params.grpo], seed)
+    checkpoints = home("grpo", [TABLE, POLICY], [params.policy, params.launch, params.grpo], params.run.seed)
+    job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics)
     model, processor = load_model(POLICY, params.policy), load_processor(POLICY, params.policy)
     rewards = reward_functions(params.grpo, RuleJudge(), rows)
-    metrics = train_grpo(
-        model, processor, rows, rewards, params.grpo, params.policy, seed, OUT, checkpoints, ROLLOUTS, log_metrics
-    )
-    write_metrics("grpo", {"rows": len(rows), **metrics})
+    metrics = train_grpo(model, processor, rows, rewards, params.grpo, job, ROLLOUTS)
+    if leads():
+        write_metrics("grpo", {"rows": len(rows), **metrics})
 
 
 if __name__ == "__main__":

@@ -17,21 +17,27 @@ OUT = Path("models/sft")
 def main() -> None:
     params = load_params()
 
+    from saferflow.training.launch import leads, spread
+
+    spread("saferflow.stages.sft", params.launch, params.policy)
+
     from saferflow.data.rows import SFTRow
     from saferflow.data.tables import read_table
     from saferflow.tracking.live import log_metrics
+    from saferflow.training.arguments import Job
     from saferflow.training.checkpoints import home
     from saferflow.training.policy import load_model, load_processor
     from saferflow.training.preflight import refuse_cut_off
     from saferflow.training.sft import train_sft
 
     rows = read_table(TABLE, SFTRow)
-    seed = params.run.seed
-    checkpoints = home("sft", [TABLE, BASE], [params.policy, params.sft], seed)
+    checkpoints = home("sft", [TABLE, BASE], [params.policy, params.launch, params.sft], params.run.seed)
+    job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics)
     model, processor = load_model(BASE, params.policy), load_processor(BASE, params.policy)
     refuse_cut_off("sft", processor.tokenizer, [(row.id, row.completion) for row in rows], params.policy)
-    metrics = train_sft("sft", model, processor, rows, params.sft, params.policy, seed, OUT, checkpoints, log_metrics)
-    write_metrics("sft", {"rows": len(rows), **metrics})
+    metrics = train_sft("sft", model, processor, rows, params.sft, job)
+    if leads():
+        write_metrics("sft", {"rows": len(rows), **metrics})
 
 
 if __name__ == "__main__":

@@ -1,42 +1,61 @@
 """The trainer arguments that all three stages share, from a stage's params."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig
 
-from saferflow.params import PolicyParams, TrainingParams
+from saferflow.params import LaunchParams, PolicyParams, TrainingParams
 from saferflow.training.checkpoints import KEPT
+from saferflow.training.launch import deepspeed_config, world
+from saferflow.training.progress import Log
 
 
-def shared_arguments(checkpoints: Path, params: TrainingParams, policy: PolicyParams, seed: int) -> dict[str, Any]:
-    """Keyword arguments of TRL's configs: optimiser, schedule, batches, seed, checkpoints.
+@dataclass(frozen=True)
+class Job:
+    """Where and how a stage trains, apart from its own section of the params."""
 
-    Args:
-        checkpoints: the folder for them (`checkpoints.home`).
-    """
+    policy: PolicyParams
+    launch: LaunchParams
+    seed: int
+    out: Path
+    """The folder of the trained policy."""
+    checkpoints: Path
+    """What is whole in it is gone on from; it goes when the policy is saved (`checkpoints.home`)."""
+    log: Log
+    """Takes the training curves."""
+
+
+def shared_arguments(params: TrainingParams, job: Job) -> dict[str, Any]:
+    """Keyword arguments of TRL's configs: optimiser, schedule, batches, seed, checkpoints."""
+    spread_over_cpus = world(job.launch) > 1 and not torch.cuda.is_available()
     return {
-        "output_dir": str(checkpoints),
+        "use_cpu": spread_over_cpus,
+        "ddp_backend": "gloo" if spread_over_cpus else None,
+        "output_dir": str(job.checkpoints),
         "learning_rate": params.learning_rate,
         "num_train_epochs": params.epochs,
         "per_device_train_batch_size": params.micro_batch_size,
-        "gradient_accumulation_steps": params.batch_size // params.micro_batch_size,
+        "gradient_accumulation_steps": params.batch_size // (params.micro_batch_size * world(job.launch)),
         "lr_scheduler_type": params.schedule,
         "warmup_steps": params.warmup_share,  # a float under 1 is a share of all steps
         "adam_beta1": params.adam_betas[0],
         "adam_beta2": params.adam_betas[1],
         "weight_decay": params.weight_decay,
         "max_grad_norm": params.max_grad_norm,
-        "activation_checkpointing": policy.gradient_checkpointing,
-        "bf16": policy.dtype == "bfloat16",
-        "seed": seed,
-        "data_seed": seed,
+        "activation_checkpointing": job.policy.gradient_checkpointing,
+        "bf16": job.policy.dtype == "bfloat16",
+        "seed": job.seed,
+        "data_seed": job.seed,
         "logging_steps": 1,
         "report_to": [],
         "save_strategy": "steps",
         "save_steps": params.save_every,
         "save_total_limit": KEPT,
         "disable_tqdm": True,
+        "deepspeed": deepspeed_config(job.launch, job.policy),
         "dataloader_pin_memory": False,
     }
 

@@ -20,12 +20,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from peft import PeftModel
+from torch import distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from saferflow.errors import TrainingError
 from saferflow.params import Section
+from saferflow.training.launch import leads
 
 ROOT = Path("checkpoints")
 IN_PROGRESS = "IN_PROGRESS"
@@ -46,7 +49,7 @@ def home(stage: str, inputs: Iterable[Path], sections: Iterable[Section], seed: 
     for path in sorted(_files([*inputs, Path(__file__).parent])):
         digest.update(path.name.encode() + _hash(path).encode())
     mine = root / stage / digest.hexdigest()[:16]
-    if (root / stage).is_dir():
+    if leads() and (root / stage).is_dir():
         for other in (root / stage).iterdir():
             if other != mine:
                 shutil.rmtree(other)
@@ -104,7 +107,8 @@ def latest(where: Path) -> Path | None:
         damage = damaged(folder)
         if not damage:
             return folder
-        print(f"{folder}: not used, {damage}", flush=True)
+        if leads():
+            print(f"{folder}: not used, {damage}", flush=True)
     return None
 
 
@@ -138,7 +142,8 @@ class StopWhenAsked(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        if self.asked and state.global_step < state.max_steps:
+        if _any_process(self.asked) and state.global_step < state.max_steps:
+            self.asked = True
             control.should_save = control.should_training_stop = True
         return control
 
@@ -146,6 +151,15 @@ class StopWhenAsked(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         signal.signal(signal.SIGTERM, self._former)
+
+
+def _any_process(flag: bool) -> bool:
+    """Whether it is true in any of the processes: all of them have to stop at the same step."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return flag
+    found = torch.tensor(float(flag), device="cuda" if distributed.get_backend() == "nccl" else "cpu")
+    distributed.all_reduce(found)
+    return bool(found)
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:

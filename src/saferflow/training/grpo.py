@@ -1,7 +1,6 @@
 """Group-relative policy optimisation by TRL, on the rollouts of one policy."""
 
 import json
-import shutil
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,15 +20,16 @@ from trl import GRPOConfig, GRPOTrainer
 from saferflow.data.rows import PromptRow
 from saferflow.data.tables import atomic
 from saferflow.errors import TrainingError
-from saferflow.params import GRPOParams, PolicyParams
+from saferflow.params import GRPOParams
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
 from saferflow.rewards.judged import RewardFunction, said
-from saferflow.training.arguments import lora, shared_arguments
+from saferflow.training.arguments import Job, lora, shared_arguments
 from saferflow.training.checkpoints import Checkpointed
 from saferflow.training.examples import grpo_dataset
-from saferflow.training.policy import Qwen2_5_VLProcessor, save_policy
-from saferflow.training.progress import Log, train
+from saferflow.training.launch import world
+from saferflow.training.policy import Qwen2_5_VLProcessor
+from saferflow.training.running import train
 
 LOSS = {"token": "dapo", "sequence": "grpo"}
 """`loss_mean` as TRL calls it; `dapo` is the mean over all tokens of an update, whatever their completion."""
@@ -41,16 +41,10 @@ def train_grpo(
     rows: list[PromptRow],
     rewards: Mapping[str, RewardFunction],
     params: GRPOParams,
-    policy: PolicyParams,
-    seed: int,
-    out: Path,
-    checkpoints: Path,
+    job: Job,
     rollouts: Path,
-    log: Log,
 ) -> dict[str, float]:
-    """Train on prompts; save the policy to `out` and every rollout with its reward to `rollouts` (JSON Lines).
-
-    What is whole in `checkpoints` is gone on from; when the policy is saved they go.
+    """Train on prompts; save the policy, and every rollout with its reward to `rollouts` (JSON Lines).
 
     Args:
         rewards: the functions that `params.rewards` weighs, by the same names.
@@ -58,13 +52,9 @@ def train_grpo(
     Returns:
         The trainer's final metrics.
     """
-    trainer = grpo_trainer(model, processor, rows, rewards, params, policy, seed, checkpoints)
+    trainer = grpo_trainer(model, processor, rows, rewards, params, job)
     trainer.add_callback(StopOnCollapse(params))
-    metrics = train("grpo", trainer, log)
-    save_policy(out, trainer.model, processor)
-    trainer.keep_rollouts(rollouts)
-    shutil.rmtree(checkpoints)
-    return metrics
+    return train("grpo", trainer, job, last=lambda: trainer.keep_rollouts(rollouts))
 
 
 def grpo_trainer(
@@ -73,20 +63,18 @@ def grpo_trainer(
     rows: list[PromptRow],
     rewards: Mapping[str, RewardFunction],
     params: GRPOParams,
-    policy: PolicyParams,
-    seed: int,
-    checkpoints: Path,
+    job: Job,
 ) -> "RecordingTrainer":
     """TRL's trainer with the recipe of the params [K]."""
     trainer = RecordingTrainer(
         model=model,
         reward_funcs=[rewards[name] for name in params.rewards],
         args=GRPOConfig(
-            **shared_arguments(checkpoints, params, policy, seed),
+            **shared_arguments(params, job),
             num_generations=params.group,
-            steps_per_generation=params.rollout_batch // params.micro_batch_size,
+            steps_per_generation=params.rollout_batch // (params.micro_batch_size * world(job.launch)),
             reward_weights=list(params.rewards.values()),
-            max_completion_length=policy.max_completion_tokens,
+            max_completion_length=job.policy.max_completion_tokens,
             temperature=params.temperature,
             top_p=params.top_p,
             num_iterations=params.updates,
@@ -101,7 +89,7 @@ def grpo_trainer(
         ),
         train_dataset=grpo_dataset(rows),
         processing_class=processor,
-        peft_config=lora(policy),
+        peft_config=lora(job.policy),
     )
     for each in filter(None, (trainer.model, trainer.ref_model)):
         _take_empty_images(each)
@@ -111,17 +99,17 @@ def grpo_trainer(
 class RecordingTrainer(Checkpointed, GRPOTrainer):
     """TRL's trainer, which also keeps every rollout with its reward, and logs the share that keeps the protocol."""
 
-    @property
-    def _rollouts(self) -> Path:
-        return Path(self.args.output_dir) / "rollouts.jsonl"
+    def _rollouts(self, process: int) -> Path:
+        return Path(self.args.output_dir) / f"rollouts-{process}.jsonl"
 
     def _calculate_rewards(self, inputs: list, prompts: list, completions: list, completion_ids: list) -> torch.Tensor:
         parts = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
         totals = (parts * self.reward_weights.to(parts.device)).nansum(dim=1)
         mine = totals[self.accelerator.process_index * len(inputs) :][: len(inputs)].tolist()
         valid = 0
-        self._rollouts.parent.mkdir(parents=True, exist_ok=True)
-        with self._rollouts.open("a", encoding="utf-8") as file:
+        mine_alone = self._rollouts(self.accelerator.process_index)
+        mine_alone.parent.mkdir(parents=True, exist_ok=True)
+        with mine_alone.open("a", encoding="utf-8") as file:
             for asked, completion, reward in zip(inputs, completions, mine, strict=True):
                 text = said(completion)
                 valid += asked["plan"] != "" and not check(Plan.from_json(asked["plan"]), text)
@@ -132,17 +120,22 @@ class RecordingTrainer(Checkpointed, GRPOTrainer):
 
     def keep_rollouts(self, path: Path) -> None:
         """Write the rollouts, without those that a resumed run drew again."""
-        lines = self._rollouts.read_text(encoding="utf-8").splitlines()
-        last: dict[int, list[str]] = {}
-        former = -1
-        for line in lines:
-            step = json.loads(line)["step"]
-            if step < former:
-                last = {kept: texts for kept, texts in last.items() if kept < step}
-            last.setdefault(step, []).append(line)
-            former = step
+        kept = [line for process in range(self.accelerator.num_processes) for line in _last(self._rollouts(process))]
         with atomic(path) as partial:
-            partial.write_text("".join(f"{line}\n" for lines in last.values() for line in lines), encoding="utf-8")
+            partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _last(path: Path) -> list[str]:
+    """The lines, in the order of their steps; where a step comes back, all from its first time on are forgotten."""
+    by_step: dict[int, list[str]] = {}
+    former = -1
+    for line in path.read_text(encoding="utf-8").splitlines():
+        step = json.loads(line)["step"]
+        if step < former:
+            by_step = {earlier: lines for earlier, lines in by_step.items() if earlier < step}
+        by_step.setdefault(step, []).append(line)
+        former = step
+    return [line for lines in by_step.values() for line in lines]
 
 
 class StopOnCollapse(TrainerCallback):

@@ -113,11 +113,22 @@ def load_model(folder: Path, params: PolicyParams) -> Qwen2_5_VLForConditionalGe
     return model
 
 
-def save_policy(folder: Path, model: torch.nn.Module, processor: Qwen2_5_VLProcessor) -> None:
-    """Write weights (adapters merged) and processor, so that the folder is a whole policy again."""
+def save_policy(
+    folder: Path,
+    model: torch.nn.Module,
+    processor: Qwen2_5_VLProcessor,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write weights (adapters merged) and processor, so that the folder is a whole policy again.
+
+    Args:
+        weights: the model's, where it holds only a share of them.
+    """
     if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
-    model.save_pretrained(folder)
+        model, weights = model.merge_and_unload(), None
+    if weights and model.config.tie_word_embeddings:
+        weights.pop("lm_head.weight", None)
+    model.save_pretrained(folder, state_dict=weights)
     processor.save_pretrained(folder)
 
 

@@ -3,13 +3,9 @@
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from transformers import (
-    PrinterCallback,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -17,7 +13,6 @@ from transformers import (
 )
 
 from saferflow.errors import TrainingError
-from saferflow.training.checkpoints import StopWhenAsked, latest
 
 Log = Callable[[dict[str, float], int], None]
 """Takes metrics and their step; a stage passes the tracker's."""
@@ -54,6 +49,8 @@ class Progress(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        if not state.is_world_process_zero:
+            return
         numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
         self._log(numbers, state.global_step)
         if not math.isfinite(numbers.get("loss", 0.0)):
@@ -73,29 +70,3 @@ class Progress(TrainerCallback):
         elif done >= WARM_UP:
             shown.append(f"{(now - self._first[1]) / done * (steps - step):.0f} s left")
         print("  ".join([f"{self._stage}  step {step}/{steps}", *shown]), flush=True)
-
-
-def train(stage: str, trainer: Trainer, log: Log) -> dict[str, float]:
-    """Run a trainer to its end, from its last whole checkpoint where there is one, with our progress for its printing.
-
-    Returns:
-        The trainer's final metrics: `train_loss` (the mean over all steps), `train_runtime` in seconds, ...
-
-    Raises:
-        TrainingError: the loss is no longer a number, or SIGTERM came; its message says what to do.
-    """
-    stop = StopWhenAsked()
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Progress(stage, log))
-    trainer.add_callback(stop)
-    whole = latest(Path(trainer.args.output_dir))
-    if whole:
-        print(f"{stage}  goes on from {whole}", flush=True)
-    metrics = trainer.train(resume_from_checkpoint=str(whole) if whole else None).metrics
-    state = trainer.state
-    if stop.asked and state.global_step < state.max_steps:
-        raise TrainingError(
-            f"{stage}: stopped by SIGTERM after step {state.global_step} of {state.max_steps}; run again to go on from there"
-        )
-    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-    return {name: float(value) for name, value in metrics.items()} | {"train_loss": fmean(losses)}

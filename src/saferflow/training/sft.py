@@ -1,18 +1,15 @@
 """Supervised fine-tuning by TRL: the loss is on the completion only."""
 
-import shutil
-from pathlib import Path
-
 from transformers import Qwen2_5_VLForConditionalGeneration
 from trl import SFTConfig, SFTTrainer
 
 from saferflow.data.rows import SFTRow
-from saferflow.params import PolicyParams, TrainingParams
-from saferflow.training.arguments import lora, shared_arguments
+from saferflow.params import TrainingParams
+from saferflow.training.arguments import Job, lora, shared_arguments
 from saferflow.training.checkpoints import Checkpointed
 from saferflow.training.examples import sft_dataset
-from saferflow.training.policy import Qwen2_5_VLProcessor, save_policy
-from saferflow.training.progress import Log, train
+from saferflow.training.policy import Qwen2_5_VLProcessor
+from saferflow.training.running import train
 
 
 class Trainer(Checkpointed, SFTTrainer):
@@ -25,15 +22,9 @@ def train_sft(
     processor: Qwen2_5_VLProcessor,
     rows: list[SFTRow],
     params: TrainingParams,
-    policy: PolicyParams,
-    seed: int,
-    out: Path,
-    checkpoints: Path,
-    log: Log,
+    job: Job,
 ) -> dict[str, float]:
-    """Train on rows of (prompt, completion) and save the policy to `out`.
-
-    What is whole in `checkpoints` is gone on from; when the policy is saved they go.
+    """Train on rows of (prompt, completion) and save the policy.
 
     Returns:
         The trainer's final metrics (`train_loss`, `train_runtime` in seconds, ...).
@@ -41,15 +32,12 @@ def train_sft(
     trainer = Trainer(
         model=model,
         args=SFTConfig(
-            **shared_arguments(checkpoints, params, policy, seed),
+            **shared_arguments(params, job),
             max_length=None,
             completion_only_loss=True,
         ),
         train_dataset=sft_dataset(rows),
         processing_class=processor,
-        peft_config=lora(policy),
+        peft_config=lora(job.policy),
     )
-    metrics = train(name, trainer, log)
-    save_policy(out, trainer.model, processor)
-    shutil.rmtree(checkpoints)
-    return metrics
+    return train(name, trainer, job)

@@ -1,17 +1,23 @@
-"""A stage that is killed goes on from its last whole checkpoint, and ends where it would have ended."""
+"""The three training stages as processes: killed and gone on with, and spread over two of them."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+
+from mlflow import MlflowClient
 
 ROOT = Path(__file__).parents[2]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
@@ -29,6 +35,7 @@ resume that forgets the weights, the optimizer or the place in the data differs 
 INPUTS = {"sft": "base", "dpo": "sft", "grpo": "dpo"}
 
 pytestmark = pytest.mark.slow
+needs_a_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="DeepSpeed compiles an operator at first use")
 
 
 def stage(name: str, folder: Path) -> subprocess.Popen:
@@ -155,3 +162,59 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(here):
     assert "could not be written" in told
     assert f"{kept.name} is kept" in told
     assert "goes on from" in finished(stage("sft", here))
+
+
+def spread(folder: Path, processes: int, strategy: str) -> None:
+    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    params["launch"] |= {"processes": processes, "strategy": strategy}
+    for name in INPUTS:
+        params[name] |= {"batch_size": 8, "micro_batch_size": 4, "save_every": 100}
+    params["grpo"]["rollout_batch"] = 8
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+
+
+def curve(name: str, folder: Path, monkeypatch) -> list[float]:
+    """The loss at every step, as the stage's MLflow run has it."""
+    monkeypatch.setitem(ENV, "MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    run = client.create_run(client.create_experiment(f"{name}-{time.time_ns()}")).info.run_id
+    monkeypatch.setitem(ENV, "MLFLOW_RUN_ID", run)
+    finished(stage(name, folder))
+    return [point.value for point in sorted(client.get_metric_history(run, "loss"), key=lambda point: point.step)]
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("name", ["sft", "dpo"])
+def test_two_processes_with_deepspeed_learn_as_one_does(here, name, monkeypatch):
+    """The same global batch: 20 steps of 8 rows, all of them in every batch as many tokens or weighed the same."""
+    table = here / "data" / "tables" / f"{name}.parquet"
+    rows = pq.read_table(table)
+    pq.write_table(pa.concat_tables([rows] * (160 // len(rows) + 1)).slice(0, 160), table)
+    spread(here, 1, "ddp")
+    alone = curve(name, here, monkeypatch)
+    shutil.rmtree(here / "models" / name)
+    spread(here, 2, "zero2")
+    together = curve(name, here, monkeypatch)
+    assert len(alone) == len(together) == 20
+    assert max(abs(a - b) for a, b in zip(alone, together, strict=True)) <= 1e-4
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+def test_two_processes_roll_out_and_update_together(here, strategy):
+    spread(here, 2, strategy)
+    finished(stage("grpo", here))
+    lines = [
+        json.loads(line) for line in (here / "reports" / "rollouts.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    steps = Counter(line["step"] for line in lines)
+    assert set(steps.values()) == {8}
+    for step in steps:
+        assert set(Counter(line["row"] for line in lines if line["step"] == step).values()) == {4}
+    assert not list((here / "checkpoints").glob("*/*"))
+    plain = subprocess.run(
+        [sys.executable, "-c", "from transformers import Qwen2_5_VLForConditionalGeneration as M; "
+         "M.from_pretrained('models/grpo', use_safetensors=True)"],
+        cwd=here, env=ENV, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "newly initialized" not in plain.stderr

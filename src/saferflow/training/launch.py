@@ -1,0 +1,88 @@
+"""Several processes for one stage: torch's elastic launcher, which `accelerate launch` runs too, with DeepSpeed by parameter.
+
+A stage's module calls `spread` first. With one process and no DeepSpeed it goes on; else the process becomes the launcher,
+which starts the same module once a process. Source: ours.
+"""
+
+import os
+import sys
+from importlib.util import find_spec
+from typing import Any
+
+from saferflow.errors import TrainingError
+from saferflow.params import LaunchParams, PolicyParams
+
+INSIDE = "TORCHELASTIC_RUN_ID"
+"""Set by the launcher in the processes that it starts."""
+
+
+def spread(module: str, launch: LaunchParams, policy: PolicyParams) -> None:
+    """Become the launcher of `module` where the params want more than this process; return inside of it and without it.
+
+    Raises:
+        TrainingError: DeepSpeed is wanted and not installed, or there are fewer GPUs than processes.
+    """
+    if INSIDE in os.environ:
+        if launch.strategy != "ddp":
+            import deepspeed
+
+            deepspeed.init_distributed()  # GRPO loads its reference model before the trainer would do so
+        return
+    if world(launch) == 1 and launch.strategy == "ddp":
+        return
+    if launch.strategy != "ddp" and find_spec("deepspeed") is None:
+        raise TrainingError(
+            f"launch.strategy is {launch.strategy}, which needs DeepSpeed: pip install 'saferflow[gpu]', "
+            "or set launch.strategy to ddp"
+        )
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if (gpus or policy.device == "cuda") and gpus < launch.processes:
+        raise TrainingError(
+            f"launch.processes is {launch.processes} and this node has {gpus} GPUs; "
+            "set launch.processes to that, and raise the micro batches' share by batch_size"
+        )
+    meet = ["--standalone"] if launch.nodes == 1 else ["--rdzv-backend", "c10d", "--rdzv-endpoint", launch.rendezvous]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes", str(launch.nodes),
+        "--nproc-per-node", str(launch.processes), *meet, "-m", module,
+    ]  # fmt: skip
+    if not gpus:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.processes)))
+    sys.stdout.flush()
+    os.execv(sys.executable, command)  # noqa: S606 the launcher takes this process's place, so that signals reach it
+
+
+def world(launch: LaunchParams) -> int:
+    """Processes on all nodes."""
+    return launch.processes * launch.nodes
+
+
+def leads() -> bool:
+    """Whether this process writes for all of them."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def deepspeed_config(launch: LaunchParams, policy: PolicyParams) -> dict[str, Any] | None:
+    """DeepSpeed's configuration; `auto` is filled in by transformers from the trainer's own arguments."""
+    if launch.strategy == "ddp":
+        return None
+    stage, _, offload = launch.strategy.removeprefix("zero").partition("_")
+    zero: dict[str, Any] = {"stage": int(stage), "overlap_comm": True, "contiguous_gradients": True}
+    if offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if stage == "3":
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+        if offload:
+            zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+    return {
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": policy.dtype == "bfloat16"},
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+    }
