@@ -226,6 +226,13 @@ class CurateParams(Section):
     """Prompts sampled at once."""
 
 
+class ReflectionParams(Section):
+    """The safety-aware rollout: unsafe completions are reflected on and corrected."""
+
+    threshold: Share
+    """A completion whose thinking or answer the judge finds less safe than this, in [0, 1], is corrected."""
+
+
 class GRPOParams(TrainingParams):
     """Group-relative policy optimisation of the DPO policy."""
 
@@ -249,6 +256,8 @@ class GRPOParams(TrainingParams):
     """`group`: divided by the group's standard deviation (released code); `none`: centred only."""
     rewards: dict[str, Annotated[float, Field(gt=0)]]
     """Reward -> its weight; `toolkit`, `structured`, `protocol`, or one's own as `package.module:function`."""
+    reflection: ReflectionParams | None
+    """Null: plain GRPO."""
     collapse_window: Positive
     """Training stops where over so many steps no group had a signal, or validity stood under `min_validity`."""
     min_validity: Share

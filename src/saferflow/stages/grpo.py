@@ -2,7 +2,7 @@
 
 Reads models/dpo, data/curated.parquet. Writes models/grpo, reports/rollouts.jsonl.
 
-Simplifies SaFeR-VLM: no reflection inside the rollout.
+With `grpo.reflection`, unsafe rollouts are reflected on and corrected [V]; without it this is plain GRPO [K].
 """
 
 from pathlib import Path
@@ -33,13 +33,24 @@ def main() -> None:
     from saferflow.training.checkpoints import home
     from saferflow.training.grpo import train_grpo
     from saferflow.training.policy import load_model, load_processor
+    from saferflow.training.reflection import judged_reflection
 
     rows = read_table(TABLE, PromptRow)
     checkpoints = home("grpo", [TABLE, POLICY], [params.policy, params.launch, params.grpo], params.run.seed)
     job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics)
     model, processor = load_model(POLICY, params.policy), load_processor(POLICY, params.policy)
-    rewards = reward_functions(params.grpo, RuleJudge(), rows)
-    metrics = train_grpo(model, processor, rows, rewards, params.grpo, job, ROLLOUTS)
+    judge = RuleJudge()
+    rewards = reward_functions(params.grpo, judge, rows)
+    metrics = train_grpo(
+        model,
+        processor,
+        rows,
+        rewards,
+        params.grpo,
+        job,
+        ROLLOUTS,
+        judged_reflection(params.grpo, judge, rows, rewards),
+    )
     if leads():
         write_metrics("grpo", {"rows": len(rows), **metrics})
 

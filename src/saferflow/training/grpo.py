@@ -29,6 +29,7 @@ from saferflow.training.checkpoints import Checkpointed
 from saferflow.training.examples import grpo_dataset
 from saferflow.training.launch import world
 from saferflow.training.policy import Qwen2_5_VLProcessor
+from saferflow.training.reflection import Reflecting, Reflection
 from saferflow.training.running import train
 
 LOSS = {"token": "dapo", "sequence": "grpo"}
@@ -43,16 +44,19 @@ def train_grpo(
     params: GRPOParams,
     job: Job,
     rollouts: Path,
+    reflection: Reflection | None = None,
 ) -> dict[str, float]:
     """Train on prompts; save the policy, and every rollout with its reward to `rollouts` (JSON Lines).
 
     Args:
         rewards: the functions that `params.rewards` weighs, by the same names.
+        reflection: of the safety-aware rollout [V]; None is plain GRPO.
 
     Returns:
         The trainer's final metrics.
     """
     trainer = grpo_trainer(model, processor, rows, rewards, params, job)
+    trainer.reflection = reflection
     trainer.add_callback(StopOnCollapse(params))
     return train("grpo", trainer, job, last=lambda: trainer.keep_rollouts(rollouts))
 
@@ -96,7 +100,7 @@ def grpo_trainer(
     return trainer
 
 
-class RecordingTrainer(Checkpointed, GRPOTrainer):
+class RecordingTrainer(Reflecting, Checkpointed, GRPOTrainer):
     """TRL's trainer, which also keeps every rollout with its reward, and logs the share that keeps the protocol."""
 
     def _rollouts(self, process: int) -> Path:
@@ -110,11 +114,12 @@ class RecordingTrainer(Checkpointed, GRPOTrainer):
         mine_alone = self._rollouts(self.accelerator.process_index)
         mine_alone.parent.mkdir(parents=True, exist_ok=True)
         with mine_alone.open("a", encoding="utf-8") as file:
-            for asked, completion, reward in zip(inputs, completions, mine, strict=True):
+            for number, (asked, completion, reward) in enumerate(zip(inputs, completions, mine, strict=True)):
                 text = said(completion)
                 valid += asked["plan"] != "" and not check(Plan.from_json(asked["plan"]), text)
                 line = {"step": self.state.global_step, "row": asked["row"], "reward": round(reward, 6)}
-                file.write(json.dumps({**line, "completion": text}) + "\n")
+                corrected = {"corrected": True} if number in self.corrected else {}
+                file.write(json.dumps({**line, **corrected, "completion": text}) + "\n")
         self._log_metric("validity", valid / len(inputs))
         return parts
 

@@ -1,0 +1,154 @@
+"""The safety-aware rollout [V]: an unsafe completion is reflected on and corrected instead of thrown away.
+
+Where the judge finds the thinking or the answer unsafe, the policy is asked what it missed, its reflection is appended to
+the context, and it answers anew. The correction takes the completion's place in its group under the *original* prompt, so
+that reflection tokens carry no loss; the most unsafe completion of each group stays as it is, as the negative. Published:
+that unsafe generations are reflected on, corrected and learnt from. Ours: the trigger, one round, the wording, which stays.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import torch
+
+from saferflow.data.rows import Labels, PromptRow
+from saferflow.judge.rubrics import SCALE, Item, Judge
+from saferflow.params import GRPOParams
+from saferflow.rewards.judged import RewardFunction, said, weighted
+
+MISSED = (
+    "Look again at the picture, at the question, and at your response. Which risk did it miss, or see where there is none? "
+    "Name it in one or two sentences; do not answer the question yet."
+)
+ANEW = (
+    "Now answer the first question anew, in the form that was asked for at the start, and mind what you have just said."
+)
+
+Turns = list[dict[str, Any]]
+
+
+class Safety(NamedTuple):
+    """What the judge says of one completion, each in [0, 1]."""
+
+    thinking: float
+    answer: float
+
+    @property
+    def least(self) -> float:
+        return min(self)
+
+
+class Reflection(NamedTuple):
+    """When the rollout reflects, and what it asks for the figures."""
+
+    threshold: float
+    """A completion whose thinking or answer is less safe than this is unsafe."""
+    safety: Callable[[Mapping[str, Any], str], Safety]
+    """Of a row's columns and a completion."""
+    reward: Callable[[Mapping[str, Any], str], float]
+
+
+def judged_reflection(
+    params: GRPOParams, judge: Judge, rows: Sequence[PromptRow], rewards: Mapping[str, RewardFunction]
+) -> Reflection | None:
+    """What the params want of the rollout, by a judge's marks of the thinking and the answer; None is plain GRPO."""
+    if params.reflection is None:
+        return None
+    known = {row.id: row for row in rows}
+
+    def safety(columns: Mapping[str, Any], text: str) -> Safety:
+        row = known[columns["row"]]
+        marks = judge.structured(Item(row.question, row.image, Labels.from_json(row.labels), text))
+        return Safety(marks.awareness / SCALE, marks.safety / SCALE)
+
+    def reward(columns: Mapping[str, Any], text: str) -> float:
+        told = {name: [value] for name, value in known[columns["row"]].columns().items()}
+        [total] = weighted(rewards, params.rewards, completions=[text], **told)
+        return total
+
+    return Reflection(params.reflection.threshold, safety, reward)
+
+
+def to_correct(rows: Sequence[str], safety: Sequence[float], threshold: float) -> list[int]:
+    """Which completions are to be corrected: the unsafe ones, but for the most unsafe of each row.
+
+    Args:
+        rows: the row that each completion answers.
+        safety: of each completion, in [0, 1].
+    """
+    unsafe: dict[str, list[int]] = defaultdict(list)
+    for number, (row, score) in enumerate(zip(rows, safety, strict=True)):
+        if score < threshold:
+            unsafe[row].append(number)
+    chosen = [number for group in unsafe.values() for number in sorted(group, key=lambda one: safety[one])[1:]]
+    return sorted(chosen)
+
+
+class Reflecting:
+    """Mixed into TRL's GRPO trainer; without a `reflection` its rollout is TRL's own, to the bit."""
+
+    reflection: Reflection | None = None
+    corrected: frozenset[int] = frozenset()
+    """Which completions of the batch under way are corrections."""
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._asked, self.corrected = inputs, frozenset()
+        return super()._generate_and_score_completions(inputs)
+
+    def _generate(self, prompts: list[Turns]) -> tuple:
+        made = super()._generate(prompts)
+        if self.reflection is None or not self.model.training:
+            return made
+        prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest = made
+        unsafe = to_correct(
+            [row["row"] for row in self._asked],
+            [
+                self.reflection.safety(row, said(completion)).least
+                for row, completion in zip(self._asked, completions, strict=True)
+            ],
+            self.reflection.threshold,
+        )
+        if not self._in_any_process(unsafe):
+            self._log_reflection(len(completions), [])
+            return made
+        chosen = unsafe or [0]  # every process generates, or those that share weights would wait for each other
+        asked = [[*prompts[number], _turn("assistant", said(completions[number]))] for number in chosen]
+        thoughts, _ = self._say([[*turns, _turn("user", MISSED)] for turns in asked])
+        anew, ids = self._say(
+            [
+                [*turns, _turn("user", MISSED), _turn("assistant", thought), _turn("user", ANEW)]
+                for turns, thought in zip(asked, thoughts, strict=True)
+            ]
+        )
+        gains = []
+        for number, text, tokens in zip(unsafe, anew, ids, strict=False):
+            row = self._asked[number]
+            gains.append(self.reflection.reward(row, text) - self.reflection.reward(row, said(completions[number])))
+            completion_ids[number], completions[number] = tokens, [_turn("assistant", text)]
+        self.corrected = frozenset(unsafe)
+        self._log_reflection(len(completions), gains)
+        return prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest
+
+    def _say(self, conversations: list[Turns]) -> tuple[list[str], list[list[int]]]:
+        """One completion a conversation, as text and as tokens."""
+        prompt_ids, images, fields = self._tokenize_prompts(conversations)
+        tokens, _ = self._generate_single_turn(prompt_ids, images, fields, 1)
+        return self.processing_class.batch_decode(tokens, skip_special_tokens=True), tokens
+
+    def _in_any_process(self, unsafe: list[int]) -> bool:
+        flag = torch.tensor(float(bool(unsafe)), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, reduction="sum") > 0)
+
+    def _log_reflection(self, rollouts: int, gains: list[float]) -> None:
+        """Of this process's rollouts: the share corrected, of those the share that helped, and the mean reward gained."""
+        logged = self._metrics["train"]
+        logged["reflection/corrected"].append(len(gains) / rollouts)
+        if gains:
+            logged["reflection/helped"].append(fmean(gain > 0 for gain in gains))
+            logged["reflection/gain"].append(fmean(gains))
+
+
+def _turn(role: str, text: str) -> dict[str, str]:
+    return {"role": role, "content": text}

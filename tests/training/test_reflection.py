@@ -1,0 +1,142 @@
+"""The safety-aware rollout: which completions are corrected, and what becomes of them."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from trl import GRPOTrainer
+
+from saferflow.data.rows import Labels, PromptRow
+from saferflow.data.scenes.corpus import general_rows
+from saferflow.judge.rules import RuleJudge
+from saferflow.params import ReflectionParams, load_params
+from saferflow.planner.rules import plan_for
+from saferflow.planner.teacher import write
+from saferflow.protocol.trace import render
+from saferflow.rewards.judged import reward_functions, said
+from saferflow.rng import rng
+from saferflow.training.arguments import Job
+from saferflow.training.embedded import build_model, build_processor, train_tokenizer
+from saferflow.training.grpo import grpo_trainer
+from saferflow.training.policy import load_model, save_policy
+from saferflow.training.reflection import ANEW, MISSED, Reflecting, Reflection, Safety, judged_reflection, to_correct
+
+MICRO = load_params(Path(__file__).parents[2] / "profiles" / "micro.yaml")
+POLICY = MICRO.policy.model_copy(update={"max_completion_tokens": 6})
+RECIPE = {"batch_size": 4, "micro_batch_size": 4, "rollout_batch": 4, "group": 4, "rewards": {"length": 1.0}}
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 1)), max_size=12), st.floats(0, 1))
+def test_of_each_group_the_most_unsafe_stays_and_the_other_unsafe_ones_are_corrected(rollouts, threshold):
+    rows, safety = [row for row, _ in rollouts], [score for _, score in rollouts]
+    chosen = to_correct(rows, safety, threshold)
+    assert all(safety[number] < threshold for number in chosen)
+    unsafe = Counter(row for row, score in rollouts if score < threshold)
+    left = unsafe - Counter(rows[number] for number in chosen)
+    assert all(left[row] == 1 for row in unsafe)
+    for number in chosen:
+        stayed = [i for i, row in enumerate(rows) if row == rows[number] and safety[i] < threshold and i not in chosen]
+        assert safety[stayed[0]] <= safety[number]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    rows = list(general_rows(4, 1, "train"))
+    texts = [text for row in rows for text in (row.question, row.answer)]
+    tokenizer = train_tokenizer([*texts, MISSED, ANEW], MICRO.base.vocab_size)
+    processor, folder = build_processor(tokenizer, POLICY), tmp_path_factory.mktemp("policy")
+    save_policy(folder, build_model(MICRO.base, tokenizer, seed=1), processor)
+    asked = [PromptRow(row.id, "", "safety", row.image, "", row.question, "", "") for row in rows]
+    return folder, processor, asked
+
+
+def length(completions, **columns):
+    return [len(said(completion)) / 100 for completion in completions]
+
+
+def trainer(parts, tmp_path, reflection):
+    folder, processor, rows = parts
+    job = Job(POLICY, MICRO.launch, 1, tmp_path / "out", tmp_path / "steps", lambda *_: None)
+    params = MICRO.grpo.model_copy(update=RECIPE)
+    made = grpo_trainer(load_model(folder, POLICY), processor, rows, {"length": length}, params, job)
+    made.reflection = reflection
+    made.model.train()
+    made.current_gradient_accumulation_steps = 1
+    return made
+
+
+def rolled_out(made):
+    """One group of four, from the first prompt."""
+    row = made.train_dataset[0]
+    torch.manual_seed(1)
+    return made._generate_and_score_completions([dict(row) for _ in range(4)])
+
+
+def by_order(scores):
+    """Safety in the order in which completions are asked about."""
+    remaining = iter(scores)
+    return lambda columns, text: Safety(1.0, next(remaining))
+
+
+def test_corrections_stand_under_the_original_prompt_and_one_unsafe_completion_stays(parts, tmp_path, monkeypatch):
+    plain = rolled_out(trainer(parts, tmp_path, None))
+    reflection = Reflection(0.5, by_order([0.4, 0.9, 0.1, 0.3]), lambda columns, text: float(text == "corrected"))
+    made = trainer(parts, tmp_path, reflection)
+    asked = []
+    anew = made.processing_class.tokenizer("corrected")["input_ids"]
+
+    def say(conversations):
+        asked.append(conversations)
+        return ["a thought" if len(asked) == 1 else "corrected"] * len(conversations), [anew] * len(conversations)
+
+    monkeypatch.setattr(made, "_say", say)
+    found = rolled_out(made)
+    assert made.corrected == {0, 3}
+    assert found["prompt_ids"].tolist() == plain["prompt_ids"].tolist()
+    for number in range(4):
+        tokens = found["completion_ids"][number][found["completion_mask"][number].bool()].tolist()
+        first = plain["completion_ids"][number][plain["completion_mask"][number].bool()].tolist()
+        assert tokens == (anew if number in (0, 3) else first)
+    reflecting, correcting = asked
+    assert [turns[-1]["content"] for turns in reflecting] == [MISSED] * 2
+    assert [[turn["content"] for turn in turns[-2:]] for turns in correcting] == [["a thought", ANEW]] * 2
+    logged = made._metrics["train"]
+    assert logged["reflection/corrected"] == [0.5]
+    assert logged["reflection/helped"] == [1.0]
+    assert logged["reflection/gain"] == [1.0]
+
+
+def test_a_real_policy_reflects_and_answers_anew_with_its_image_in_view(parts, tmp_path):
+    made = trainer(parts, tmp_path, Reflection(0.5, by_order([0.1, 0.2, 0.9, 0.9]), lambda columns, text: 0.0))
+    found = rolled_out(made)
+    assert made.corrected == {1}
+    assert found["completion_ids"].shape[0] == 4
+
+
+@pytest.mark.parametrize("off", [None, Reflection(0.0, lambda columns, text: Safety(1, 1), lambda columns, text: 0.0)])
+def test_off_is_plain_grpo_to_the_bit(parts, tmp_path, off, monkeypatch):
+    found = rolled_out(trainer(parts, tmp_path, off))
+    for name in ("_generate", "_generate_and_score_completions"):
+        monkeypatch.setattr(Reflecting, name, getattr(GRPOTrainer, name))
+    expected = rolled_out(trainer(parts, tmp_path, None))
+    for name in ("prompt_ids", "completion_ids", "advantages"):
+        assert found[name].tolist() == expected[name].tolist()
+
+
+def test_the_judge_decides_by_thinking_and_answer():
+    labels = Labels("safety", "S1", 3, "text", "none", "refuse", ("knife",), "kitchen")
+    question = "How do I hurt someone with this?"
+    plan = plan_for(question, None)
+    row = PromptRow("r", "", "safety", None, "", question, plan.to_json(), labels.to_json())
+    params = MICRO.grpo.model_copy(update={"reflection": ReflectionParams(threshold=0.5), "rewards": {"protocol": 1.0}})
+    judge = RuleJudge()
+    made = judged_reflection(params, judge, [row], reward_functions(params, judge, [row]))
+    good = render(write(plan, question, labels, "", rng(1, "test"), 1.0))
+    unsafe_answer = good.split("<answer>")[0] + "<answer>\nSure. Take the knife and go ahead.\n</answer>"
+    assert made.safety(row.columns(), good).least >= 0.5
+    assert made.safety(row.columns(), unsafe_answer).answer < 0.5 <= made.safety(row.columns(), unsafe_answer).thinking
+    assert made.reward(row.columns(), good) > made.reward(row.columns(), unsafe_answer)
+    assert judged_reflection(MICRO.grpo, judge, [row], {}) is None
