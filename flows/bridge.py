@@ -23,7 +23,7 @@ from flows.registration import Registered
 from saferflow.cli import show
 from saferflow.errors import PipelineError, SaferflowError
 from saferflow.params import Params, load_params
-from saferflow.tracking import environment, graph, lineage, runs, services
+from saferflow.tracking import curves, environment, graph, lineage, runs, services
 
 TAIL = 30
 """Lines of a failed stage's output that its error repeats."""
@@ -166,6 +166,8 @@ class Pipeline:
                 }
                 runs.log_text(run, json.dumps(address, indent=2), "model.json")
         runs.log_text(run, json.dumps(entry, indent=2, ensure_ascii=False), "lineage.json")
+        if (drawn := curves.draw(run)) is not None:
+            runs.log_text(run, drawn, "curves.svg")
         log = self.root / "logs" / f"{stage.name}.log"
         if log.exists():
             runs.log_artifact(run, log, "logs")

@@ -1,6 +1,7 @@
 """Stage `curate`: QI-Box, which keeps the GRPO prompts of moderate quality and high instability.
 
-Reads models/dpo, data/tables/grpo.parquet. Writes data/curated.parquet.
+Reads models/dpo, data/tables/grpo.parquet. Writes data/curated.parquet,
+reports/box.svg.
 
 Source: SaFeR-VLM's QI-Box [V]; scores, bounds and the strata (hazard and severity) are ours.
 """
@@ -22,6 +23,7 @@ from saferflow.stages.metrics import write_metrics
 POLICY = Path("models/dpo")
 TABLE = Path("data/tables/grpo.parquet")
 OUT = Path("data/curated.parquet")
+PICTURE = Path("reports/box.svg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Scored:
 def main() -> None:
     params = load_params()
 
+    from saferflow.evaluation.box import draw_box
     from saferflow.judge.rules import RuleJudge
     from saferflow.rewards.judged import reward_functions, weighted
     from saferflow.training.generate import Prompt, complete
@@ -85,6 +88,13 @@ def main() -> None:
             "widen curate.quality or lower curate.min_instability"
         )
     write_table(OUT, [item.row for item in kept], PromptRow)
+    chosen = {item.row.id for item in kept}
+    draw_box(
+        PICTURE,
+        [(item.quality, item.instability, item.row.id in chosen) for item in scored],
+        params.curate.quality,
+        params.curate.min_instability,
+    )
     write_metrics("curate", summary(scored, kept))
 
 

@@ -90,6 +90,15 @@ def log_numbers(run: str, numbers: Mapping[str, Any]) -> None:
         client().log_batch(run, metrics=points[first : first + BATCH])
 
 
+def metric_names(run: str) -> list[str]:
+    return sorted(client().get_run(run).data.metrics)
+
+
+def history(run: str, name: str) -> list[tuple[int, float]]:
+    """(step, value) of a metric, by step."""
+    return sorted((point.step, point.value) for point in client().get_metric_history(run, name))
+
+
 def log_artifact(run: str, path: Path, under: str | None = None) -> None:
     """Keep a file, or a folder under its own name."""
     if path.is_dir():

@@ -8,7 +8,6 @@ import torch
 from peft import LoraConfig
 
 from saferflow.params import LaunchParams, PolicyParams, TrainingParams
-from saferflow.training.checkpoints import KEPT
 from saferflow.training.launch import deepspeed_config, world
 from saferflow.training.progress import Log
 
@@ -53,7 +52,6 @@ def shared_arguments(params: TrainingParams, job: Job) -> dict[str, Any]:
         "report_to": [],
         "save_strategy": "steps",
         "save_steps": params.save_every,
-        "save_total_limit": KEPT,
         "disable_tqdm": True,
         "deepspeed": deepspeed_config(job.launch, job.policy),
         "dataloader_pin_memory": False,

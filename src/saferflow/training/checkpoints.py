@@ -71,6 +71,8 @@ class Checkpointed:
             if self.args.should_save:
                 (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
                 seal(folder)
+                for old in _newest_first(folder.parent)[KEPT:]:
+                    shutil.rmtree(old)
         except (OSError, RuntimeError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             before = latest(folder.parent)
@@ -102,14 +104,17 @@ def seal(folder: Path) -> None:
 
 def latest(where: Path) -> Path | None:
     """The newest checkpoint that is whole; says which ones are not."""
-    found = sorted(where.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for folder in found:
+    for folder in _newest_first(where):
         damage = damaged(folder)
         if not damage:
             return folder
         if leads():
             print(f"{folder}: not used, {damage}", flush=True)
     return None
+
+
+def _newest_first(where: Path) -> list[Path]:
+    return sorted(where.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
 
 
 def damaged(folder: Path) -> str:

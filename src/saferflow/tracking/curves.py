@@ -1,0 +1,34 @@
+"""A stage's training curves as one picture, small multiples, for where nobody has MLflow's page at hand."""
+
+from io import StringIO
+
+from saferflow.tracking import runs
+
+COLUMNS = 4
+FEWEST = 3
+"""Points from which a metric is a curve."""
+HIDDEN = ("completions/", "profiling/", "system/", "epoch", "num_tokens")
+COLOUR = "#0072b2"
+
+
+def draw(run: str) -> str | None:
+    """The curves of an MLflow run as SVG; None where it has none."""
+    histories = {name: runs.history(run, name) for name in runs.metric_names(run) if not name.startswith(HIDDEN)}
+    curves = {name: points for name, points in histories.items() if len(points) >= FEWEST}
+    if not curves:
+        return None
+
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    lines = -(-len(curves) // COLUMNS)
+    figure = Figure(figsize=(3.2 * COLUMNS, 2.2 * lines), layout="constrained")
+    for place, (name, points) in enumerate(sorted(curves.items()), 1):
+        axes = figure.add_subplot(lines, COLUMNS, place)
+        axes.plot(*zip(*points, strict=True), color=COLOUR, linewidth=1)
+        axes.set_title(name, fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+    text = StringIO()
+    FigureCanvasSVG(figure).print_svg(text)
+    return text.getvalue()
