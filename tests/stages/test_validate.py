@@ -86,7 +86,7 @@ def test_what_a_broken_row_holds_is_text_in_the_data_docs(project):
     for name, text in pages.items():
         assert not re.search(r"<(script|img)\b", text), name
     assert pages["dpo.html"].count('text-danger"></i>') == 1
-    assert pages["dpo.html"].count('text-success"></i>') == 10, "a row cannot say of itself that it was met"
+    assert pages["dpo.html"].count('text-success"></i>') == 11, "a row cannot say of itself that it was met"
 
 
 def test_equal_tables_give_equal_data_docs(project):
@@ -117,6 +117,9 @@ def first(**changes):
             id="equal-pair",
         ),
         pytest.param("dpo", DPORow, first(chosen="<thinking>"), "dpo: every reference trace", id="illegal-trace"),
+        pytest.param(
+            "dpo", DPORow, first(rejected="<thinking>"), "dpo: every rejected completion", id="unplanted-fault"
+        ),
         pytest.param("dpo", DPORow, first(perturbation="other"), "dpo: the fault is one", id="unknown-fault"),
     ],
 )
@@ -139,6 +142,6 @@ def test_a_held_out_row_with_a_twin_in_training_is_named(project):
 
     target = read_table(TABLES / "evaluation.parquet", PromptRow)[0].id
     edit("evaluation", PromptRow, leak)
-    with pytest.raises(ValidationFailed, match="no held-out row stands in a training table") as error:
+    with pytest.raises(ValidationFailed, match="no held-out row, and no near duplicate of one, stands in") as error:
         validate.main()
     assert target in str(error.value)

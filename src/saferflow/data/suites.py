@@ -68,9 +68,15 @@ def expectations(table: str, params: Params) -> list[gxe.Expectation]:
     if table == "dpo":
         names = sorted(params.plan.perturbations)
         found.append(_in_set("perturbation", names, "the fault is one that the params know"))
+        found.append(_clean("fault_missing", "every rejected completion breaks just the rules that its fault plants"))
         found.append(_clean("equal_pair", "chosen and rejected differ"))
     if table == "evaluation":
-        found.append(_clean("leaks_into", "no held-out row stands in a training table"))
+        found.append(
+            _clean(
+                "leaks_into",
+                "no held-out row, and no near duplicate of one, stands in a training table",
+            )
+        )
     return found
 
 
