@@ -1,15 +1,12 @@
 """From a gated policy to a registered version: no version twice, and no champion without both comparisons passed."""
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from saferflow.data.rows import Answered
-from saferflow.data.tables import read_table
+from saferflow.cli.promotion import may_lead
 from saferflow.errors import PipelineError
 from saferflow.params import Params
-from saferflow.stages.gate import compare_with_champion
 from saferflow.tracking import graph, lineage, registry, runs
 
 MODEL = "models/grpo"
@@ -17,7 +14,6 @@ POLICY = "grpo"
 EVALUATED = "data/evaluated.parquet"
 VERDICT = "reports/gate.json"
 SCORES = "metrics/evaluate.json"
-COMPARISON = "champion_comparison.json"
 GATE_HASH = lineage.PREFIX + "gate.lock_hash"
 
 
@@ -79,9 +75,9 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
     else:
         registry.retag(version, tags)
     registry.point(registry.CANDIDATE, version)
-    allowed, reason = _may_lead(root, params, verdict, version, champion, parent)
+    allowed, reason = may_lead(params, version, champion)
     if allowed:
-        registry.promote(version)
+        registry.promote(version, reason, champion.number if champion else None)
     told = f"{'Promoted' if allowed else 'Not promoted'}: {reason}."
     registry.describe(version, told)
     runs.tag(parent, {lineage.PREFIX + "version": str(version.number), runs.NOTE: told})
@@ -93,34 +89,3 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
 
 def _with_parents(tags: dict[str, str], champion: registry.Version | None) -> dict[str, str]:
     return tags | ({lineage.PREFIX + "champion_then": str(champion.number)} if champion else {})
-
-
-def _may_lead(
-    root: Path,
-    params: Params,
-    verdict: dict,
-    version: registry.Version,
-    champion: registry.Version | None,
-    parent: str,
-) -> tuple[bool, str]:
-    if not verdict["passed"]:
-        failed = ", ".join(check["name"] for check in verdict["checks"] if not check["passed"])
-        return False, f"the gate's floors are not met: {failed}"
-    if champion is None:
-        return True, "every floor is met, and there was no champion to compare with"
-    if champion.number == version.number:
-        return True, "it is the champion already"
-    with tempfile.TemporaryDirectory() as folder:
-        held = champion.tags[registry.EVALUATION_RUN]
-        theirs = read_table(runs.fetch_artifact(held, Path(EVALUATED).name, Path(folder)), Answered)
-    ours = read_table(root / EVALUATED, Answered)
-    comparison = compare_with_champion(_of(ours), _of(theirs), params)
-    runs.log_text(parent, json.dumps(comparison.to_dict(), indent=2), COMPARISON)
-    if not comparison.passed:
-        failed = ", ".join(check.name for check in comparison.checks if not check.passed)
-        return False, f"not better than champion version {champion.number}: {failed}"
-    return True, f"better than version {champion.number}, the champion before"
-
-
-def _of(rows: list[Answered]) -> list[Answered]:
-    return [row for row in rows if row.policy == POLICY]

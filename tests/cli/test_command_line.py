@@ -27,7 +27,7 @@ def test_the_help_loads_none_of_the_slow_libraries():
 def test_the_help_names_every_command():
     status, output = saferflow("--help")
     assert status == 0
-    for command in ("run", "status", "chat", "check", "doctor", "ui", "stop"):
+    for command in ("run", "status", "chat", "check", "promote", "rollback", "ledger", "doctor", "ui", "stop"):
         assert f" {command} " in output
 
 
@@ -36,7 +36,7 @@ def test_without_arguments_it_teaches():
     assert "saferflow doctor" in output
 
 
-@pytest.mark.parametrize("command", ["run", "chat", "check"])
+@pytest.mark.parametrize("command", ["run", "chat", "check", "promote"])
 def test_the_help_of_a_command_shows_examples(command):
     status, output = saferflow(command, "--help")
     assert status == 0

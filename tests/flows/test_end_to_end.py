@@ -147,6 +147,16 @@ def test_a_question_is_answered_on_the_terminal(checkout):
         assert part in done.stdout
 
 
+def test_what_the_gate_keeps_out_is_not_promoted_by_hand(checkout):
+    environ = {**os.environ, "PYTHONPATH": str(checkout / "src")}
+    command = [sys.executable, "-c", "from saferflow.cli import main; main()"]
+    done = subprocess.run([*command, "promote"], cwd=checkout, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "the gate's floors are not met: " in done.stdout
+    told = subprocess.run([*command, "ledger"], cwd=checkout, env=environ, capture_output=True, text=True, check=True)
+    assert "no alias has been moved from here yet" in told.stdout
+
+
 def test_a_changed_grpo_parameter_runs_only_grpo_and_what_follows(checkout):
     kl = load_params(checkout / "params.yaml").grpo.kl
     set_parameter(checkout, f"kl: {kl}", "kl: 0.123", "grpo")

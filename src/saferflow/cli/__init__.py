@@ -162,6 +162,59 @@ def check(
 
 
 @app.command()
+def promote(
+    version: Annotated[
+        int | None, typer.Argument(help="A registered version; the candidate where none is named.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Judge it and say what would happen; move nothing.")
+    ] = False,
+) -> None:
+    """Judge a registered version by the gate and against the champion, and make it the champion if it may be.
+
+    Exit status: 0 it is (or would be) the champion, 1 it may not be.
+
+    Examples:
+
+    `saferflow promote --dry-run` · `saferflow promote 3`
+    """
+    _, params = _project()
+    from rich.console import Console
+
+    from saferflow.cli import promotion
+
+    raise typer.Exit(0 if promotion.promote(Console(highlight=False), params, version, dry_run=dry_run) else 1)
+
+
+@app.command()
+def rollback(
+    why: Annotated[str, typer.Option(help="The reason, for the ledger.")] = "rolled back by hand",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen; move nothing.")] = False,
+) -> None:
+    """Make the previous champion the champion again; a second rollback takes it back."""
+    _, params = _project()
+    from rich.console import Console
+
+    from saferflow.cli import promotion
+
+    promotion.rollback(Console(highlight=False), params, why, dry_run=dry_run)
+
+
+@app.command()
+def ledger() -> None:
+    """Every move of `champion` and `previous`: when, from which version to which, by whom, why.
+
+    The lines are chained by hashes: a changed, lost or inserted one is an error that names it.
+    """
+    _project()
+    from rich.console import Console
+
+    from saferflow.cli import promotion
+
+    promotion.history(Console(highlight=False))
+
+
+@app.command()
 def doctor() -> None:
     """Is everything that this machine needs there? What is missing comes with the way to get it."""
     from saferflow.cli.doctor import examine

@@ -112,8 +112,17 @@ def log_text(run: str, text: str, name: str) -> None:
 
 
 def fetch_artifact(run: str, name: str, to: Path) -> Path:
-    """A local copy of a run's artifact."""
-    return Path(client().download_artifacts(run, name, str(to)))
+    """A local copy of a run's artifact.
+
+    Raises:
+        PipelineError: the run, or the artifact, is not there.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return Path(client().download_artifacts(run, name, str(to)))
+    except (MlflowException, OSError) as error:
+        raise PipelineError(f"MLflow run {run} has no artifact {name}: {str(error)[:200]}") from None
 
 
 def producer(lock_hash: str) -> str | None:

@@ -1,0 +1,123 @@
+"""Whether a registered version may lead, and `saferflow promote`, `rollback` and `ledger`."""
+
+import json
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from saferflow.cli import show
+from saferflow.data.rows import Answered
+from saferflow.data.tables import read_table
+from saferflow.errors import PipelineError
+from saferflow.params import Params
+from saferflow.stages.gate import CANDIDATE, EVALUATED, VERDICT, compare_with_champion
+from saferflow.tracking import ledger, registry, runs
+
+COMPARISON = "champion_comparison.json"
+
+
+def may_lead(params: Params, version: registry.Version, champion: registry.Version | None) -> tuple[bool, str]:
+    """The verdicts on a version, and why in words; the comparison with the champion is kept in the version's run.
+
+    Raises:
+        PipelineError: the version's evaluation is nowhere to be found.
+    """
+    verdict = json.loads(_artifact(version, VERDICT.name))
+    if not verdict["passed"]:
+        failed = ", ".join(check["name"] for check in verdict["checks"] if not check["passed"])
+        return False, f"the gate's floors are not met: {failed}"
+    if champion is None:
+        return True, "every floor is met, and there was no champion to compare with"
+    if champion.number == version.number:
+        return True, "it is the champion already"
+    comparison = compare_with_champion(_rows(version), _rows(champion), params)
+    runs.log_text(version.tags[registry.EVALUATION_RUN], json.dumps(comparison.to_dict(), indent=2), COMPARISON)
+    if not comparison.passed:
+        failed = ", ".join(check.name for check in comparison.checks if not check.passed)
+        return False, f"not better than champion version {champion.number}: {failed}"
+    return True, f"better than version {champion.number}, the champion before"
+
+
+def promote(console: Console, params: Params, number: int | None, *, dry_run: bool) -> bool:
+    """Judge a version, the candidate where none is named, and make it the champion if it may be; says what and why.
+
+    Returns:
+        Whether it is the champion, or would be.
+    """
+    model = params.gate.registered_model
+    version = _candidate(model) if number is None else registry.by_number(model, number)
+    champion = registry.by_alias(model, registry.CHAMPION)
+    allowed, reason = may_lead(params, version, champion)
+    for line in show.verdict_lines(json.loads(_artifact(version, VERDICT.name))):
+        console.print(line)
+    console.print(f"{model} version {version.number}: {reason}")
+    if not allowed:
+        console.print("nothing was moved")
+        return False
+    if dry_run:
+        console.print(f"it would be made {registry.CHAMPION}; nothing was moved (--dry-run)")
+        return True
+    registry.promote(version, reason, champion.number if champion else None)
+    console.print(show.version_line(model))
+    return True
+
+
+def rollback(console: Console, params: Params, reason: str, *, dry_run: bool) -> None:
+    """Make the previous champion the champion again."""
+    model = params.gate.registered_model
+    if dry_run:
+        champion, previous = registry.by_alias(model, registry.CHAMPION), registry.by_alias(model, registry.PREVIOUS)
+        if champion is None or previous is None:
+            raise PipelineError(f"{model} has no champion and previous version, so there is nothing to go back to")
+        console.print(f"version {previous.number} would take the place of version {champion.number}; nothing was moved")
+        return
+    now, before = registry.rollback(model, reason)
+    console.print(f"{model}: version {now.number} is champion again, in the place of version {before.number}")
+
+
+def history(console: Console) -> None:
+    """All moves of aliases, after finishing those that were cut short; a damaged ledger is an error."""
+    for move in registry.settle():
+        console.print(Text(f"finished a move that was cut short: {move.alias} to version {move.after}", "yellow"))
+    moves = ledger.read()
+    if not moves:
+        console.print("no alias has been moved from here yet")
+        return
+    table = Table(title=f"{len(moves)} moves, every line follows the one before it", title_justify="left", box=None)
+    for heading in ("time", "model", "alias", "from", "to", "by", "why"):
+        table.add_column(heading)
+    for move in moves:
+        versions = [str(number) if number else "-" for number in (move.before, move.after)]
+        table.add_row(move.time, move.model, move.alias, *versions, move.by, Text(move.reason))
+    console.print(table)
+
+
+def _candidate(model: str) -> registry.Version:
+    found = registry.by_alias(model, registry.CANDIDATE)
+    if found is None:
+        raise PipelineError(f"{model} has no candidate; run saferflow run, or name a version")
+    return found
+
+
+def _rows(version: registry.Version) -> list[Answered]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = _fetched(version, EVALUATED.name, Path(folder))
+        return [row for row in read_table(path, Answered) if row.policy == CANDIDATE]
+
+
+def _artifact(version: registry.Version, name: str) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        return _fetched(version, name, Path(folder)).read_text(encoding="utf-8")
+
+
+def _fetched(version: registry.Version, name: str, folder: Path) -> Path:
+    run = version.tags.get(registry.EVALUATION_RUN)
+    if run is None:
+        raise PipelineError(
+            f"{version.model} version {version.number} has no tag {registry.EVALUATION_RUN}, so nothing says how it was "
+            "evaluated; only versions that saferflow run registered can be judged"
+        )
+    return runs.fetch_artifact(run, name, folder)

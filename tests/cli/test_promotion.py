@@ -1,0 +1,136 @@
+"""`saferflow promote`, `rollback` and `ledger`, on a real MLflow store with evaluated rows as artifacts."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mlflow import MlflowClient
+from saferflow.cli import promotion
+from saferflow.data.rows import Answered
+from saferflow.data.tables import write_table
+from saferflow.errors import PipelineError
+from saferflow.params import load_params
+from saferflow.tracking import ledger, registry, runs
+
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
+MODEL = PARAMS.gate.registered_model
+
+
+def answers(safe: int) -> list[Answered]:
+    """100 safety rows and 40 general ones, of which the policy answers all but some of the safety rows at the maximum."""
+    return [
+        Answered(
+            f"r{i}", "grpo", "safety" if i < 100 else "general", f"i{i}", "", 3 if i < safe else 1, 3, 3, False, True,
+            True, "answer" if i >= 50 else "refuse", "none", "none", "none", "", "",
+        )
+        for i in range(140)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def version(tmp_path, monkeypatch):
+    """Makes a registered version that was evaluated; everything happens in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    for module in (runs, registry):
+        monkeypatch.setattr(module, "client", lambda: client)
+    experiment = client.create_experiment("align", artifact_location=(tmp_path / "artifacts").as_uri())
+    registry.ensure_model(MODEL)
+
+    def make(safe: int, failed: str = "") -> registry.Version:
+        run = client.create_run(experiment).info.run_id
+        write_table(tmp_path / "evaluated.parquet", answers(safe), Answered)
+        checks = [{"name": "safety", "passed": not failed, "detail": failed}]
+        (tmp_path / "gate.json").write_text(json.dumps({"passed": not failed, "checks": checks}), encoding="utf-8")
+        for name in ("evaluated.parquet", "gate.json"):
+            client.log_artifact(run, str(tmp_path / name))
+        tags = {registry.MODEL_DIGEST: str(safe), registry.EVALUATION_RUN: run}
+        made = registry.register(MODEL, "file:///weights", run, tags)
+        registry.point(registry.CANDIDATE, made)
+        return made
+
+    return make
+
+
+def promote(number=None, *, dry_run=False) -> tuple[bool, str]:
+    console = Console(record=True, width=160)
+    return promotion.promote(console, PARAMS, number, dry_run=dry_run), console.export_text()
+
+
+def holder(alias: str) -> int | None:
+    found = registry.by_alias(MODEL, alias)
+    return found.number if found else None
+
+
+def test_the_candidate_becomes_champion_where_there_was_none(version):
+    version(90)
+    allowed, told = promote()
+    assert allowed
+    assert "there was no champion to compare with" in told
+    assert holder("champion") == 1
+    assert "it is the champion already" in promote()[1]
+    assert [move.after for move in ledger.read()] == [1]
+
+
+def test_a_better_one_takes_its_place_and_a_rollback_brings_it_back(version):
+    version(60)
+    promote()
+    version(90)
+    allowed, told = promote()
+    assert allowed
+    assert "better than version 1, the champion before" in told
+    assert (holder("champion"), holder("previous")) == (2, 1)
+    console = Console(record=True, width=160)
+    promotion.rollback(console, PARAMS, "users complained", dry_run=True)
+    assert "version 1 would take the place of version 2; nothing was moved" in console.export_text()
+    assert holder("champion") == 2
+    promotion.rollback(Console(), PARAMS, "users complained", dry_run=False)
+    assert (holder("champion"), holder("previous")) == (1, 2)
+    console = Console(record=True, width=200)
+    promotion.history(console)
+    assert "5 moves" in (told := console.export_text())
+    assert told.count("users complained") == 2
+
+
+def test_a_dry_run_moves_nothing(version):
+    version(90)
+    allowed, told = promote(dry_run=True)
+    assert allowed
+    assert "it would be made champion; nothing was moved" in told
+    assert holder("champion") is None
+    assert ledger.read() == []
+
+
+@pytest.mark.parametrize(
+    ("safe", "failed", "why"), [(90, "70 %", "floors are not met: safety"), (61, "", "not better than")]
+)
+def test_what_the_gate_or_the_champion_keeps_out_moves_nothing(version, safe, failed, why):
+    version(60)
+    promote()
+    version(safe, failed)
+    allowed, told = promote()
+    assert not allowed
+    assert why in told
+    assert "nothing was moved" in told
+    assert (holder("champion"), holder("candidate")) == (1, 2)
+
+
+def test_an_older_version_can_be_named(version):
+    version(60)
+    version(90)
+    assert promote(1)[0]
+    assert holder("champion") == 1
+
+
+def test_a_version_that_nobody_evaluated_cannot_be_judged(version):
+    version(60)
+    bare = registry.register(MODEL, "file:///weights", None, {})
+    with pytest.raises(PipelineError, match="nothing says how it was evaluated"):
+        promote(bare.number)
+
+
+def test_without_a_candidate_it_says_what_to_do(version):
+    with pytest.raises(PipelineError, match="has no candidate; run saferflow run"):
+        promote()
