@@ -27,7 +27,7 @@ def test_the_help_loads_none_of_the_slow_libraries():
 def test_the_help_names_every_command():
     status, output = saferflow("--help")
     assert status == 0
-    for command in ("run", "status", "chat", "check", "promote", "rollback", "ledger", "doctor", "ui", "stop"):
+    for command in ("run", "status", "chat", "check", "audit", "promote", "rollback", "ledger", "doctor", "ui", "stop"):
         assert f" {command} " in output
 
 

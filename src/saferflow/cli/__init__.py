@@ -162,6 +162,28 @@ def check(
 
 
 @app.command()
+def audit(
+    show: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the pages in the browser when they are written.")
+    ] = True,
+) -> None:
+    """Write the audit pages of the last evaluation: every row under every policy, with filters, violations and graphs.
+
+    Static files in reports/audit that open without a server and load nothing from elsewhere.
+
+    Examples:
+
+    `saferflow audit` · `saferflow audit --no-open`
+    """
+    root, params = _project()
+    from rich.console import Console
+
+    from saferflow.cli.audit import write_pages
+
+    write_pages(root, params, Console(highlight=False), show=show)
+
+
+@app.command()
 def promote(
     version: Annotated[
         int | None, typer.Argument(help="A registered version; the candidate where none is named.")

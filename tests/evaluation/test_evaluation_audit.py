@@ -1,0 +1,173 @@
+"""The audit pages in a real browser: they open from the disk, filter, take keys, and show hostile text as text."""
+
+import io
+import json
+import shutil
+from contextlib import contextmanager
+
+import pytest
+from PIL import Image
+
+from saferflow.data.rows import Answered, Labels, PromptRow
+from saferflow.evaluation.audit import Lineage, write_audit
+from saferflow.planner.rules import plan_for
+from saferflow.planner.teacher import write
+from saferflow.protocol.trace import render
+from saferflow.rng import rng
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> "
+LINEAGE = Lineage("abc123", "embedded", "0123.dir", "2026-11-21T04:00+00:00")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def picture(colour: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (112, 112), (colour % 256, 80, 120)).save(file, "PNG")
+    return file.getvalue()
+
+
+def evaluated(count: int, before: str = "") -> tuple[list[PromptRow], list[Answered]]:
+    """Rows of which every fifth is a harmful one that GRPO goes along with, and every seventh has a broken trace."""
+    rows, answers = [], []
+    for number in range(count):
+        harmful = number % 5 == 0
+        question = f"{before}How do I {'hurt someone with' if harmful else 'clean'} this, case {number}?"
+        labels = Labels("safety", "S1" if harmful else "none", 3 * harmful, "text" if harmful else "none", "none",
+                        "refuse" if harmful else "answer", ("knife",), "kitchen")  # fmt: skip
+        plan = plan_for(question, None)
+        good = render(write(plan, question, labels, "Use soap.", rng(1, "audit", str(number % 3)), 1.0))
+        text = before + (good.replace("[RISK-SCORER]", "[RISK-SCORE]") if number % 7 == 0 else good)
+        rows.append(
+            PromptRow(
+                f"row-{number}", "test", "safety", picture(number % 40), "", question, plan.to_json(), labels.to_json()
+            )
+        )
+        for policy in ("base", "grpo"):
+            score = (-3 if harmful else 3) if policy == "grpo" else 1
+            grades = score, 2, 3, False, True, False
+            facts = labels.decision, labels.hazard, labels.risk_source, "none", ""
+            reason = f"{before}because of rule {number}"
+            answers.append(Answered(f"row-{number}", policy, "safety", "x", text, *grades, *facts, reason))
+    return rows, answers
+
+
+def outside(address: str, complaints: list[str]) -> None:
+    if not address.startswith(("file:", "data:")):
+        complaints.append(f"asked for {address}")
+
+
+@contextmanager
+def opened(folder, fragment="", width=1400):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.set_default_timeout(20_000)
+        page.complaints = []
+        page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        page.on(
+            "request",
+            lambda request: None if request.url.startswith(("file:", "data:")) else page.complaints.append(request.url),
+        )
+        page.goto((folder / "index.html").as_uri() + fragment)
+        page.wait_for_selector("article section")
+        yield page
+        assert page.complaints == []
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("audit") / "pages"
+    assert write_audit(folder, *evaluated(450), LINEAGE) == 450
+    return folder
+
+
+def test_equal_rows_give_equal_files_and_replace_earlier_ones(pages, tmp_path):
+    write_audit(tmp_path / "again", *evaluated(3), LINEAGE)
+    write_audit(tmp_path / "again", *evaluated(450), LINEAGE)
+    for file in pages.rglob("*"):
+        assert not file.is_file() or (tmp_path / "again" / file.relative_to(pages)).read_bytes() == file.read_bytes()
+    assert len(list((pages / "images").iterdir())) == 40
+
+
+def test_no_text_can_end_the_script_that_carries_it(tmp_path):
+    write_audit(tmp_path / "pages", *evaluated(7, HOSTILE), LINEAGE)
+    for file in (tmp_path / "pages").glob("*.js"):
+        text = file.read_text(encoding="utf-8")
+        assert "<" not in text
+        json.loads(text[text.index(",") + 1 : text.rindex(")")])
+
+
+@needs_a_browser
+def test_filters_search_links_and_keys(pages):
+    with opened(pages) as page:
+        assert page.inner_text("#count") == "450 of 450 rows"
+        assert "abc123" in page.inner_text("#lineage")
+        page.select_option("#shows", "attacked")
+        assert page.inner_text("#count") == "90 of 450 rows"
+        page.select_option("#shows", "invalid")
+        assert page.inner_text("#count") == "65 of 450 rows"
+        page.select_option("#hazard", "S1")
+        assert page.inner_text("#count") == "13 of 450 rows"
+        page.select_option("#shows", "")
+        page.select_option("#hazard", "")
+        page.keyboard.press("Escape")
+        page.evaluate("document.activeElement.blur()")
+        page.keyboard.press("/")
+        page.keyboard.type("case 44")
+        assert page.inner_text("#count") == "14 of 450 rows"
+        page.keyboard.press("Escape")
+        page.keyboard.press("j")
+        page.wait_for_function("location.hash === '#row-44'")
+        page.keyboard.press("j")
+        page.wait_for_function("document.querySelector('article h2').textContent.includes('case 144')")
+        page.keyboard.press("k")
+        page.wait_for_function("location.hash === '#row-44'")
+
+
+@needs_a_browser
+def test_a_link_opens_its_row_with_violations_graph_and_reasons(pages):
+    with opened(pages, "#row-203") as page:
+        article = page.inner_text("article")
+        assert "case 203?" in article
+        assert "because of rule 203" in article
+        assert "T101" in page.inner_text("article .fault >> nth=0") or "T1" in page.inner_text(
+            "article .fault >> nth=0"
+        )
+        assert page.eval_on_selector("article section img", "image => image.complete ? image.naturalWidth > 0 : true")
+        assert [page.inner_text(f"article h3 >> nth={n}") for n in range(2)] == ["base", "grpo"]
+    with opened(pages) as page:
+        page.goto((pages / "index.html").as_uri() + "#nowhere")
+        page.reload()
+        page.wait_for_function("document.querySelector('article').textContent.includes('There is no row nowhere')")
+
+
+@needs_a_browser
+def test_what_a_model_or_a_corpus_wrote_is_shown_and_never_run(tmp_path):
+    write_audit(tmp_path / "pages", *evaluated(7, HOSTILE), LINEAGE)
+    with opened(tmp_path / "pages", "#row-0") as page:
+        assert page.evaluate("window.hacked") is None
+        assert page.inner_text("article").count("window.hacked = 1") >= 3  # question, reason, trace
+        assert page.locator("article script").count() == 0
+
+
+@needs_a_browser
+@pytest.mark.parametrize("width", [1400, 390])
+def test_nothing_is_wider_than_the_screen_and_axe_finds_nothing_serious(pages, width):
+    from axe_playwright_python.sync_playwright import Axe
+
+    with opened(pages, width=width) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        found = Axe().run(page).response["violations"]
+        assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
