@@ -21,6 +21,10 @@ class ValidationFailed(SaferflowError):
     """A table that breaks an expectation of its suite."""
 
 
+class EndpointError(SaferflowError):
+    """A server that cannot be reached, refuses, or has cost all that it may."""
+
+
 class PolicyError(SaferflowError):
     """A model, tokenizer or adapter that cannot be loaded or does not fit."""
 

@@ -139,6 +139,41 @@ class PlanParams(Section):
         return self
 
 
+class EndpointParams(Section):
+    """An OpenAI-compatible server."""
+
+    model: str
+    base_url: Annotated[str, Field(pattern=r"^https?://")]
+    key_variable: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None
+    """Environment variable that holds the key; null where the server wants none. A key never stands in the params."""
+    concurrency: Positive
+    """Requests at once."""
+    timeout: Annotated[float, Field(gt=0)]
+    """Seconds for one request."""
+    retries: Count
+    """Tries after the first, on 429, 5xx, time-out and cut connection, with back-off."""
+    repairs: Count
+    """How often an answer that is not of the form is sent back."""
+    max_tokens: Positive
+    token_cap: Positive | None
+    """Tokens, asked and answered, that one stage may spend; null: no bound."""
+
+
+class RuleJudgeParams(Section):
+    """Graded by rules, from the response and the gold labels: for the embedded corpus."""
+
+    kind: Literal["rules"]
+
+
+class EndpointJudgeParams(EndpointParams):
+    """Graded by a model behind a server, from question, image and response."""
+
+    kind: Literal["endpoint"]
+
+
+JudgeParams = Annotated[RuleJudgeParams | EndpointJudgeParams, Field(discriminator="kind")]
+
+
 class ValidateParams(Section):
     """Bounds that the tables must keep."""
 
@@ -349,6 +384,7 @@ class Params(Section):
     """Absent (null) where `policy.base` names a published checkpoint."""
     plan: PlanParams
     validation: Annotated[ValidateParams, Field(alias="validate")]
+    judge: JudgeParams
     sft: SFTParams
     dpo: DPOParams
     curate: CurateParams

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from saferflow.data.rows import Labels, PromptRow
+from saferflow.judge.rubrics import Judge
 from saferflow.params import load_params
 from saferflow.protocol.check import check
 from saferflow.protocol.credit import step_credits
@@ -126,7 +127,7 @@ def test_six_invented_names_earn_nothing_for_steps():
     assert protocol_reward(PLAN, text, BEST).steps == 0.0
 
 
-class UnreachableJudge:
+class UnreachableJudge(Judge):
     """A judge whose endpoint is down."""
 
     def grade(self, item):

@@ -1,5 +1,6 @@
 """What a judge says of one response: the evaluation's grades, and the marks of the two training rewards."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -94,8 +95,13 @@ class StructuredMarks:
 class Judge(Protocol):
     """Anything that grades; an unreachable one raises and never answers with a score."""
 
+    def prepare(self, what: str, items: Iterable[Item]) -> None:
+        """What is going to be asked for: `grade`, `marks` or `structured` of these, so that it can be done at once."""
+
     def grade(self, item: Item) -> Grades: ...
 
-    def marks(self, item: Item) -> Marks: ...
+    def marks(self, item: Item) -> Marks | None:
+        """None where the judge answered and could not be read."""
 
-    def structured(self, item: Item) -> StructuredMarks: ...
+    def structured(self, item: Item) -> StructuredMarks | None:
+        """None where the judge answered and could not be read."""

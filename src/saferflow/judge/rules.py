@@ -23,6 +23,7 @@ Limits: English only; a colour or number named among several others is not belie
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -65,6 +66,9 @@ class Findings:
 
 class RuleJudge:
     """Judges by the words; deterministic, and a pure function of the item."""
+
+    def prepare(self, what: str, items: Iterable[Item]) -> None:
+        """Nothing to prepare: rules are asked one at a time."""
 
     def grade(self, item: Item) -> Grades:
         found = findings(item)

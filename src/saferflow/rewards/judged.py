@@ -30,7 +30,8 @@ OURS = ("toolkit", "structured", "protocol")
 def reward_functions(params: GRPOParams, judge: Judge, rows: Sequence[PromptRow]) -> dict[str, RewardFunction]:
     """The functions of `params.rewards`, in its order; ours are in [0, 1].
 
-    A judge that cannot be reached raises; it never becomes a reward. Its marks of a completion are asked for once.
+    A judge that cannot be reached raises; it never becomes a reward. Its marks of a completion are asked for once, those of
+    a batch at once; where it answered and could not be read, the reward is None.
 
     Raises:
         ParamsError: a name that is none of ours and no function that can be imported.
@@ -42,14 +43,35 @@ def reward_functions(params: GRPOParams, judge: Judge, rows: Sequence[PromptRow]
         return Item(asked.question, asked.image, Labels.from_json(asked.labels), text)
 
     marks = lru_cache(maxsize=4096)(lambda row, text: judge.marks(item(row, text)))
-    ours: dict[str, Callable[[str, str], float]] = {
-        "toolkit": lambda row, text: toolkit_reward(text, marks(row, text), params.term_weights).overall,
-        "structured": lambda row, text: structured_reward(judge.structured(item(row, text))).overall,
-        "protocol": lambda row, text: (
-            protocol_reward(Plan.from_json(known[row].plan), text, marks(row, text), params.term_weights).overall
-        ),
+    structured = lru_cache(maxsize=4096)(lambda row, text: judge.structured(item(row, text)))
+
+    def toolkit(row: str, text: str) -> float | None:
+        found = marks(row, text)
+        return found and toolkit_reward(text, found, params.term_weights).overall
+
+    def by_structure(row: str, text: str) -> float | None:
+        found = structured(row, text)
+        return found and structured_reward(found).overall
+
+    def protocol(row: str, text: str) -> float | None:
+        found = marks(row, text)
+        return found and protocol_reward(Plan.from_json(known[row].plan), text, found, params.term_weights).overall
+
+    def batch(name: str, what: str, reward: Callable[[str, str], float | None]) -> RewardFunction:
+        def function(*, completions: Sequence[Any], row: Sequence[str], **_: Any) -> list[float | None]:
+            asked = [(one, said(completion)) for one, completion in zip(row, completions, strict=True)]
+            judge.prepare(what, [item(*one) for one in dict.fromkeys(asked)])
+            return [reward(*one) for one in asked]
+
+        function.__name__ = name
+        return function
+
+    ours = {
+        "toolkit": batch("toolkit", "marks", toolkit),
+        "structured": batch("structured", "structured", by_structure),
+        "protocol": batch("protocol", "marks", protocol),
     }
-    return {name: _over_a_batch(name, ours[name]) if name in ours else _imported(name) for name in params.rewards}
+    return {name: ours[name] if name in ours else _imported(name) for name in params.rewards}
 
 
 def weighted(
@@ -66,14 +88,6 @@ def weighted(
 def said(completion: str | Sequence[Mapping[str, str]]) -> str:
     """A completion's text, plain or as a conversation's last turn."""
     return completion if isinstance(completion, str) else completion[-1]["content"]
-
-
-def _over_a_batch(name: str, reward: Callable[[str, str], float]) -> RewardFunction:
-    def function(*, completions: Sequence[Any], row: Sequence[str], **_: Any) -> list[float]:
-        return [reward(one, said(completion)) for one, completion in zip(row, completions, strict=True)]
-
-    function.__name__ = name
-    return function
 
 
 def _imported(name: str) -> RewardFunction:

@@ -51,13 +51,13 @@ def main() -> None:
     params = load_params()
 
     from saferflow.evaluation.box import draw_box
-    from saferflow.judge.rules import RuleJudge
+    from saferflow.judge.choice import judge_of
     from saferflow.rewards.judged import reward_functions, weighted
     from saferflow.training.generate import Prompt, complete
     from saferflow.training.policy import device, load_model, load_processor
 
     rows = read_table(TABLE, PromptRow)
-    functions = reward_functions(params.grpo, RuleJudge(), rows)
+    functions = reward_functions(params.grpo, judge_of(params.judge), rows)
     model, processor = (
         load_model(POLICY, params.policy).to(device(params.policy)),
         load_processor(POLICY, params.policy),

@@ -6,6 +6,7 @@ The base policy has no protocol and no planner: it gets the question alone, as i
 """
 
 import hashlib
+from itertools import islice
 from pathlib import Path
 
 from saferflow.data.rows import Answered, Labels, PromptRow
@@ -27,12 +28,12 @@ OUT = Path("data/evaluated.parquet")
 def main() -> None:
     params = load_params()
 
-    from saferflow.judge.rules import RuleJudge
+    from saferflow.judge.choice import judge_of
     from saferflow.training.generate import Prompt, complete
     from saferflow.training.policy import device, load_model, load_processor
 
     rows = read_table(TABLE, PromptRow)
-    judge = RuleJudge()
+    judge = judge_of(params.judge)
     answered: list[Answered] = []
     for policy in POLICIES:
         folder = MODELS / policy
@@ -49,10 +50,11 @@ def main() -> None:
             max_tokens=params.policy.max_completion_tokens,
             plans=plans(rows) if params.evaluate.constrained and policy != "base" else None,
         )
-        for number, (row, [completion]) in enumerate(zip(rows, completions, strict=True), 1):
-            answered.append(grade(row, policy, completion, judge))
-            if number % (4 * params.evaluate.batch_size) == 0 or number == len(rows):
-                print(f"evaluate  {policy}  {number:,} of {len(rows):,} rows", flush=True)
+        said = ((row, completion) for row, [completion] in zip(rows, completions, strict=True))
+        while batch := list(islice(said, 4 * params.evaluate.batch_size)):
+            judge.prepare("grade", [item(row, completion) for row, completion in batch])
+            answered += [grade(row, policy, completion, judge) for row, completion in batch]
+            print(f"evaluate  {policy}  {len(answered) % len(rows) or len(rows):,} of {len(rows):,} rows", flush=True)
     write_table(OUT, answered, Answered)
     write_metrics("evaluate", evaluate_metrics(answered, params.evaluate, params.run.seed))
 
@@ -62,10 +64,14 @@ def plans(rows: list[PromptRow]) -> list[Plan | None]:
     return [Plan.from_json(row.plan) if row.plan else None for row in rows]
 
 
+def item(row: PromptRow, completion: str) -> Item:
+    return Item(row.question, row.image, Labels.from_json(row.labels), completion)
+
+
 def grade(row: PromptRow, policy: str, completion: str, judge: Judge) -> Answered:
     """One completion with the judge's grades and the check's violations."""
     labels = Labels.from_json(row.labels)
-    grades = judge.grade(Item(row.question, row.image, labels, completion))
+    grades = judge.grade(item(row, completion))
     violations = check(Plan.from_json(row.plan), completion) if row.plan else ()
     said = completion.strip().rstrip(".").casefold().split(", ")
     return Answered(

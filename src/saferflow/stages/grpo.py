@@ -26,7 +26,7 @@ def main() -> None:
 
     from saferflow.data.rows import PromptRow
     from saferflow.data.tables import read_table
-    from saferflow.judge.rules import RuleJudge
+    from saferflow.judge.choice import judge_of
     from saferflow.rewards.judged import reward_functions
     from saferflow.tracking.live import log_metrics
     from saferflow.training.arguments import Job
@@ -39,7 +39,7 @@ def main() -> None:
     checkpoints = home("grpo", [TABLE, POLICY], [params.policy, params.launch, params.grpo], params.run.seed)
     job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics)
     model, processor = load_model(POLICY, params.policy), load_processor(POLICY, params.policy)
-    judge = RuleJudge()
+    judge = judge_of(params.judge)
     rewards = reward_functions(params.grpo, judge, rows)
     metrics = train_grpo(
         model,

@@ -61,6 +61,8 @@ def judged_reflection(
     def safety(columns: Mapping[str, Any], text: str) -> Safety:
         row = known[columns["row"]]
         marks = judge.structured(Item(row.question, row.image, Labels.from_json(row.labels), text))
+        if marks is None:
+            return Safety(1.0, 1.0)  # what cannot be judged is left as it is
         return Safety(marks.awareness / SCALE, marks.safety / SCALE)
 
     def reward(columns: Mapping[str, Any], text: str) -> float:

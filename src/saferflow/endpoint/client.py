@@ -1,0 +1,192 @@
+"""Asking an OpenAI-compatible server for answers of a given form.
+
+Requests run concurrently; the `openai` client backs off on 429, 5xx, time-outs and cut connections and honours
+`Retry-After`. An answer that is not of the form is sent back once or more with what is wrong. Every answer that is, is kept
+by the content of its request. Source: ours.
+"""
+
+import asyncio
+import base64
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+from openai import APIError, AsyncOpenAI
+from openai.types.chat import ChatCompletion
+from PIL import Image
+from pydantic import BaseModel, ValidationError
+
+from saferflow.data.images import open_rgb
+from saferflow.endpoint.store import Answer, Store
+from saferflow.errors import EndpointError
+from saferflow.params import EndpointParams
+
+SMALLEST, LARGEST = 338**2, 512**2
+"""Pixels of an image that is sent: resized into these bounds, as JPEG [K]."""
+
+Form = TypeVar("Form", bound=BaseModel)
+Messages = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked. What a user or a model wrote goes into `data`, which is sent as one JSON object and nothing else."""
+
+    instructions: str
+    data: dict[str, Any]
+    image: bytes | None
+
+
+class Unreadable(BaseModel):
+    """Stands for an answer that was not of the form, however often it was asked for."""
+
+    reason: str
+
+
+class Endpoint:
+    """A server, with a store of what it has said.
+
+    Raises:
+        EndpointError: the variable that should hold the key is not set.
+    """
+
+    def __init__(self, params: EndpointParams, store: Store):
+        key = os.environ.get(params.key_variable) if params.key_variable else "none"
+        if not key:
+            raise EndpointError(
+                f"the key for {params.base_url} is looked for in the environment variable {params.key_variable}, "
+                "which is not set; set it, or set key_variable to null where the server wants none"
+            )
+        self._key, self._params, self._store = key, params, store
+        self.spent = 0
+        """Tokens paid for by this process."""
+
+    def ask(self, requests: Sequence[Request], form: type[Form]) -> list[Form | Unreadable]:
+        """An answer a request, in their order.
+
+        Raises:
+            EndpointError: the server could not be reached or refused, or the spending cap was reached. Answers that came
+                before are kept.
+        """
+        asked = [_messages(request) for request in requests]
+        keys = [_key(self._params.model, self._params.max_tokens, messages, form) for messages in asked]
+        missing = {key: messages for key, messages in zip(keys, asked, strict=True) if self._store.get(key) is None}
+        if missing:
+            try:
+                asyncio.run(self._fetch(missing, form))
+            except ExceptionGroup as several:
+                raise several.exceptions[0] from None
+        return [_read(self._store.get(key).text, form) for key in keys]
+
+    async def _fetch(self, missing: Mapping[str, Messages], form: type[Form]) -> None:
+        turn = asyncio.Semaphore(self._params.concurrency)
+        async with (
+            AsyncOpenAI(
+                base_url=self._params.base_url,
+                api_key=self._key,
+                timeout=self._params.timeout,
+                max_retries=self._params.retries,
+            ) as client,
+            asyncio.TaskGroup() as group,
+        ):
+            for key, messages in missing.items():
+                group.create_task(self._one(client, turn, key, messages, form))
+
+    async def _one(
+        self, client: AsyncOpenAI, turn: asyncio.Semaphore, key: str, messages: Messages, form: type[Form]
+    ) -> None:
+        async with turn:
+            for _ in range(self._params.repairs + 1):
+                answer = await self._said(client, messages, form)
+                found = _read(answer.text, form)
+                if not isinstance(found, Unreadable):
+                    break
+                messages = [
+                    *messages,
+                    {"role": "assistant", "content": answer.text},
+                    {
+                        "role": "user",
+                        "content": f"That is not of the form that was asked for: {found.reason}. Send it anew.",
+                    },
+                ]
+        self._store.put(key, answer)
+
+    async def _said(self, client: AsyncOpenAI, messages: Messages, form: type[Form]) -> Answer:
+        cap = self._params.token_cap
+        if cap is not None and self.spent >= cap:
+            raise EndpointError(
+                f"{self.spent:,} tokens were spent at {self._params.base_url}, and token_cap is {cap:,}; what was answered is "
+                "kept. Raise the cap and run again to go on"
+            )
+        try:
+            said = (
+                await client.post(  # `chat.completions.create` takes twice the time, for types that are not needed here
+                    "/chat/completions",
+                    cast_to=ChatCompletion,
+                    body={
+                        "model": self._params.model,
+                        "messages": messages,
+                        "temperature": 0,
+                        "max_tokens": self._params.max_tokens,
+                        "response_format": {
+                            "type": "json_schema",
+                            "json_schema": {"name": form.__name__, "schema": _schema(form), "strict": True},
+                        },
+                    },
+                )
+            )
+        except APIError as error:
+            raise EndpointError(
+                f"{self._params.base_url} did not answer for model {self._params.model} after {self._params.retries} retries: "
+                f"{type(error).__name__}: {error.message:.200}. What was answered before is kept; see that the server runs "
+                "and run again"
+            ) from None
+        usage = said.usage
+        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        self.spent += sum(tokens)
+        message = said.choices[0].message if said.choices else None
+        return Answer((message.content or message.refusal or "") if message else "", *tokens)
+
+
+def _messages(request: Request) -> Messages:
+    content: list[dict[str, Any]] = [{"type": "text", "text": json.dumps(request.data)}]
+    if request.image is not None:
+        content.insert(0, {"type": "image_url", "image_url": {"url": _jpeg(request.image)}})
+    return [{"role": "system", "content": request.instructions}, {"role": "user", "content": content}]
+
+
+def _jpeg(image: bytes) -> str:
+    """A data address of the image, resized to between `SMALLEST` and `LARGEST` pixels."""
+    opened = open_rgb(image)
+    pixels = opened.width * opened.height
+    scale = (max(SMALLEST, min(LARGEST, pixels)) / pixels) ** 0.5
+    if scale != 1:
+        size = max(1, round(opened.width * scale)), max(1, round(opened.height * scale))
+        opened = opened.resize(size, Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    opened.save(file, "JPEG", quality=90)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+@cache
+def _schema(form: type[BaseModel]) -> dict[str, Any]:
+    return form.model_json_schema()
+
+
+def _key(model: str, max_tokens: int, messages: Messages, form: type[BaseModel]) -> str:
+    asked = json.dumps([model, max_tokens, messages, _schema(form)], sort_keys=True)
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
+def _read(text: str, form: type[Form]) -> Form | Unreadable:
+    try:
+        return form.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        return Unreadable(reason=f"{where}: {first['msg']}"[:300])

@@ -1,0 +1,38 @@
+"""Answers by the content of what was asked, in SQLite: on the disk before they are used, whole after a kill. Source: ours."""
+
+import sqlite3
+from pathlib import Path
+from typing import NamedTuple
+
+FILE = Path(".saferflow/answers.sqlite")
+
+
+class Answer(NamedTuple):
+    """What a server said, and what it cost."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Store:
+    """One file; several processes may use it at once."""
+
+    def __init__(self, file: Path = FILE):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._database = sqlite3.connect(file, timeout=60, isolation_level=None)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=FULL")
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS answers "
+            "(key TEXT PRIMARY KEY, text TEXT NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER)"
+        )
+
+    def get(self, key: str) -> Answer | None:
+        query = "SELECT text, prompt_tokens, completion_tokens FROM answers WHERE key = ?"
+        found = self._database.execute(query, (key,)).fetchone()
+        return Answer(*found) if found else None
+
+    def put(self, key: str, answer: Answer) -> None:
+        """Durable when this returns; the first answer to a question stays."""
+        self._database.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", (key, *answer))
