@@ -1,7 +1,15 @@
-"""Switches for every test: no network, no telemetry, and no setting of the person who runs them."""
+"""Switches for every test: no network, no telemetry, no setting of the person who runs them; and an OpenAI-compatible server."""
 
+import json
 import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
+import pytest
 from hypothesis import settings
 
 from saferflow.tracking import environment
@@ -14,3 +22,73 @@ for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PREFECT
     if name not in environment.TELEMETRY_OFF:
         del os.environ[name]
 environment.offline()
+
+Answer = Callable[[dict[str, Any], int], tuple[int, dict[str, str], str | None]]
+"""Gets the request and how often the same came before; returns status, headers, and the text (None cuts the connection)."""
+
+
+class Server(ThreadingHTTPServer):
+    """On loopback; answers as it is told and counts what it is asked."""
+
+    request_queue_size = 256
+    daemon_threads = True
+
+    def __init__(self, answer: Answer, delay: float):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answer, self.delay = answer, delay
+        self.asked: list[dict[str, Any]] = []
+        self.authorisations: set[str] = set()
+        self.times: Counter[str] = Counter()
+        self.lock = threading.Lock()
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        request, server = json.loads(body), self.server
+        with server.lock:
+            before = server.times[body]
+            server.times[body] += 1
+            server.asked.append(request)
+            server.authorisations.add(self.headers["Authorization"])
+        time.sleep(server.delay)
+        status, headers, text = server.answer(request, before)
+        if text is None:
+            self.close_connection = True
+            return
+        if status == 200:
+            choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+            about = {"id": "1", "object": "chat.completion", "created": 1, "model": request["model"]}
+            text = json.dumps({**about, "choices": [choice], "usage": usage})
+        self.send_response(status)
+        sent = {"Content-Type": "application/json", "Content-Length": str(len(text.encode())), **headers}
+        for name, value in sent.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_):
+        """Quiet."""
+
+
+@pytest.fixture
+def serve():
+    """Starts servers, and ends them."""
+    servers = []
+
+    def start(answer: Answer, delay: float = 0.0) -> Server:
+        servers.append(Server(answer, delay))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

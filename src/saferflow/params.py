@@ -116,29 +116,6 @@ class DataParams(Section):
     max_image_bytes: Positive
 
 
-class PlanParams(Section):
-    """How rows become plans, references and pairs, and how they are dealt to the tables."""
-
-    sft_share: Share
-    dpo_share: Share
-    grpo_share: Share
-    """Shares of the training rows that go to each table; they sum to 1."""
-    prompt_detail: Literal["brief", "full"]
-    """How much of the plan the system prompt spells out; small models get `brief`."""
-    tool_coverage: Share
-    """Probability that a reference trace takes an optional tool."""
-    pairs_per_prompt: Positive
-    perturbations: dict[str, Annotated[float, Field(ge=0)]]
-    """Perturbation -> its weight among the DPO pairs."""
-
-    @model_validator(mode="after")
-    def _shares_sum_to_one(self) -> Self:
-        total = self.sft_share + self.dpo_share + self.grpo_share
-        if abs(total - 1) > 1e-9:
-            raise ValueError(f"sft_share + dpo_share + grpo_share is {total:g}; it must be 1")
-        return self
-
-
 class EndpointParams(Section):
     """An OpenAI-compatible server."""
 
@@ -157,6 +134,43 @@ class EndpointParams(Section):
     max_tokens: Positive
     token_cap: Positive | None
     """Tokens, asked and answered, that one stage may spend; null: no bound."""
+
+
+class RuleWriterParams(Section):
+    """Plans and references by rules, from words, pixels and gold labels: for the embedded corpus."""
+
+    kind: Literal["rules"]
+
+
+class EndpointWriterParams(EndpointParams):
+    """Plans and references by a model behind a server, from question and image."""
+
+    kind: Literal["endpoint"]
+
+
+class PlanParams(Section):
+    """How rows become plans, references and pairs, and how they are dealt to the tables."""
+
+    sft_share: Share
+    dpo_share: Share
+    grpo_share: Share
+    """Shares of the training rows that go to each table; they sum to 1."""
+    prompt_detail: Literal["brief", "full"]
+    """How much of the plan the system prompt spells out; small models get `brief`."""
+    writer: Annotated[RuleWriterParams | EndpointWriterParams, Field(discriminator="kind")]
+    """Who writes plans and references."""
+    tool_coverage: Share
+    """Probability that a reference trace takes an optional tool."""
+    pairs_per_prompt: Positive
+    perturbations: dict[str, Annotated[float, Field(ge=0)]]
+    """Perturbation -> its weight among the DPO pairs."""
+
+    @model_validator(mode="after")
+    def _shares_sum_to_one(self) -> Self:
+        total = self.sft_share + self.dpo_share + self.grpo_share
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"sft_share + dpo_share + grpo_share is {total:g}; it must be 1")
+        return self
 
 
 class RuleJudgeParams(Section):

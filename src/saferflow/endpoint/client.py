@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -29,6 +29,9 @@ from saferflow.params import EndpointParams
 SMALLEST, LARGEST = 338**2, 512**2
 """Pixels of an image that is sent: resized into these bounds, as JPEG [K]."""
 
+SHOWN = 2000
+"""Characters of what is wrong with an answer."""
+
 Form = TypeVar("Form", bound=BaseModel)
 Messages = list[dict[str, Any]]
 
@@ -40,6 +43,8 @@ class Request:
     instructions: str
     data: dict[str, Any]
     image: bytes | None
+    broken: Callable[[Any], str] = lambda form: ""
+    """What is wrong with an answer that has the form; empty where nothing is."""
 
 
 class Unreadable(BaseModel):
@@ -73,17 +78,18 @@ class Endpoint:
             EndpointError: the server could not be reached or refused, or the spending cap was reached. Answers that came
                 before are kept.
         """
-        asked = [_messages(request) for request in requests]
-        keys = [_key(self._params.model, self._params.max_tokens, messages, form) for messages in asked]
-        missing = {key: messages for key, messages in zip(keys, asked, strict=True) if self._store.get(key) is None}
+        keys = [_key(self._params, request, form) for request in requests]
+        missing = {key: request for key, request in zip(keys, requests, strict=True) if self._store.get(key) is None}
         if missing:
             try:
                 asyncio.run(self._fetch(missing, form))
             except ExceptionGroup as several:
                 raise several.exceptions[0] from None
-        return [_read(self._store.get(key).text, form) for key in keys]
+        return [
+            _read(self._store.get(key).text, form, request.broken) for key, request in zip(keys, requests, strict=True)
+        ]
 
-    async def _fetch(self, missing: Mapping[str, Messages], form: type[Form]) -> None:
+    async def _fetch(self, missing: Mapping[str, Request], form: type[Form]) -> None:
         turn = asyncio.Semaphore(self._params.concurrency)
         async with (
             AsyncOpenAI(
@@ -94,16 +100,17 @@ class Endpoint:
             ) as client,
             asyncio.TaskGroup() as group,
         ):
-            for key, messages in missing.items():
-                group.create_task(self._one(client, turn, key, messages, form))
+            for key, request in missing.items():
+                group.create_task(self._one(client, turn, key, request, form))
 
     async def _one(
-        self, client: AsyncOpenAI, turn: asyncio.Semaphore, key: str, messages: Messages, form: type[Form]
+        self, client: AsyncOpenAI, turn: asyncio.Semaphore, key: str, request: Request, form: type[Form]
     ) -> None:
+        messages = _messages(request)
         async with turn:
             for _ in range(self._params.repairs + 1):
                 answer = await self._said(client, messages, form)
-                found = _read(answer.text, form)
+                found = _read(answer.text, form, request.broken)
                 if not isinstance(found, Unreadable):
                     break
                 messages = [
@@ -178,15 +185,17 @@ def _schema(form: type[BaseModel]) -> dict[str, Any]:
     return form.model_json_schema()
 
 
-def _key(model: str, max_tokens: int, messages: Messages, form: type[BaseModel]) -> str:
-    asked = json.dumps([model, max_tokens, messages, _schema(form)], sort_keys=True)
-    return hashlib.sha256(asked.encode()).hexdigest()
+def _key(params: EndpointParams, request: Request, form: type[BaseModel]) -> str:
+    asked = [params.model, params.max_tokens, params.repairs, _messages(request), _schema(form)]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def _read(text: str, form: type[Form]) -> Form | Unreadable:
+def _read(text: str, form: type[Form], broken: Callable[[Any], str]) -> Form | Unreadable:
     try:
-        return form.model_validate_json(text)
+        found = form.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole"
-        return Unreadable(reason=f"{where}: {first['msg']}"[:300])
+        return Unreadable(reason=f"{where}: {first['msg']}"[:SHOWN])
+    wrong = broken(found)
+    return Unreadable(reason=wrong[:SHOWN]) if wrong else found

@@ -2,7 +2,7 @@
 
 Reads the configured sources. Writes data/tables/{sft,dpo,grpo,evaluation,quarantine}.parquet.
 
-Simplifies the papers: the planner, the teacher and the perturbations are rules, not a large model.
+Plans and references are written by rules or by a model behind a server (`plan.writer`); the perturbations are rules.
 """
 
 from collections import Counter
@@ -20,8 +20,7 @@ from saferflow.params import Params, load_params
 from saferflow.planner.labels import completed
 from saferflow.planner.operator import Case
 from saferflow.planner.perturb import PERTURBATIONS, perturb, unknown
-from saferflow.planner.rules import plan_for
-from saferflow.planner.teacher import write
+from saferflow.planner.writer import Task, Writer, writer_of
 from saferflow.protocol.plan import Plan
 from saferflow.protocol.trace import Response, render
 from saferflow.rng import rng
@@ -50,11 +49,9 @@ def main() -> None:
     rows, bad = read_sources(params)
     if bad and params.data.on_bad_row == "fail":
         raise bad_rows_error(bad)
-    tables = Tables()
-    for number, row in enumerate(rows, 1):
-        place(row, tables, params)
-        if number % 2000 == 0 or number == len(rows):
-            print(f"plan  {number:,} of {len(rows):,} rows", flush=True)
+    writer = writer_of(params.plan.writer, params.run.seed, params.plan.tool_coverage)
+    tables, unwritten = fill(rows, writer, params)
+    bad += unwritten
     for name, row_type in (("sft", SFTRow), ("dpo", DPORow), ("grpo", PromptRow), ("evaluation", PromptRow)):
         table = getattr(tables, name)
         if not table:
@@ -84,36 +81,89 @@ def read_sources(params: Params) -> tuple[list[Row], list[BadRow]]:
     return rows, bad
 
 
-def place(row: Row, tables: Tables, params: Params) -> None:
-    """Put a row into the table it is dealt to: by its split, its kind, and a draw addressed by its id."""
-    image = canonical(row.image) if row.image is not None else None
-    if row.labels is not None and row.labels.kind == "general":
-        labels = row.labels.to_json()
-        if row.split == "train":
-            tables.sft.append(SFTRow(row.id, row.source, "general", image, "", row.question, row.answer, "", labels))
+@dataclass(slots=True)
+class Planned:
+    """A safety row with its plan, and in time its reference."""
+
+    row: Row
+    image: bytes | None
+    plan: Plan
+    labels: Labels
+    table: str
+    """`sft`, `dpo`, `grpo` or `evaluation`."""
+    reference: Response | None = None
+
+
+def fill(rows: list[Row], writer: Writer, params: Params) -> tuple[Tables, list[BadRow]]:
+    """The tables, in the order of the rows, and the rows for which the writer had no plan or no reference."""
+    images = [canonical(row.image) if row.image is not None else None for row in rows]
+    print(f"plan  {len(rows):,} rows read", flush=True)
+    asking = [number for number, row in enumerate(rows) if not _general(row)]
+    plans = writer.plans([(rows[number].question, images[number]) for number in asking])
+    bad = [_unwritten(rows[n], "plan", plan) for n, plan in zip(asking, plans, strict=True) if isinstance(plan, str)]
+    planned = {
+        number: Planned(
+            rows[number], images[number], plan, completed(rows[number].labels, plan), deal(rows[number], params)
+        )
+        for number, plan in zip(asking, plans, strict=True)
+        if not isinstance(plan, str)
+    }
+    print(f"plan  {len(planned):,} plans", flush=True)
+    taught = [one for one in planned.values() if one.table in ("sft", "dpo")]
+    references = writer.references([Task(one.row, one.image, one.plan, one.labels) for one in taught])
+    for one, reference in zip(taught, references, strict=True):
+        if isinstance(reference, str):
+            bad.append(_unwritten(one.row, "reference", reference))
         else:
-            tables.evaluation.append(PromptRow(row.id, row.source, "general", image, "", row.question, "", labels))
-        return
-    plan = plan_for(row.question, image)
-    labels = completed(row.labels, plan)
-    system = plan.system_prompt(params.plan.prompt_detail)
-    common = (image, system, row.question)
-    prompt = PromptRow(row.id, row.source, "safety", *common, plan.to_json(), labels.to_json())
+            one.reference = reference
+    print(f"plan  {len(taught):,} references", flush=True)
+    tables = Tables()
+    for number, row in enumerate(rows):
+        if number in planned:
+            place(planned[number], tables, params)
+        elif _general(row):
+            place_general(row, images[number], tables)
+    return tables, bad
+
+
+def _general(row: Row) -> bool:
+    return row.labels is not None and row.labels.kind == "general"
+
+
+def _unwritten(row: Row, what: str, why: str) -> BadRow:
+    return BadRow(row.source, 0, f"row {row.id}: the server's {what} was not accepted: {why}", row.question)
+
+
+def deal(row: Row, params: Params) -> str:
+    """The table of a safety row: by its split, and by a draw addressed by its id."""
     if row.split != "train":
-        tables.evaluation.append(prompt)
-        return
+        return "evaluation"
     draw = rng(params.run.seed, "deal", row.id).random()
     if draw >= params.plan.sft_share + params.plan.dpo_share:
-        tables.grpo.append(prompt)
-        return
-    reference = write(
-        plan, row.question, labels, row.answer, rng(params.run.seed, "teach", row.id), params.plan.tool_coverage
-    )
-    if draw < params.plan.sft_share:
-        text = render(reference)
-        tables.sft.append(SFTRow(row.id, row.source, "safety", *common, text, plan.to_json(), labels.to_json()))
+        return "grpo"
+    return "sft" if draw < params.plan.sft_share else "dpo"
+
+
+def place_general(row: Row, image: bytes | None, tables: Tables) -> None:
+    labels = row.labels.to_json()
+    if row.split == "train":
+        tables.sft.append(SFTRow(row.id, row.source, "general", image, "", row.question, row.answer, "", labels))
     else:
-        tables.dpo += pairs(row, common, plan, labels, reference, params)
+        tables.evaluation.append(PromptRow(row.id, row.source, "general", image, "", row.question, "", labels))
+
+
+def place(one: Planned, tables: Tables, params: Params) -> None:
+    """Put a planned row into its table; one that wants a reference and has none goes nowhere."""
+    row, plan, labels = one.row, one.plan, one.labels
+    common = (one.image, plan.system_prompt(params.plan.prompt_detail), row.question)
+    if one.table in ("grpo", "evaluation"):
+        prompt = PromptRow(row.id, row.source, "safety", *common, plan.to_json(), labels.to_json())
+        getattr(tables, one.table).append(prompt)
+    elif one.reference is not None and one.table == "sft":
+        text = render(one.reference)
+        tables.sft.append(SFTRow(row.id, row.source, "safety", *common, text, plan.to_json(), labels.to_json()))
+    elif one.reference is not None:
+        tables.dpo += pairs(row, common, plan, labels, one.reference, params)
 
 
 def pairs(row: Row, common: tuple, plan: Plan, labels: Labels, reference: Response, params: Params) -> list[DPORow]:
