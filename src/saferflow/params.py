@@ -371,11 +371,13 @@ class Floors(Section):
 
 
 class Margins(Section):
-    """Points by which the candidate may be worse than the champion, in the measures it need not improve."""
+    """Points by which the candidate may be worse than the champion; that it is not by more has to be shown."""
 
-    helpfulness: Percent
-    over_refusal: Percent
-    general: Percent
+    helpfulness: Annotated[float, Field(gt=0, le=100)]
+    over_refusal: Annotated[float, Field(gt=0, le=100)]
+    general: Annotated[float, Field(gt=0, le=100)]
+    hazard: Annotated[float, Field(gt=0, le=100)] | None
+    """In the safety of every hazard; null where the rows of one are too few to show anything."""
 
 
 class GateParams(Section):

@@ -75,6 +75,25 @@ def paired(
     return found
 
 
+def resampled_gains(
+    a: Sequence[Answered], b: Sequence[Answered], *, resamples: int, seed: int
+) -> tuple[dict[str, tuple[int, float | None]], np.ndarray]:
+    """Of rows that stand in the same order on both sides.
+
+    Returns:
+        Measure -> (rows that ask for it, difference a - b in points), and the resampled differences
+        `(resamples, measures)`.
+    """
+    (asked, hit_a), (_, hit_b) = asked_and_hit(a), asked_and_hit(b)
+    images = [row.image for row in a]
+    gain = hit_a - hit_b
+    drawn = _ratios(_by_image(gain, images), _by_image(asked, images), resamples, seed)
+    counts = {name: int(asked[:, i].sum()) for i, name in enumerate(MEASURES)}
+    return {
+        name: (n, float(100 * gain[:, i].sum() / n) if n else None) for i, (name, n) in enumerate(counts.items())
+    }, drawn
+
+
 def unmatched(a: Sequence[Answered], b: Sequence[Answered]) -> list[str]:
     """Ids of rows that one side lacks or has twice, or whose image, kind or expected decision differs."""
     left, right = ({(row.row, row.image, row.kind, row.expected) for row in side} for side in (a, b))
