@@ -27,7 +27,20 @@ def test_the_help_loads_none_of_the_slow_libraries():
 def test_the_help_names_every_command():
     status, output = saferflow("--help")
     assert status == 0
-    for command in ("run", "status", "chat", "check", "audit", "promote", "rollback", "ledger", "doctor", "ui", "stop"):
+    for command in (
+        "run",
+        "status",
+        "chat",
+        "check",
+        "audit",
+        "compare",
+        "promote",
+        "rollback",
+        "ledger",
+        "doctor",
+        "ui",
+        "stop",
+    ):
         assert f" {command} " in output
 
 
@@ -36,7 +49,7 @@ def test_without_arguments_it_teaches():
     assert "saferflow doctor" in output
 
 
-@pytest.mark.parametrize("command", ["run", "chat", "check", "promote"])
+@pytest.mark.parametrize("command", ["run", "chat", "check", "compare", "promote"])
 def test_the_help_of_a_command_shows_examples(command):
     status, output = saferflow(command, "--help")
     assert status == 0

@@ -184,6 +184,28 @@ def audit(
 
 
 @app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN", help="The run to compare with.")],
+    second: Annotated[str, typer.Argument(metavar="RUN", help="The run that is compared.")] = "candidate",
+) -> None:
+    """What sets two pipeline runs apart: parameters, data, code, scores with paired intervals, seconds.
+
+    RUN is an MLflow run id, a version of the registered model as `v3`, an alias (`champion`, `candidate`, `previous`), or a
+    git commit that a run was made from.
+
+    Examples:
+
+    `saferflow compare champion` · `saferflow compare v2 v5` · `saferflow compare 1fbef73 candidate`
+    """
+    _, params = _project()
+    from rich.console import Console
+
+    from saferflow.cli.compare import compare as print_comparison
+
+    print_comparison(Console(highlight=False), params, first, second)
+
+
+@app.command()
 def promote(
     version: Annotated[
         int | None, typer.Argument(help="A registered version; the candidate where none is named.")

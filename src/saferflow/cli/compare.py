@@ -1,0 +1,120 @@
+"""`saferflow compare`: what sets two pipeline runs apart, and whether it shows in their scores."""
+
+import tempfile
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from saferflow.cli import show
+from saferflow.data.rows import Answered
+from saferflow.data.tables import read_table
+from saferflow.errors import PipelineError
+from saferflow.evaluation.intervals import Paired, paired, unmatched
+from saferflow.params import Params
+from saferflow.stages.gate import CANDIDATE, EVALUATED
+from saferflow.tracking import runs
+from saferflow.tracking.pipeline_runs import COMMIT, PipelineRun, find
+
+SECONDS = "stage_seconds"
+SHORT = 10
+
+
+def compare(console: Console, params: Params, first: str, second: str) -> None:
+    """Print the differences from the first run to the second.
+
+    Raises:
+        PipelineError: one of them cannot be found.
+    """
+    before, after = (find(name, params.gate.registered_model) for name in (first, second))
+    for run in (before, after):
+        commit, dirty = run.tags.get(COMMIT, "unknown")[:SHORT], run.tags.get("saferflow.git.dirty") == "true"
+        console.print(f"{run.asked}: run {run.run}, commit {commit}{' with uncommitted changes' if dirty else ''}")
+    _differing(console, "Parameters that differ", before.params, after.params, before.asked, after.asked)
+    ours, theirs = before.files, after.files
+    paths = {*ours, *theirs}
+    data = {path for path in paths if path.startswith(("data/", "models/"))}
+    code = {path for path in paths if path.startswith("src/")}
+    for title, wanted in (("Data and models that differ", data), ("Code that differs", code)):
+        sides = [{path: side.get(path, "")[:SHORT] for path in wanted} for side in (ours, theirs)]
+        _differing(console, title, *sides, before.asked, after.asked)
+    _scores(console, params, before, after)
+    _cost(console, before, after)
+
+
+def _differing(
+    console: Console, title: str, before: dict[str, str], after: dict[str, str], first: str, second: str
+) -> None:
+    names = sorted(name for name in {*before, *after} if before.get(name, "") != after.get(name, ""))
+    if not names:
+        console.print(Text(f"{title}: none", "dim"))
+        return
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("", first, second):
+        table.add_column(heading, overflow="fold")
+    for name in names:
+        table.add_row(Text(name), Text(before.get(name, "-") or "-"), Text(after.get(name, "-") or "-"))
+    console.print(table)
+
+
+def _scores(console: Console, params: Params, before: PipelineRun, after: PipelineRun) -> None:
+    """The measures of both, and their paired difference where both answered the same rows."""
+    differences, why = _paired(params, before, after)
+    table = Table(title="Scores (percent)", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for heading in (
+        before.asked,
+        after.asked,
+        "difference, 95% interval" if params.gate.level == 0.95 else "difference",
+    ):
+        table.add_column(heading, justify="right")
+    for name in show.COLUMNS:
+        sides = [f"{run.metrics[name]:.1f}" if name in run.metrics else "-" for run in (before, after)]
+        found = differences.get(name)
+        known = found is not None and found.difference is not None
+        table.add_row(
+            name.replace("_", " "),
+            *sides,
+            f"{found.difference:+.1f} [{found.low:+.1f}, {found.high:+.1f}]" if known else "-",
+        )
+    console.print(table)
+    if why:
+        console.print(Text(why, "yellow"))
+
+
+def _paired(params: Params, before: PipelineRun, after: PipelineRun) -> tuple[dict[str, Paired], str]:
+    try:
+        theirs, ours = (_rows(run) for run in (before, after))
+    except PipelineError as error:
+        return {}, f"no paired differences: {error}"
+    if strangers := unmatched(ours, theirs):
+        return (
+            {},
+            f"no paired differences: {len(strangers)} rows are not the same on both sides, among them {strangers[0]}",
+        )
+    settings = {"resamples": params.evaluate.resamples, "level": params.gate.level, "seed": params.run.seed}
+    return paired(ours, theirs, **settings), ""
+
+
+def _rows(run: PipelineRun) -> list[Answered]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = runs.fetch_artifact(run.run, EVALUATED.name, Path(folder))
+        return [row for row in read_table(path, Answered) if row.policy == CANDIDATE]
+
+
+def _cost(console: Console, before: PipelineRun, after: PipelineRun) -> None:
+    table = Table(title="Seconds of the stages that ran", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("", before.asked, after.asked):
+        table.add_column(heading, justify="right" if heading else "left")
+    totals = [0.0, 0.0]
+    for stage in dict.fromkeys((*before.stages, *after.stages)):
+        cells = []
+        for side, run in enumerate((before, after)):
+            seconds = run.stages[stage].metrics.get(SECONDS) if stage in run.stages else None
+            totals[side] += seconds or 0.0
+            cells.append("from cache" if seconds is None else show.duration(seconds))
+        table.add_row(stage, *cells)
+    table.add_row("all", *map(show.duration, totals))
+    console.print(table)

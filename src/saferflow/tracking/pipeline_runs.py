@@ -1,0 +1,105 @@
+"""Pipeline runs as MLflow holds them: found by what people call them, with their stages beside them."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from saferflow.errors import PipelineError
+from saferflow.tracking import lineage, registry
+from saferflow.tracking.runs import PARENT, client, experiment
+
+COMMIT = lineage.PREFIX + "git.commit"
+DEPENDENCY, OUTPUT = lineage.PREFIX + "dep.", lineage.PREFIX + "out."
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One stage's run."""
+
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineRun:
+    """A run of the whole pipeline."""
+
+    run: str
+    asked: str
+    """What it was found by."""
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    stages: Mapping[str, Part]
+
+    @property
+    def params(self) -> dict[str, str]:
+        """Of all stages; a stage's section is in every stage that reads it, with the same values."""
+        return {name: value for part in self.stages.values() for name, value in part.params.items()}
+
+    @property
+    def files(self) -> dict[str, str]:
+        """DVC hash of everything that the stages read and wrote, by path."""
+        found: dict[str, str] = {}
+        for part in self.stages.values():
+            for kind in (DEPENDENCY, OUTPUT):
+                found |= {tag.removeprefix(kind): value for tag, value in part.tags.items() if tag.startswith(kind)}
+        return found
+
+
+def find(asked: str, model: str) -> PipelineRun:
+    """A run by its MLflow id (or a stage's), a version of the registered model (`v3`), an alias, or a git revision.
+
+    Raises:
+        PipelineError: nothing is found by that name; the message says what names there are.
+    """
+    run = _by_version(asked, model) or _by_id(asked) or _by_commit(asked)
+    if run is None:
+        aliases = ", ".join((registry.CHAMPION, registry.CANDIDATE, registry.PREVIOUS))
+        raise PipelineError(
+            f"no pipeline run is found by {asked!r}; name an MLflow run id, a version of {model} as v3, an alias "
+            f"({aliases}), or a git commit of at least 7 digits that a run was made from"
+        )
+    found = client().get_run(run)
+    children = client().search_runs(
+        [experiment()], f"tags.`{PARENT}` = '{run}'", order_by=["attributes.start_time ASC"]
+    )
+    stages = {
+        child.data.tags.get(lineage.STAGE, child.info.run_name): Part(
+            dict(child.data.params), dict(child.data.metrics), dict(child.data.tags)
+        )
+        for child in children
+    }
+    return PipelineRun(run, asked, dict(found.data.metrics), dict(found.data.tags), stages)
+
+
+def _by_version(asked: str, model: str) -> str | None:
+    if number := re.fullmatch(r"v(\d+)", asked):
+        version = registry.by_number(model, int(number[1]))
+    else:
+        version = registry.by_alias(model, asked) if asked in (
+            registry.CHAMPION, registry.CANDIDATE, registry.PREVIOUS
+        ) else None  # fmt: skip
+    return version.tags.get(registry.EVALUATION_RUN) if version else None
+
+
+def _by_id(asked: str) -> str | None:
+    if not re.fullmatch(r"[0-9a-f]{32}", asked):
+        return None
+    from mlflow.exceptions import MlflowException
+
+    try:
+        tags = client().get_run(asked).data.tags
+    except MlflowException:
+        return None
+    return tags.get(PARENT, asked)
+
+
+def _by_commit(asked: str) -> str | None:
+    """The newest pipeline run that was made from the commit."""
+    if not re.fullmatch(r"[0-9a-f]{7,40}", asked):
+        return None
+    found = client().search_runs(
+        [experiment()], f"tags.`{COMMIT}` LIKE '{asked}%'", order_by=["attributes.start_time DESC"], max_results=200
+    )
+    return next((run.info.run_id for run in found if PARENT not in run.data.tags), None)

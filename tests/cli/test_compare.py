@@ -1,0 +1,103 @@
+"""`saferflow compare`, on a real MLflow store that holds two pipeline runs."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mlflow import MlflowClient
+from saferflow.cli.compare import compare
+from saferflow.data.rows import Answered
+from saferflow.data.tables import write_table
+from saferflow.errors import PipelineError
+from saferflow.params import load_params
+from saferflow.tracking import lineage, pipeline_runs, registry, runs
+
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
+MODEL = PARAMS.gate.registered_model
+COMMITS = ("a" * 40, "b" * 40)
+
+
+def answers(safe: int, rows: int = 100) -> list[Answered]:
+    return [
+        Answered(f"r{i}", "grpo", "safety", f"i{i}", "", 3 if i < safe else 1, 3, 3, False, True, True, "refuse", "none",
+                 "none", "none", "", "")
+        for i in range(rows)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """Two registered pipeline runs; the second changed one parameter, one module and its rows' answers."""
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    made = client.create_experiment("align", artifact_location=(tmp_path / "artifacts").as_uri())
+    for module in (runs, registry, pipeline_runs):
+        monkeypatch.setattr(module, "client", lambda: client)
+    monkeypatch.setattr(pipeline_runs, "experiment", lambda: made)
+    registry.ensure_model(MODEL)
+    found = []
+    for number, (commit, rate, code, safe) in enumerate(
+        zip(COMMITS, ("0.1", "0.2"), ("c1", "c2"), (60, 90), strict=True)
+    ):
+        parent = client.create_run(made, tags={pipeline_runs.COMMIT: commit}).info.run_id
+        tags = {runs.PARENT: parent, lineage.STAGE: "sft", pipeline_runs.COMMIT: commit}
+        hashes = {"dep.src/saferflow/training/sft.py": code, "dep.data/tables": "d", "out.models/sft": f"m{number}"}
+        child = client.create_run(
+            made, tags=tags | {f"saferflow.{name}": value for name, value in hashes.items()}
+        ).info.run_id
+        for name, value in {"sft.learning_rate": rate, "sft.epochs": "1"}.items():
+            client.log_param(child, name, value)
+        if not number:
+            client.log_metric(child, "stage_seconds", 75)
+        client.log_metric(parent, "safety", safe)
+        write_table(tmp_path / "evaluated.parquet", answers(safe), Answered)
+        client.log_artifact(parent, str(tmp_path / "evaluated.parquet"))
+        version = registry.register(MODEL, "file:///weights", parent, {registry.EVALUATION_RUN: parent})
+        registry.point(registry.CANDIDATE if number else registry.CHAMPION, version)
+        found.append((parent, child))
+    return found, client
+
+
+def told(first: str, second: str) -> str:
+    console = Console(record=True, width=140)
+    compare(console, PARAMS, first, second)
+    return console.export_text()
+
+
+def test_it_shows_what_differs_and_nothing_else(store):
+    text = told("champion", "candidate")
+    lines = [line.split() for line in text.splitlines()]
+    assert ["sft.learning_rate", "0.1", "0.2"] in lines
+    assert "sft.epochs" not in text
+    assert ["src/saferflow/training/sft.py", "c1", "c2"] in lines
+    assert ["models/sft", "m0", "m1"] in lines
+    assert "data/tables" not in text
+    assert ["safety", "60.0", "90.0", "+30.0"] in [line[:4] for line in lines]
+    assert ["sft", "1", "min", "15", "s", "from", "cache"] in lines
+
+
+@pytest.mark.parametrize("names", [("v1", "v2"), ("champion", "v2"), (COMMITS[0][:8], COMMITS[1]), None])
+def test_runs_are_found_by_what_people_call_them(store, names):
+    found, _ = store
+    first, second = names or (found[0][0], found[1][1])  # a stage's run stands for its pipeline's
+    text = told(first, second)
+    assert found[0][0] in text
+    assert found[1][0] in text
+    assert "+30.0" in text
+
+
+def test_a_run_against_itself_differs_in_nothing(store):
+    assert told("v2", "v2").count(": none") == 3
+
+
+@pytest.mark.parametrize("name", ["nothing", "previous", "f" * 32, "0123456", "main"])
+def test_what_is_not_found_is_told_with_what_can_be_named(store, name):
+    with pytest.raises(PipelineError, match="an alias"):
+        told("v1", name)
+
+
+def test_other_rows_have_no_paired_difference(store, tmp_path):
+    found, client = store
+    write_table(tmp_path / "evaluated.parquet", answers(90, rows=99), Answered)
+    client.log_artifact(found[1][0], str(tmp_path / "evaluated.parquet"))
+    assert "no paired differences: 1 rows are not the same on both sides, among them r99" in told("v1", "v2")
