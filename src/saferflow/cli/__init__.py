@@ -258,6 +258,30 @@ def ledger() -> None:
     promotion.history(Console(highlight=False))
 
 
+data = typer.Typer(no_args_is_help=True, help="Rows: where they come from, and what they went into.")
+app.add_typer(data, name="data")
+
+
+@data.command()
+def trace(
+    row: Annotated[str, typer.Argument(help="A row's id, as in the tables and on the audit pages.")],
+    output: Annotated[Format, typer.Option("--format", help="Lines, or one JSON object.")] = Format.TEXT,
+) -> None:
+    """Where a row came from, which tables hold it, which runs read those very tables, which versions were made from them.
+
+    Examples:
+
+    `saferflow data trace scenes-train-000004` · `saferflow data trace scenes-evaluation-000003 --format json`
+    """
+    root, params = _project()
+    from rich.console import Console
+
+    from saferflow.cli.data import print_trace
+    from saferflow.cli.data import trace as follow
+
+    print_trace(Console(highlight=False), follow(root, params, row), as_json=output is Format.JSON)
+
+
 @app.command()
 def doctor() -> None:
     """Is everything that this machine needs there? What is missing comes with the way to get it."""

@@ -73,6 +73,19 @@ def find(asked: str, model: str) -> PipelineRun:
     return PipelineRun(run, asked, dict(found.data.metrics), dict(found.data.tags), stages)
 
 
+def readers(path: str, digest: str) -> dict[str, list[str]]:
+    """Stage -> its runs, the oldest first, that read a file or folder with this DVC hash and ran their code."""
+    found = client().search_runs(
+        [experiment()],
+        f"tags.`{DEPENDENCY}{path}` = '{digest}' and tags.`{lineage.CACHED}` = 'false'",
+        order_by=["attributes.start_time ASC"],
+    )
+    stages: dict[str, list[str]] = {}
+    for run in found:
+        stages.setdefault(run.data.tags.get(lineage.STAGE, run.info.run_name), []).append(run.info.run_id)
+    return stages
+
+
 def _by_version(asked: str, model: str) -> str | None:
     if number := re.fullmatch(r"v(\d+)", asked):
         version = registry.by_number(model, int(number[1]))

@@ -1,6 +1,6 @@
 """Versions of the aligned policy in MLflow's registry: found by the digest of their bytes, served by alias."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +81,13 @@ def by_number(model: str, number: int) -> Version:
         there = ", ".join(map(str, numbers)) or "none"
         raise PipelineError(f"registered model {model} has no version {number}; there are: {there}")
     return _read(model, number)
+
+
+def made_from(model: str, runs: Collection[str]) -> list[int]:
+    """Versions whose weights or evaluation come from one of these stage runs."""
+    names = [f"{lineage.PREFIX}{stage}.run" for stage in ("sft", "dpo", "curate", "grpo", "evaluate")]
+    found = client().search_model_versions(f"name = '{model}'")
+    return sorted(int(one.version) for one in found if any(one.tags.get(name) in runs for name in names))
 
 
 def promote(version: Version, reason: str, expected: int | None, ledger: Path = FILE) -> Version | None:
