@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from trl import GRPOTrainer
 
 from saferflow.data.rows import PromptRow
 from saferflow.data.scenes.corpus import general_rows
@@ -99,3 +100,19 @@ def test_the_advantage_is_centred_in_its_group_and_divided_by_its_deviation(
     found = made._generate_and_score_completions([row, dict(row)])["advantages"]
     expected = [-scale, scale] if advantage == "none" else [-2 / math.sqrt(8), 2 / math.sqrt(8)]
     assert found.tolist() == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("cut", ["", '{"step": 2, "row": "x", "rew'])
+def test_a_resumed_run_forgets_the_rollouts_that_it_draws_again(parts, tmp_path, monkeypatch, cut):
+    """Whether the kill came before the step under way was whole, after it, or in the middle of a line."""
+    made = trainer(parts, tmp_path)
+    lines = [f'{{"step": {step}, "row": "x"}}\n' for step in (0, 0, 1, 2, 2)]
+    file = tmp_path / "steps" / "rollouts-0.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(lines) + cut, encoding="utf-8")
+    monkeypatch.setattr(GRPOTrainer, "train", lambda self, resume_from_checkpoint=None, **_: resume_from_checkpoint)
+    assert made.train(resume_from_checkpoint=str(tmp_path / "steps" / "checkpoint-2")).endswith("checkpoint-2")
+    made.keep_rollouts(tmp_path / "kept.jsonl")
+    assert (tmp_path / "kept.jsonl").read_text(encoding="utf-8") == "".join(lines[:3])
+    made.train()
+    assert file.read_text(encoding="utf-8") == ""

@@ -124,23 +124,21 @@ class RecordingTrainer(Reflecting, Checkpointed, GRPOTrainer):
         return parts
 
     def keep_rollouts(self, path: Path) -> None:
-        """Write the rollouts, without those that a resumed run drew again."""
-        kept = [line for process in range(self.accelerator.num_processes) for line in _last(self._rollouts(process))]
+        """Write the rollouts of all processes."""
+        parts = [self._rollouts(process) for process in range(self.accelerator.num_processes)]
         with atomic(path) as partial:
-            partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            partial.write_text("".join(part.read_text(encoding="utf-8") for part in parts), encoding="utf-8")
 
-
-def _last(path: Path) -> list[str]:
-    """The lines, in the order of their steps; where a step comes back, all from its first time on are forgotten."""
-    by_step: dict[int, list[str]] = {}
-    former = -1
-    for line in path.read_text(encoding="utf-8").splitlines():
-        step = json.loads(line)["step"]
-        if step < former:
-            by_step = {earlier: lines for earlier, lines in by_step.items() if earlier < step}
-        by_step.setdefault(step, []).append(line)
-        former = step
-    return [line for lines in by_step.values() for line in lines]
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+        """As TRL's; of the rollouts so far, those that a resumed run draws again are forgotten first."""
+        step = int(resume_from_checkpoint.rpartition("-")[2]) if resume_from_checkpoint else 0
+        mine = self._rollouts(self.accelerator.process_index)
+        if mine.exists():
+            lines = mine.read_text(encoding="utf-8").splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < step]
+            with atomic(mine) as partial:
+                partial.write_text("".join(whole), encoding="utf-8")
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
 
 class StopOnCollapse(TrainerCallback):
