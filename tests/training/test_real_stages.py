@@ -75,10 +75,15 @@ def here(ready, tmp_path):
     return tmp_path / "here"
 
 
+def whole_checkpoints(folder: Path) -> list[Path]:
+    found = [manifest.parent for manifest in (folder / "checkpoints").glob("*/*/checkpoint-*/MANIFEST.json")]
+    return [checkpoint for checkpoint in found if not (checkpoint / "IN_PROGRESS").exists()]
+
+
 def interrupted(name: str, folder: Path, how: int) -> str:
     """Start a stage, and end it when its first checkpoint is whole; what it said."""
     process = stage(name, folder)
-    while not list((folder / "checkpoints").glob("*/*/checkpoint-*/MANIFEST.json")):
+    while not whole_checkpoints(folder):
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.01)
     process.send_signal(how)
