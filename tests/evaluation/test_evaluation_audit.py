@@ -75,10 +75,7 @@ def opened(folder, fragment="", width=1400):
         page.complaints = []
         page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        page.on(
-            "request",
-            lambda request: None if request.url.startswith(("file:", "data:")) else page.complaints.append(request.url),
-        )
+        page.on("request", lambda request: outside(request.url, page.complaints))
         page.goto((folder / "index.html").as_uri() + fragment)
         page.wait_for_selector("article section")
         yield page
@@ -142,9 +139,9 @@ def test_a_link_opens_its_row_with_violations_graph_and_reasons(pages):
         article = page.inner_text("article")
         assert "case 203?" in article
         assert "because of rule 203" in article
-        assert "T101" in page.inner_text("article .fault >> nth=0") or "T1" in page.inner_text(
-            "article .fault >> nth=0"
-        )
+        fault = page.inner_text("article .fault >> nth=0")
+        assert fault.startswith("▲ ")
+        assert "RISK-SCORE" in fault
         assert page.eval_on_selector("article section img", "image => image.complete ? image.naturalWidth > 0 : true")
         assert [page.inner_text(f"article h3 >> nth={n}") for n in range(2)] == ["base", "grpo"]
     with opened(pages) as page:
@@ -171,3 +168,32 @@ def test_nothing_is_wider_than_the_screen_and_axe_finds_nothing_serious(pages, w
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         found = Axe().run(page).response["violations"]
         assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+
+
+def test_faults_in_other_places_are_other_drawings():
+    """Of one plan and one path, the same rule broken at another call."""
+    from saferflow.evaluation.audit import _Drawings
+    from saferflow.protocol.plan import Plan
+
+    row = evaluated(1)[0][0]
+    plan, drawings = Plan.from_json(row.plan), _Drawings()
+    text = evaluated(2)[1][3].completion
+    numbers = [drawings.of(plan, text, faults) for faults in (((1, "T201"),), ((5, "T201"),), ((1, "T201"),))]
+    assert numbers == [0, 1, 0]
+
+
+@needs_a_browser
+def test_a_file_that_is_missing_is_told_with_the_way_out(pages, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    shutil.copytree(pages, tmp_path / "pages")
+    (tmp_path / "pages" / "texts-1.js").unlink()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page()
+        page.goto((tmp_path / "pages" / "index.html").as_uri() + "#row-203")
+        page.wait_for_selector("article .fault")
+        assert "texts-1.js is missing beside this page; write the pages anew" in page.inner_text("article")
+        page.goto((tmp_path / "pages" / "index.html").as_uri() + "#row-3")
+        page.wait_for_selector("article section")
+        browser.close()

@@ -25,8 +25,8 @@ def write_pages(root: Path, params: Params, console: Console, *, show: bool) -> 
     """
     answered = read_table(root / EVALUATED, Answered)
     rows = read_table(root / ROWS, PromptRow)
-    digest, _ = graph.out_digest(graph.lock_entries(root).get("plan", {}), "data/tables") or ("unknown", 0)
-    made = datetime.fromtimestamp((root / EVALUATED).stat().st_mtime, UTC).isoformat(timespec="minutes")
+    digest, _ = graph.out_digest(graph.lock_entries(root).get("evaluate", {}), str(EVALUATED)) or ("unknown", 0)
+    made = datetime.now(UTC).isoformat(timespec="minutes")
     commit = lineage.run_tags(root, params.run.profile, "").get(lineage.PREFIX + "git.commit", "unknown")
     pages = root / PAGES
     written = write_audit(pages, rows, answered, Lineage(commit, params.run.profile, digest, made))

@@ -31,11 +31,12 @@ class Lineage:
     """Where the pages come from, shown at their top."""
 
     commit: str
+    """Checked out when the pages were written."""
     profile: str
     data: str
-    """DVC digest of the tables."""
+    """DVC digest of the evaluated rows."""
     made: str
-    """When the rows were evaluated."""
+    """When the pages were written."""
 
 
 def write_audit(folder: Path, rows: Sequence[PromptRow], answered: Sequence[Answered], lineage: Lineage) -> int:
@@ -85,8 +86,8 @@ class _Drawings:
         self.made: list[str] = []
         self._known: dict[tuple, int] = {}
 
-    def of(self, plan: Plan, text: str, codes: tuple[str, ...]) -> int:
-        key = (plan.topology, plan.tools, str(plan), tuple(call.tool for call in parse(text).trace), codes)
+    def of(self, plan: Plan, text: str, faults: tuple[tuple[int, str], ...]) -> int:
+        key = (plan.topology, plan.tools, str(plan), tuple(call.tool for call in parse(text).trace), faults)
         if key not in self._known:
             self._known[key] = len(self.made)
             self.made.append(draw(plan, text))
@@ -128,7 +129,8 @@ def _texts(plan: Plan | None, one: Answered, drawings: _Drawings) -> dict[str, A
     asked = plan is not None and one.policy != "base"  # the base policy is asked without a plan
     violations = check(plan, one.completion) if asked else ()
     found = [[violation.line, violation.code, str(violation)] for violation in violations]
-    drawing = drawings.of(plan, one.completion, tuple(code for _, code, _ in found)) if asked else None
+    faults = tuple((violation.step, violation.code) for violation in violations)
+    drawing = drawings.of(plan, one.completion, faults) if asked else None
     return {"text": one.completion, "reason": one.reason, "violations": found, "drawing": drawing}
 
 
