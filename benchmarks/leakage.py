@@ -10,7 +10,7 @@ import resource
 import time
 from itertools import cycle, islice
 
-from saferflow.data.leakage import Entry, twins
+from saferflow.data.leakage import Entry, HeldOut, nearest
 from saferflow.data.scenes.corpus import safety_rows
 
 
@@ -25,11 +25,12 @@ def main() -> None:
     seconds = {}
     for rows in (asked.rows, asked.rows * asked.times):
         repeated = islice(cycle(drawn), rows)
-        trained = [
+        trained = (
             Entry("sft", f"{row.id}.{n}", f"{row.question} ({n})", row.image) for n, row in enumerate(repeated)
-        ]  # each question is its own text
+        )  # each question is its own text
         started = time.perf_counter()
-        found = twins(trained, held_out, 0.8, 6)
+        index = HeldOut(held_out, 0.8, 6)
+        found = nearest(twin for entry in trained for twin in index.twins_of(entry))
         seconds[rows] = time.perf_counter() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
         print(f"{rows:>9,} rows  {seconds[rows]:7.1f} s  {len(found)} twins  peak memory of the process {peak:.2f} GiB")

@@ -21,9 +21,11 @@ from rich.text import Text
 from flows import abandoned, process, registration
 from flows.registration import Registered
 from saferflow.cli import show
+from saferflow.data import profile_plot
+from saferflow.data.profile import LARGE
 from saferflow.errors import PipelineError, SaferflowError
 from saferflow.params import Params, load_params
-from saferflow.tracking import curves, environment, graph, lineage, runs, services
+from saferflow.tracking import curves, data_versions, environment, graph, lineage, runs, services
 
 TAIL = 30
 """Lines of a failed stage's output that its error repeats."""
@@ -166,11 +168,30 @@ class Pipeline:
                 }
                 runs.log_text(run, json.dumps(address, indent=2), "model.json")
         runs.log_text(run, json.dumps(entry, indent=2, ensure_ascii=False), "lineage.json")
+        if data_versions.FILE in stage.outs:
+            self._tell_drift(stage, run)
         if (drawn := curves.draw(run)) is not None:
             runs.log_text(run, drawn, "curves.svg")
         log = self.root / "logs" / f"{stage.name}.log"
         if log.exists():
             runs.log_artifact(run, log, "logs")
+
+    def _tell_drift(self, stage: graph.Stage, run: str) -> None:
+        """Keep how far the data has moved from its former version, and say so where it is far."""
+        profile = data_versions.profile_in(self.root)
+        former = data_versions.former(profile)
+        if former is None:
+            return
+        shifts = data_versions.shifts(profile, former)
+        runs.log_text(run, profile_plot.draw(shifts), "drift.svg")
+        indices = {f"{shift.table}.{shift.aspect.replace(' ', '_')}": shift.index for shift in shifts}
+        runs.log_numbers(run, {"drift": indices})
+        for shift in shifts:
+            if shift.index >= LARGE:
+                self._report(
+                    stage,
+                    f"{shift.verdict} in {shift.table}, {shift.aspect} (index {shift.index:.2f}) since run {former}",
+                )
 
     def _register(self) -> Closing:
         _, size = graph.out_digest(graph.lock_entries(self.root).get("grpo", {}), registration.MODEL) or ("", 0)

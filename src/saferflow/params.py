@@ -26,6 +26,8 @@ class RunParams(Section):
 
     profile: str
     seed: int
+    workers: Positive
+    """Processes that make and check the tables; the tables come out the same with any number."""
 
 
 class LoraParams(Section):
@@ -89,12 +91,17 @@ class ScenesSource(Section):
     general_evaluation: Positive
 
 
-class JsonlSource(Section):
-    """A user's own rows: a JSON Lines file, or a folder of them."""
+SourcePath = Annotated[str, Field(pattern=r"^data/sources/[^.]")]
+"""Under data/sources, the folder that DVC watches for stage `plan`; a link to a folder elsewhere will do."""
 
-    kind: Literal["jsonl"]
-    path: Annotated[str, Field(pattern=r"^data/sources/[^.]")]
-    """Under data/sources, the folder that DVC watches for stage `plan`; a link to a folder elsewhere will do."""
+
+class OwnSource(Section):
+    """A user's own rows: a file or a folder of JSON Lines or Parquet, or what `datasets` saved to disk."""
+
+    kind: Literal["jsonl", "parquet", "datasets"]
+    path: SourcePath
+    licence: str | None
+    """Of the rows, as an SPDX identifier; null: not stated."""
     evaluation_share: Annotated[float, Field(gt=0, lt=1)]
     """Share of the rows held out, chosen by row id."""
     fields: dict[str, str]
@@ -103,13 +110,29 @@ class JsonlSource(Section):
     """The file's word for a hazard -> ours (S1..S14 or none); of other words S1..S14 stand for themselves."""
 
 
-Source = Annotated[ScenesSource | JsonlSource, Field(discriminator="kind")]
+class CorpusSource(Section):
+    """A published corpus, as its authors lay it out; docs/corpora.md names them."""
+
+    kind: Literal["corpus"]
+    name: str
+    path: SourcePath
+    share: Annotated[float, Field(gt=0, le=1)]
+    """Share of the rows that are taken, drawn by row id."""
+    evaluation_share: Share | None
+    """Share held out, chosen by row id; null: as the authors split it, and a benchmark is held out whole."""
+    hazards: dict[str, str]
+    """The corpus's word for a hazard -> ours, before our own table."""
+
+
+Source = Annotated[ScenesSource | OwnSource | CorpusSource, Field(discriminator="kind")]
 
 
 class DataParams(Section):
     """Where rows come from and what is done with unreadable ones."""
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    licences: tuple[str, ...] | None
+    """Licences, as SPDX identifiers, whose rows may be used; a row of another one, or of none, stops the stage. Null: any."""
     on_bad_row: Literal["fail", "quarantine"]
     max_image_pixels: Positive
     """An image with more pixels is refused before it is decoded."""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from saferflow.data.leakage import Entry, likeness, plain, twins
+from saferflow.data.leakage import Entry, HeldOut, likeness, nearest, plain
 from saferflow.data.scenes.corpus import safety_rows
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "real" / "photos"
@@ -25,8 +25,9 @@ def encoded(image, **how):
 
 
 def found(trained, held_out, text=0.8, bits=6):
-    return twins([Entry("sft", f"t{n}", *row) for n, row in enumerate(trained)],
-                 [Entry("evaluation", f"e{n}", *row) for n, row in enumerate(held_out)], text, bits)  # fmt: skip
+    index = HeldOut([Entry("evaluation", f"e{n}", *row) for n, row in enumerate(held_out)], text, bits)
+    entries = [Entry("sft", f"t{n}", *row) for n, row in enumerate(trained)]
+    return list(nearest(twin for entry in entries for twin in index.twins_of(entry)).values())
 
 
 def test_a_copy_is_named_with_what_it_copies():

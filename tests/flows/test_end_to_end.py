@@ -209,6 +209,7 @@ def test_a_users_own_records_run_through_the_whole_flow(checkout):
         {
             "kind": "jsonl",
             "path": "data/sources/real",
+            "licence": None,
             "evaluation_share": 0.2,
             "fields": {"question": "prompt", "hazard": "category"},
             "hazards": {"Hate Speech": "S10", "Privacy Violation": "S7", "Health Consultation": "S6"},

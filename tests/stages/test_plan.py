@@ -33,7 +33,14 @@ def project(tmp_path, monkeypatch):
 def configure(path: str = "data/sources/mine.jsonl", on_bad_row: str = "fail", fields: dict | None = None) -> None:
     raw = yaml.safe_load((ROOT / "profiles" / "micro.yaml").read_text(encoding="utf-8"))
     raw["data"]["sources"] = [
-        {"kind": "jsonl", "path": path, "evaluation_share": 0.25, "fields": fields or {}, "hazards": {}}
+        {
+            "kind": "jsonl",
+            "path": path,
+            "licence": "MIT",
+            "evaluation_share": 0.25,
+            "fields": fields or {},
+            "hazards": {},
+        }
     ]
     raw["data"]["on_bad_row"] = on_bad_row
     Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
@@ -74,6 +81,43 @@ def test_every_bad_row_is_told_with_file_and_line_before_anything_is_written(pro
     for line in (41, 42, 43):
         assert f"data/sources/mine.jsonl:{line}: " in str(error.value)
     assert "quarantine" in str(error.value)
+    assert not list(TABLES.glob("*"))
+
+
+@pytest.mark.parametrize("policy", ["fail", "quarantine"])
+@pytest.mark.parametrize(("lines", "told"), [([], "holds no row"), (["{"], r"mine\.jsonl:1: not JSON")])
+def test_a_source_without_a_readable_row_is_an_error(project, policy, lines, told):
+    configure(on_bad_row=policy)
+    write(lines)
+    with pytest.raises(DataError, match=told):
+        plan.main()
+    assert not list(TABLES.glob("*"))
+
+
+def test_the_tables_are_the_same_bytes_whatever_the_number_of_processes(project):
+    write(good(600))
+    seen = []
+    for workers in (1, 2, 8):
+        set_params(run={"workers": workers})
+        plan.main()
+        seen.append({path.name: path.read_bytes() for path in TABLES.iterdir()})
+    assert seen[0] == seen[1] == seen[2]
+    assert len(seen[0]) == 5
+
+
+def set_params(**sections) -> None:
+    raw = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    for name, values in sections.items():
+        raw[name] |= values
+    Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+
+
+@pytest.mark.parametrize("allowed", [["Apache-2.0"], []])
+def test_a_source_whose_licence_is_not_allowed_stops_the_stage(project, allowed):
+    write(good(60))
+    set_params(data={"licences": allowed})
+    with pytest.raises(DataError, match=r"mine\.jsonl: MIT"):
+        plan.main()
     assert not TABLES.exists()
 
 

@@ -282,6 +282,72 @@ def trace(
     print_trace(Console(highlight=False), follow(root, params, row), as_json=output is Format.JSON)
 
 
+@data.command()
+def add(
+    name: Annotated[str, typer.Argument(help="A published corpus (docs/corpora.md), or a name for rows of your own.")],
+    path: Annotated[
+        str, typer.Argument(help="A folder, a file, a .zip or .tar archive; or an address, for dvc import-url.")
+    ],
+    kind: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="Of your own rows: jsonl, parquet or datasets; found by itself for a path."),
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Of your own rows, as an SPDX identifier.")] = None,
+    field: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OURS=THEIRS", help="Where your rows name a field otherwise; may be repeated."),
+    ] = None,
+    hazard: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WORD=CODE", help="A word for a hazard and its code S1..S14; may be repeated."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read it and say what is in it; add nothing.")] = False,
+) -> None:
+    """Bring a corpus into data/sources under DVC, and say what is in it: splits, hazards, licence, rows that are no good.
+
+    It is read as stage plan reads it. A licence that `data.licences` of the params does not allow is refused; so are rows
+    that cannot be read, unless `data.on_bad_row` is quarantine. What is refused leaves nothing behind.
+
+    Examples:
+
+    `saferflow data add xstest ~/xstest_prompts.csv` · `saferflow data add vlguard ~/VLGuard.zip --dry-run` ·
+    `saferflow data add mine rows.jsonl --licence CC-BY-4.0 --field question=prompt --hazard Fraud=S2`
+    """
+    _, params = _project()
+    from rich.console import Console
+
+    from saferflow.cli.data_add import add as bring
+    from saferflow.cli.data_add import source_of
+
+    source = source_of(name, path, kind, licence, field or [], hazard or [])
+    bring(name, path, params, source, Console(highlight=False, soft_wrap=True), dry_run=dry_run)
+
+
+@data.command()
+def drift(
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN", help="The run to compare with; the newest that had other data where none is named."
+        ),
+    ] = None,
+) -> None:
+    """How far the tables have moved from a former version of the data: sources, hazards, decisions, lengths.
+
+    RUN is an MLflow run id, a version as `v3`, an alias, or a git commit, as for `saferflow compare`.
+
+    Examples:
+
+    `saferflow data drift` · `saferflow data drift champion`
+    """
+    root, params = _project()
+    from rich.console import Console
+
+    from saferflow.cli.drift import tell
+
+    tell(root, params, run, Console(highlight=False))
+
+
 @app.command()
 def doctor() -> None:
     """Is everything that this machine needs there? What is missing comes with the way to get it."""

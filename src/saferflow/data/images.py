@@ -7,6 +7,7 @@ import io
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -28,6 +29,33 @@ TURN = {
 """EXIF orientation -> what brings the image upright."""
 UNREADABLE = 0
 """Stands for the orientation where the EXIF block is broken."""
+
+
+def take_image(value: Any, *, root: Path, max_bytes: int, max_pixels: int) -> bytes | None:
+    """The image that a record holds or names: an encoded file, a path, or both as Parquet files have them.
+
+    Args:
+        value: bytes; a path relative to `root`; an object of `bytes` and `path`, as `datasets` writes it; a list of one of
+            these; or nothing.
+
+    Raises:
+        DataError: as `read_image`; or the value is none of these.
+    """
+    if isinstance(value, list) and len(value) == 1:
+        [value] = value
+    if isinstance(value, dict) and set(value) <= {"bytes", "path"}:
+        value = value.get("bytes") or value.get("path")
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        return read_image(value, root=root, max_bytes=max_bytes, max_pixels=max_pixels)
+    if not isinstance(value, bytes):
+        many = f"a list of {len(value)}" if isinstance(value, list) else f"a {type(value).__name__}"
+        raise DataError(f"image is {many}; one path, or one encoded image, is expected")
+    if len(value) > max_bytes:
+        raise DataError(f"image has {len(value):,} bytes, more than data.max_image_bytes {max_bytes:,}")
+    check_image(value, "of the row", max_pixels)
+    return value
 
 
 def read_image(name: str, *, root: Path, max_bytes: int, max_pixels: int) -> bytes:

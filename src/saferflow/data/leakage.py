@@ -8,8 +8,9 @@ Hamming distance of their perceptual hashes (imagehash, 64 bits). Source: ours.
 
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import imagehash
 from PIL import Image
@@ -49,27 +50,55 @@ class Twin:
         return f"{self.held_out} is a twin of {self.table} row {self.trained} (questions alike to {self.text:.2f}, {images})"
 
 
-def twins(trained: Iterable[Entry], held_out: Sequence[Entry], text: float, bits: int) -> list[Twin]:
-    """The nearest twin of every held-out row that has one, in the order of the held-out rows.
+class HeldOut:
+    """The held-out rows, made ready to be asked whether a training row is a twin of one of them."""
 
-    Args:
-        text: the least Jaccard index of near questions.
-        bits: the largest distance of near images.
-    """
-    by_question: dict[str, list[Entry]] = defaultdict(list)
-    for entry in trained:
-        by_question[plain(entry.question)].append(entry)
-    questions = list(by_question)
-    index = RMinHashLSH(threshold=text, num_perm=PERMUTATIONS, num_bands=BANDS)
-    for number, question in enumerate(questions):
-        index.insert(number, _minhash(question))
-    near: dict[str, list[tuple[float, str]]] = {}
-    for question in {plain(entry.question) for entry in held_out}:
-        met = [(likeness(question, questions[number]), questions[number]) for number in index.query(_minhash(question))]
-        near[question] = sorted((found for found in met if found[0] >= text), reverse=True)
-    hashes = _Hashes()
-    found = (_twin(entry, near[plain(entry.question)], by_question, hashes, bits) for entry in held_out)
-    return [twin for twin in found if twin is not None]
+    def __init__(self, entries: Iterable[Entry], text: float, bits: int):
+        """Index the rows; of their images only hashes are kept.
+
+        Args:
+            text: the least Jaccard index of near questions.
+            bits: the largest distance of near images.
+        """
+        self._text, self._bits = text, bits
+        self._rows: dict[str, list[tuple[str, int | None]]] = defaultdict(list)
+        for entry in entries:
+            self._rows[plain(entry.question)].append((entry.id, _hash(entry.image)))
+        self._questions = list(self._rows)
+        self._index = RMinHashLSH(threshold=text, num_perm=PERMUTATIONS, num_bands=BANDS)
+        for number, question in enumerate(self._questions):
+            self._index.insert(number, _minhash(question))
+        self._near = lru_cache(maxsize=10_000)(self._compare)
+
+    def _compare(self, question: str) -> list[tuple[float, str]]:
+        met = (self._questions[number] for number in self._index.query(_minhash(question)))
+        found = [(likeness(question, other), other) for other in met]
+        return [(text, other) for text, other in found if text >= self._text]
+
+    def twins_of(self, trained: Entry) -> list[Twin]:
+        """Every held-out row that the training row is a twin of."""
+        near = self._near(plain(trained.question))
+        if not near:
+            return []
+        shown, found = _hash(trained.image), []
+        for text, question in near:
+            for held_out, hidden in self._rows[question]:
+                if (shown is None) != (hidden is None):
+                    continue
+                apart = None if shown is None else (shown ^ hidden).bit_count()
+                if apart is None or apart <= self._bits:
+                    found.append(Twin(held_out, trained.table, trained.id, text, apart))
+        return found
+
+
+def nearest(twins: Iterable[Twin]) -> dict[str, Twin]:
+    """The nearest twin of every held-out row that has one; of equally near ones the first."""
+    best: dict[str, Twin] = {}
+    for twin in twins:
+        known = best.get(twin.held_out)
+        if known is None or (twin.bits or 0, -twin.text) < (known.bits or 0, -known.text):
+            best[twin.held_out] = twin
+    return best
 
 
 def plain(question: str) -> str:
@@ -83,40 +112,12 @@ def likeness(one: str, other: str) -> float:
     return len(left & right) / len(left | right)
 
 
-def _twin(
-    entry: Entry,
-    near: list[tuple[float, str]],
-    by_question: Mapping[str, list[Entry]],
-    hashes: "_Hashes",
-    most: int,
-) -> Twin | None:
-    best: Twin | None = None
-    for text, question in near:
-        for other in by_question[question]:
-            if (entry.image is None) != (other.image is None):
-                continue
-            apart = None if entry.image is None else hashes.apart(entry.image, other.image)
-            if apart is not None and apart > most:
-                continue
-            if best is None or (apart or 0, -text) < (best.bits or 0, -best.text):
-                best = Twin(entry.id, other.table, other.id, text, apart)
-    return best
-
-
-class _Hashes:
-    """Perceptual hashes of images, each computed once."""
-
-    def __init__(self) -> None:
-        self._known: dict[bytes, int] = {}
-
-    def apart(self, one: bytes, other: bytes) -> int:
-        return (self._of(one) ^ self._of(other)).bit_count()
-
-    def _of(self, image: bytes) -> int:
-        if image not in self._known:
-            with Image.open(io.BytesIO(image)) as opened:
-                self._known[image] = int(str(imagehash.phash(opened)), 16)
-        return self._known[image]
+def _hash(image: bytes | None) -> int | None:
+    """The perceptual hash of an encoded image, 64 bits."""
+    if image is None:
+        return None
+    with Image.open(io.BytesIO(image)) as opened:
+        return int(str(imagehash.phash(opened)), 16)
 
 
 def _shingles(question: str) -> set[str]:

@@ -1,5 +1,6 @@
 """One frozen row type a table, and what a source yields."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from typing import Self
@@ -18,7 +19,7 @@ class Labels:
     risk_source: str
     """`none`, `text`, `image`, `combination`, `typographic`, or `bait` (sounds risky, is not)."""
     attack: str
-    """`none` or `typographic`."""
+    """`none`, or one that tool JAILBREAK-SENTINEL knows."""
     decision: str
     """`answer`, `answer_with_care`, `redirect` or `refuse`."""
     objects: tuple[str, ...] = ()
@@ -59,6 +60,15 @@ class Row:
     labels: Labels | None
     answer: str = ""
     """A plain reference answer without any protocol, where the source has one."""
+    licence: str = ""
+    """SPDX identifier; empty where the source states none."""
+
+
+def content_id(source: str, question: str, image: bytes | None) -> str:
+    """An id that the same question about the same image file always has, and no other."""
+    digest = hashlib.sha256(question.encode())
+    digest.update(b"\0" + hashlib.sha256(image).digest() if image is not None else b"")
+    return f"{source}-{digest.hexdigest()[:16]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +117,10 @@ class PromptRow:
     def columns(self) -> dict[str, str]:
         """What a reward function gets of the row beside a completion."""
         return {"row": self.id, "question": self.question, "plan": self.plan, "labels": self.labels}
+
+
+TABLES = {"sft": SFTRow, "dpo": DPORow, "grpo": PromptRow, "evaluation": PromptRow}
+"""The tables that stage `plan` makes, and the type of their rows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -16,6 +16,8 @@ from saferflow.errors import DataError
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes | None: pa.binary()}
 
 R = TypeVar("R")
+GROUP = 1024
+"""Rows of a Parquet row group."""
 
 
 def schema(row_type: type) -> pa.Schema:
@@ -24,11 +26,46 @@ def schema(row_type: type) -> pa.Schema:
     return pa.schema([pa.field(f.name, _ARROW[hints[f.name]], nullable=f.name == "image") for f in fields(row_type)])
 
 
+class TableWriter:
+    """Rows of one type to a Parquet file, a group of them in memory at a time."""
+
+    def __init__(self, file: Path, row_type: type):
+        self._schema = schema(row_type)
+        self._file = pq.ParquetWriter(file, self._schema, compression="zstd")
+        self._waiting: list = []
+        self.rows = 0
+        """How many it was given."""
+
+    def add(self, rows: Iterable) -> None:
+        for row in rows:
+            self._waiting.append(row)
+            self.rows += 1
+            if len(self._waiting) == GROUP:
+                self._write()
+
+    def close(self) -> None:
+        if self._waiting or not self.rows:
+            self._write()
+        self._file.close()
+
+    def _write(self) -> None:
+        self._file.write_table(pa.Table.from_pylist([asdict(row) for row in self._waiting], schema=self._schema))
+        self._waiting.clear()
+
+
+@contextmanager
+def table_writer(path: Path, row_type: type) -> Iterator[TableWriter]:
+    """A writer whose file appears at `path` when the block ends well, and not at all otherwise."""
+    with atomic(path) as partial:
+        writer = TableWriter(partial, row_type)
+        yield writer
+        writer.close()
+
+
 def write_table(path: Path, rows: Iterable[R], row_type: type[R]) -> None:
     """Write rows as Parquet by an atomic rename; equal rows give equal bytes."""
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema(row_type))
-    with atomic(path) as partial:
-        pq.write_table(table, partial, compression="zstd")
+    with table_writer(path, row_type) as writer:
+        writer.add(rows)
 
 
 def read_table(path: Path, row_type: type[R]) -> list[R]:
@@ -37,14 +74,39 @@ def read_table(path: Path, row_type: type[R]) -> list[R]:
     Raises:
         DataError: the file is missing, truncated, or of other columns.
     """
+    return [row for group in range(groups(path, row_type)) for row in read_group(path, row_type, group)]
+
+
+def groups(path: Path, row_type: type) -> int:
+    """How many groups of rows a table has.
+
+    Raises:
+        DataError: as `read_table`.
+    """
+    with _opened(path) as file:
+        names, held = [f.name for f in fields(row_type)], file.schema_arrow.names
+        if held != names:
+            raise DataError(f"{path}: columns are {held}, expected {names}; run `saferflow run` to remake it")
+        return file.num_row_groups
+
+
+def read_group(path: Path, row_type: type[R], group: int) -> list[R]:
+    """The rows of one group of a table.
+
+    Raises:
+        DataError: the file is missing or truncated.
+    """
+    with _opened(path) as file:
+        return [row_type(**row) for row in file.read_row_group(group).to_pylist()]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            yield file
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path}: not a readable Parquet table ({error}); run `saferflow run` to make it") from None
-    names = [f.name for f in fields(row_type)]
-    if table.column_names != names:
-        raise DataError(f"{path}: columns are {table.column_names}, expected {names}; run `saferflow run` to remake it")
-    return [row_type(**row) for row in table.to_pylist()]
 
 
 @contextmanager

@@ -1,19 +1,26 @@
 """Stage `validate`: nothing trains on, or is measured by, a table that breaks an expectation.
 
-Reads data/tables. Writes reports/data_docs, reports/validation.json.
+Reads data/tables. Writes reports/data_docs, reports/validation.json, reports/data_profile.json.
+
+The tables are read a group of rows at a time, in several processes; what is kept of a row are the results of our own
+checks, which Great Expectations then judges.
 """
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import fields
+import sys
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from saferflow.data.images import check_image
-from saferflow.data.leakage import Entry, Twin, twins
+from saferflow.data.leakage import Entry, HeldOut, Twin, nearest
+from saferflow.data.profile import profile_of, whole
+from saferflow.data.rows import TABLES as TYPES
 from saferflow.data.rows import DPORow, Labels, PromptRow, SFTRow
-from saferflow.data.tables import read_table
+from saferflow.data.tables import groups, read_group
 from saferflow.errors import DataError, ValidationFailed
+from saferflow.parallel import mapped
 from saferflow.params import Params, load_params
 from saferflow.planner.perturb import PERTURBATIONS
 from saferflow.protocol.check import check
@@ -24,21 +31,48 @@ from saferflow.stages.metrics import write_json, write_metrics
 TABLES = Path("data/tables")
 DOCS = Path("reports/data_docs")
 RESULTS = Path("reports/validation.json")
-TYPES = {"sft": SFTRow, "dpo": DPORow, "grpo": PromptRow, "evaluation": PromptRow}
+PROFILE = Path("reports/data_profile.json")
 SHOWN_TWINS = 20
 REFERENCE = {"sft": "completion", "dpo": "chosen"}
+SPOKEN = {"sft": ("completion",), "dpo": ("chosen", "rejected")}
+
+
+@dataclass
+class Group:
+    """What is kept of some rows of a table, and in the end of all of them."""
+
+    table: str
+    columns: dict[str, list] = field(default_factory=partial(defaultdict, list))
+    """As the suites read them."""
+    hazards: Counter = field(default_factory=Counter)
+    """Of the safety rows."""
+    twins: list[Twin] = field(default_factory=list)
+    profile: Counter = field(default_factory=Counter)
+
+    def add(self, other: "Group") -> None:
+        for name, values in other.columns.items():
+            self.columns[name] += values
+        self.hazards += other.hazards
+        self.twins += other.twins
+        self.profile += other.profile
 
 
 def main() -> None:
     params = load_params()
-    tables = {name: read_table(TABLES / f"{name}.parquet", row_type) for name, row_type in TYPES.items()}
+    index.cache_clear()
+    jobs = [(name, n) for name, kind in TYPES.items() for n in range(groups(TABLES / f"{name}.parquet", kind))]
+    tables = {name: Group(name) for name in TYPES}
+    for part in mapped(partial(examined, params=params), jobs, params.run.workers):
+        tables[part.table].add(part)
+    leaks = nearest(twin for table in tables.values() for twin in table.twins)
 
     import pandas as pd
 
     from saferflow.data.suites import validate
 
-    leaks = {twin.held_out: twin for twin in leaking(tables, params)}
-    frames = {name: pd.DataFrame(columns_of(name, tables, params, leaks)) for name in tables}
+    complete(tables, leaks)
+    frames = {name: pd.DataFrame(table.columns) for name, table in tables.items()}
+    write_json(PROFILE, {name: whole(table.profile) for name, table in tables.items()})
     results, unmet = validate(frames, params, DOCS)
     write_json(RESULTS, results)
     if unmet:
@@ -47,43 +81,71 @@ def main() -> None:
             f"{len(unmet)} expectations are not met:\n{lines}\n"
             f"look at {DOCS}/index.html; mend the source rows, or the bounds in section validate of the params"
         )
-    counted = {f"rows_{name}": len(rows) for name, rows in tables.items()}
+    counted = {f"rows_{name}": len(frame) for name, frame in frames.items()}
     write_metrics("validate", {"expectations": sum(map(len, results.values())), "unmet": 0, **counted})
 
 
-def leaking(tables: dict[str, list], params: Params) -> list[Twin]:
-    """The held-out rows that training shows."""
-    entries = {name: [Entry(name, row.id, row.question, row.image) for row in rows] for name, rows in tables.items()}
-    held_out = entries.pop("evaluation")
-    trained = [entry for rows in entries.values() for entry in rows]
-    return twins(trained, held_out, params.validation.twin_text, params.validation.twin_image_bits)
-
-
-def columns_of(name: str, tables: dict[str, list], params: Params, leaks: Mapping[str, Twin]) -> list[dict[str, Any]]:
-    """A table's rows as the suites read them: without image bytes, with what our own checks say of each."""
-    shares = hazard_shares(tables[name])
-    trained = training_ids(tables) if name == "evaluation" else {}
-    made = []
-    for row in tables[name]:
-        values = {field.name: getattr(row, field.name) for field in fields(row) if field.name != "image"}
+def examined(job: tuple[str, int], params: Params) -> Group:
+    """Check a group of a table's rows; runs in any process."""
+    name, number = job
+    rows = read_group(TABLES / f"{name}.parquet", TYPES[name], number)
+    made = Group(name, profile=profile_of(rows))
+    held_out = None if name == "evaluation" else index(params.validation.twin_text, params.validation.twin_image_bits)
+    for row in rows:
         labels = Labels.from_json(row.labels)
-        made.append(
-            {
-                **values,
-                "image_error": image_error(row.image, params.data.max_image_pixels),
-                "trace_violations": violations(row, REFERENCE.get(name)),
-                "hazard_share": shares.get(labels.hazard, 0.0),
-                "fault_missing": missing_fault(row) if name == "dpo" else "",
-                "equal_pair": "equal" if name == "dpo" and row.chosen == row.rejected else "",
-                "leaks_into": trained.get(row.id, "")
-                or (str(leaks[row.id]) if name == "evaluation" and row.id in leaks else ""),
-            }
-        )
+        found = columns_of(name, row, labels, params)
+        for column, value in found.items():
+            made.columns[column].append(value)
+        made.hazards[labels.hazard] += labels.kind == "safety"
+        if held_out is not None and not found["image_error"]:
+            made.twins += held_out.twins_of(Entry(name, row.id, row.question, row.image))
     return made
 
 
+@cache
+def index(text: float, bits: int) -> HeldOut:
+    """The held-out rows whose images decode; made once in a process."""
+    path = TABLES / "evaluation.parquet"
+    rows = (row for number in range(groups(path, PromptRow)) for row in read_group(path, PromptRow, number))
+    whole = (row for row in rows if not image_error(row.image, sys.maxsize))
+    return HeldOut((Entry("evaluation", row.id, row.question, row.image) for row in whole), text, bits)
+
+
+def columns_of(name: str, row: SFTRow | DPORow | PromptRow, labels: Labels, params: Params) -> dict[str, Any]:
+    """What the suites read of a row: its id and words of fixed sets, and what our own checks say, empty where nothing."""
+    found = {
+        "id": row.id,
+        "question": "" if row.question.strip() else "without words",
+        "image_error": image_error(row.image, params.data.max_image_pixels),
+        "hazard": labels.hazard if labels.kind == "safety" else "none",
+    }
+    found |= {f"{column}_characters": len(getattr(row, column)) for column in SPOKEN.get(name, ())}
+    if name == "dpo":
+        found |= {
+            "perturbation": row.perturbation,
+            "fault_missing": missing_fault(row),
+            "equal_pair": "equal" if row.chosen == row.rejected else "",
+        }
+    else:
+        found["kind"] = row.kind
+    if name in REFERENCE:
+        found["trace_violations"] = violations(row, REFERENCE[name])
+    return found
+
+
+def complete(tables: dict[str, Group], leaks: dict[str, Twin]) -> None:
+    """Fill in what only the whole tables tell: each row's hazard's share, and what leaks into the held-out table."""
+    for table in tables.values():
+        shares = hazard_shares(table.hazards)
+        table.columns["hazard_share"] = [shares.get(hazard, 0.0) for hazard in table.columns.pop("hazard")]
+    trained = {row: name for name in ("sft", "dpo", "grpo") for row in tables[name].columns["id"]}
+    held_out = tables["evaluation"].columns
+    held_out["leaks_into"] = [trained.get(row) or str(leaks.get(row, "")) for row in held_out["id"]]
+
+
+@lru_cache(maxsize=4)
 def image_error(image: bytes | None, max_pixels: int) -> str:
-    """What is wrong with a row's image, or nothing."""
+    """What is wrong with a row's image, or nothing; the pairs of a prompt follow each other and share theirs."""
     if image is None:
         return ""
     try:
@@ -93,9 +155,9 @@ def image_error(image: bytes | None, max_pixels: int) -> str:
     return ""
 
 
-def violations(row: SFTRow | DPORow | PromptRow, reference: str | None) -> str:
+def violations(row: SFTRow | DPORow, reference: str) -> str:
     """Codes of the rules that a row's reference breaks under its plan, or nothing."""
-    if reference is None or not row.plan:
+    if not row.plan:
         return ""
     return " ".join(violation.code for violation in check(Plan.from_json(row.plan), getattr(row, reference)))
 
@@ -113,17 +175,9 @@ def missing_fault(row: DPORow) -> str:
     )
 
 
-def hazard_shares(rows: list) -> dict[str, float]:
+def hazard_shares(counts: Counter[str]) -> dict[str, float]:
     """Hazard -> its share of the safety rows; `none` is not a hazard."""
-    labels = [Labels.from_json(row.labels) for row in rows]
-    counts = Counter(label.hazard for label in labels if label.kind == "safety")
-    total = sum(counts.values())
-    return {hazard: count / total for hazard, count in counts.items() if hazard != "none"}
-
-
-def training_ids(tables: dict[str, list]) -> dict[str, str]:
-    """Id of every training row -> the table it stands in."""
-    return {row.id: name for name in ("sft", "dpo", "grpo") for row in tables[name]}
+    return {hazard: count / max(counts.total(), 1) for hazard, count in counts.items() if hazard != "none"}
 
 
 if __name__ == "__main__":

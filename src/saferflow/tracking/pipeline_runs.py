@@ -16,6 +16,7 @@ DEPENDENCY, OUTPUT = lineage.PREFIX + "dep.", lineage.PREFIX + "out."
 class Part:
     """One stage's run."""
 
+    run: str
     params: Mapping[str, str]
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
@@ -66,7 +67,7 @@ def find(asked: str, model: str) -> PipelineRun:
     )
     stages = {
         child.data.tags.get(lineage.STAGE, child.info.run_name): Part(
-            dict(child.data.params), dict(child.data.metrics), dict(child.data.tags)
+            child.info.run_id, dict(child.data.params), dict(child.data.metrics), dict(child.data.tags)
         )
         for child in children
     }

@@ -69,19 +69,19 @@ def held_out_hazard(name: str) -> str:
     return [intent.hazard for intent in q.TEXT][CLASSES[group].index(name) % len(q.TEXT)]
 
 
-def safety_rows(count: int, seed: int, split: str) -> Iterator[Row]:
-    """The first `count` safety rows of a split: `train` or `evaluation`."""
+def safety_rows(count: int, seed: int, split: str, first: int = 0) -> Iterator[Row]:
+    """`count` safety rows of a split, `train` or `evaluation`, from number `first` on."""
     names, weights = zip(*MIX, strict=True)
-    for number in range(count):
+    for number in range(first, first + count):
         random_ = rng(seed, "scenes", split, number)
         draw = _Draw(random_, split == "evaluation")
         kind = random_.choices(names, weights)[0]
         yield _BUILDERS[kind](draw, f"scenes-{split}-{number:06d}")
 
 
-def general_rows(count: int, seed: int, split: str) -> Iterator[Row]:
+def general_rows(count: int, seed: int, split: str, first: int = 0) -> Iterator[Row]:
     """Plain visual questions of a split; `base` is a third split, drawn like `train`, that only pre-training sees."""
-    for number in range(count):
+    for number in range(first, first + count):
         draw = _Draw(rng(seed, "scenes-general", split, number), split == "evaluation")
         yield _general(draw, f"general-{split}-{number:06d}", "evaluation" if draw.held_out else "train")
 

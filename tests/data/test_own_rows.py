@@ -1,16 +1,41 @@
-"""A user's JSON Lines: each kind of bad row is found, with its line and reason, and all of them at once."""
+"""A user's own rows: each kind of bad row is found, with its place and reason, and all of them at once."""
 
 import json
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from saferflow.data.jsonl import bad_rows_error, read_jsonl_source
+from saferflow.data.own import own_records, own_row
 from saferflow.data.rows import BadRow
+from saferflow.data.scenes.draw import Scene, png
+from saferflow.data.sources import bad_rows_error
 from saferflow.errors import DataError
-from saferflow.params import DataParams, JsonlSource
+from saferflow.params import DataParams, OwnSource
 
 FINE = {"id": "fine", "question": "How do I clean this?", "expected": "comply"}
+
+
+def rows(path, kind, fields=None, hazards=None):
+    """The good rows of a source and the bad ones."""
+    source = OwnSource(
+        kind=kind, path=path, licence="MIT", evaluation_share=0.5, fields=fields or {}, hazards=hazards or {}
+    )
+    data = DataParams(
+        sources=(source,), licences=None, on_bad_row="fail", max_image_pixels=20_000, max_image_bytes=10_000
+    )
+    good, bad = [], []
+    for record in own_records(source):
+        try:
+            if isinstance(record, BadRow):
+                bad.append(record)
+            else:
+                good.append(own_row(record, source, data, seed=1))
+        except DataError as error:
+            bad.append(record.bad(str(error)))
+    return good, bad
 
 
 @pytest.fixture
@@ -23,9 +48,7 @@ def read(tmp_path, monkeypatch):
         for name, lines in files.items():
             content = b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines)
             (folder / name).write_bytes(content)
-        source = JsonlSource(kind="jsonl", path=path, evaluation_share=0.5, fields=fields or {}, hazards=hazards or {})
-        data = DataParams(sources=(source,), on_bad_row="fail", max_image_pixels=10_000, max_image_bytes=10_000)
-        return read_jsonl_source(source, data, seed=1)
+        return rows(path, "jsonl", fields, hazards)
 
     return run
 
@@ -35,7 +58,6 @@ def read(tmp_path, monkeypatch):
     [
         pytest.param(b"{broken", "not JSON", id="bad-json"),
         pytest.param([1, 2], "a row is a JSON object", id="no-object"),
-        pytest.param({"question": "Q?"}, "'id' is missing", id="no-id"),
         pytest.param({"id": "a"}, "'question' is missing", id="no-question"),
         pytest.param({"id": "a", "question": "  "}, "text is expected", id="blank-question"),
         pytest.param({"id": "a", "question": 7}, "text is expected", id="question-is-a-number"),
@@ -45,7 +67,6 @@ def read(tmp_path, monkeypatch):
         pytest.param({"id": "a", "question": "Q?", "decision": "maybe"}, "one of answer", id="unknown-decision"),
         pytest.param({"id": "a", "question": "Q?", "expected": "reject"}, "one of refuse", id="unknown-expected"),
         pytest.param({"id": "a", "question": "Q?", "expected": "refuse", "severity": 9}, "0, 1, 2 or 3", id="severity"),
-        pytest.param({"id": "fine", "question": "Q?"}, "stands in", id="duplicate-id"),
         pytest.param(b'{"id": "a", "question": "\xff"}', "not UTF-8", id="encoding"),
         pytest.param({"id": "a", "question": "\ud800"}, "half a character", id="lone-surrogate"),
         pytest.param({"id": "a", "question": "Q?", "kind": "general"}, "needs its answer", id="general-without-answer"),
@@ -59,15 +80,15 @@ def test_a_bad_row_is_found_with_its_line_and_reason(read, line, reason):
 
 
 def test_all_bad_rows_are_told_at_once(read):
-    _, bad = read({"a.jsonl": [FINE, b"{", {"id": "x"}], "b.jsonl": [b"[]", {**FINE}]})
-    message = str(bad_rows_error(bad))
-    for place in ("a.jsonl:2", "a.jsonl:3", "b.jsonl:1", "b.jsonl:2"):
+    _, bad = read({"a.jsonl": [FINE, b"{", {"id": "x"}], "b.jsonl": [b"[]"]})
+    message = str(bad_rows_error(bad, len(bad)))
+    for place in ("a.jsonl:2", "a.jsonl:3", "b.jsonl:1"):
         assert place in message
 
 
 def test_a_long_list_of_bad_rows_is_cut_and_counted():
     bad = [BadRow("f", line, "broken", "") for line in range(1, 61)]
-    assert "and 10 more" in str(bad_rows_error(bad))
+    assert "and 10 more" in str(bad_rows_error(bad[:50], len(bad)))
 
 
 def test_names_of_the_file_are_mapped_to_ours(read):
@@ -104,13 +125,53 @@ def test_an_unknown_hazard_in_the_mapping_is_an_error(read):
     [
         pytest.param({}, "data/sources/mine", r"no \*.jsonl file", id="empty-folder"),
         pytest.param({}, "data/sources/none", "no such file", id="no-folder"),
-        pytest.param({"a.jsonl": []}, "data/sources/mine", "holds no row", id="empty-file"),
-        pytest.param({"a.jsonl": [b"{"]}, "data/sources/mine", "a.jsonl:1", id="only-bad-rows"),
     ],
 )
-def test_a_source_without_rows_is_an_error(read, files, path, told):
+def test_a_source_without_files_is_an_error(read, files, path, told):
     with pytest.raises(DataError, match=told):
         read(files, path=path)
+
+
+def test_a_row_without_an_id_gets_one_from_its_content(read):
+    asked = [{"question": "Q?"}, {"question": "Q!"}]
+    first, second = read({"a.jsonl": asked})[0]
+    assert first.id != second.id
+    assert [row.id for row in read({"a.jsonl": asked[::-1]})[0]] == [second.id, first.id]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "datasets"])
+def test_parquet_and_saved_datasets_read_as_the_same_rows_with_their_images_inside(tmp_path, monkeypatch, kind):
+    from datasets import Dataset, Features, Image, Value
+
+    monkeypatch.chdir(tmp_path)
+    picture = png(Scene("cup", "red", 1, "park", 0, 1, 1, False, "", "", False))
+    made = Dataset.from_list(
+        [{"id": "a", "question": "Q?", "image": {"bytes": picture, "path": None}}, {"id": "b", "question": "Q!"}],
+        features=Features({"id": Value("string"), "question": Value("string"), "image": Image()}),
+    )
+    Path("data/sources/mine").mkdir(parents=True)
+    if kind == "parquet":
+        made.to_parquet("data/sources/mine/rows.parquet")
+    else:
+        made.save_to_disk("data/sources/mine")
+    good, bad = rows("data/sources/mine", kind)
+    assert not bad
+    assert [(row.id, row.question, row.image, row.licence) for row in good] == [
+        ("a", "Q?", picture, "MIT"),
+        ("b", "Q!", None, "MIT"),
+    ]
+
+
+def test_a_parquet_file_that_was_cut_off_is_a_bad_row_that_stands_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("data/sources/mine").mkdir(parents=True)
+    whole = Path("data/sources/mine/whole.parquet")
+    pq.write_table(pa.Table.from_pylist([{"id": str(n), "question": "Q?"} for n in range(3)]), whole)
+    whole.with_name("cut.parquet").write_bytes(whole.read_bytes()[:-40])
+    good, [bad] = rows("data/sources/mine", "parquet")
+    assert len(good) == 3
+    assert (bad.file, bad.line) == ("data/sources/mine/cut.parquet", 0)
+    assert "not a readable Parquet file" in bad.reason
 
 
 def test_the_split_of_a_row_depends_on_its_id_alone(read):
@@ -121,8 +182,6 @@ def test_the_split_of_a_row_depends_on_its_id_alone(read):
 
 
 def test_the_committed_readme_shows_a_source_that_parses():
-    from pathlib import Path
-
     text = (Path(__file__).parents[2] / "data" / "sources" / "README.md").read_text(encoding="utf-8")
     raw = yaml.safe_load(text.split("```yaml")[1].split("```")[0])
-    assert JsonlSource.model_validate(raw["data"]["sources"][0]).hazards["Fraud"] == "S2"
+    assert OwnSource.model_validate(raw["data"]["sources"][0]).hazards["Fraud"] == "S2"

@@ -1,0 +1,52 @@
+"""`saferflow data drift`: how far the tables have moved from a former version of the data."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from saferflow.data.profile import LARGE, SHIFTED, Shift
+from saferflow.errors import PipelineError
+from saferflow.params import Params
+from saferflow.tracking import data_versions, pipeline_runs
+
+MOVES = 3
+"""Bins that are named of each aspect."""
+
+
+def tell(root: Path, params: Params, asked: str | None, console: Console) -> list[Shift]:
+    """Print how far the data of this checkout lies from another version.
+
+    Args:
+        asked: a run as `saferflow compare` takes it; None: the newest version that MLflow holds and that differs.
+
+    Raises:
+        PipelineError: there is no such run, or nothing to compare with.
+    """
+    here = data_versions.profile_in(root)
+    run = _validated(pipeline_runs.find(asked, params.gate.registered_model)) if asked else data_versions.former(here)
+    if run is None:
+        raise PipelineError(
+            "MLflow holds no other version of the data; there is one when the sources or params changed"
+        )
+    shifts = data_versions.shifts(here, run)
+    console.print(Text(f"this checkout's tables against those of MLflow run {run}"))
+    table = Table(box=None, pad_edge=False)
+    for name in ("table", "aspect", "index", "", "what moved most, in percent of the rows"):
+        table.add_column(name, justify="right" if name == "index" else "left")
+    for shift in shifts:
+        moved = ", ".join(
+            f"{name} {100 * old:.1f} -> {100 * new:.1f}" for name, old, new in shift.moves[:MOVES] if old != new
+        )
+        table.add_row(shift.table, shift.aspect, f"{shift.index:.3f}", shift.verdict, moved or "nothing")
+    console.print(table)
+    console.print(Text(f"index: population stability; {SHIFTED} is a shift, {LARGE} a large one"))
+    return shifts
+
+
+def _validated(found: pipeline_runs.PipelineRun) -> str:
+    part = found.stages.get("validate")
+    if part is None:
+        raise PipelineError(f"run {found.run} has no stage validate; name another")
+    return part.tags.get(pipeline_runs.lineage.PRODUCED_BY) or part.run

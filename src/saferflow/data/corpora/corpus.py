@@ -1,0 +1,123 @@
+"""What a published corpus is to us: how it is read, what its words for harm mean, what may be done with it."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from saferflow.data.images import take_image
+from saferflow.data.records import WHOLE
+from saferflow.data.rows import BadRow, Labels, Row, content_id
+from saferflow.errors import DataError
+from saferflow.params import CorpusSource, DataParams
+from saferflow.protocol.hazards import NONE
+from saferflow.rng import rng
+
+REDIRECTED = ("S6", "S11")
+"""Hazards that are answered by naming who can help; others are refused. Ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question of a corpus, before its image is read."""
+
+    file: str
+    number: int
+    question: str
+    image: Any
+    """As `take_image` takes it; a path is relative to the corpus's folder."""
+    harmful: bool | None
+    """None: the corpus does not say what a safe assistant does."""
+    word: str = ""
+    """The corpus's own name for the harm."""
+    severity: int = 2
+    """Of a harmful one, 1..3."""
+    risk_source: str = "text"
+    attack: str = "none"
+    split: Literal["train", "evaluation"] = "evaluation"
+    """As the authors have it; a benchmark is held out."""
+    answer: str = ""
+    """A reference answer; harmless questions only, for a refusal stands in no pair."""
+    decision: str = ""
+    """Where it is neither `refuse`, `redirect` by the hazard, nor `answer`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """A published corpus."""
+
+    name: str
+    title: str
+    paper: str
+    """arXiv number."""
+    licence: str
+    """SPDX identifier as the authors state it; empty where we found none."""
+    layout: str
+    """The files that it is read from, as its authors lay them out."""
+    hazards: Mapping[str, tuple[str, str]]
+    """Its word for a harm -> our code, and why."""
+    read: Callable[[Path], Iterator[Item | BadRow]]
+    trains: bool = True
+    """False: its authors do not allow training on it."""
+
+    def hazard(self, word: str, own: Mapping[str, str]) -> str:
+        """Our code for a word; empty where neither the source's own mapping nor the table knows it.
+
+        Words are compared in small letters without numbers and signs; one that holds a known word counts as that.
+        """
+        asked, named = plain(word), {plain(key): code for key, code in own.items()}
+        table = {plain(key): code for key, (code, _) in self.hazards.items()}
+        if asked in (known := table | named):
+            return known[asked]
+        return next((code for key, code in table.items() if key in asked), "")
+
+    def row(self, item: Item, source: CorpusSource, data: DataParams, seed: int) -> Row | None:
+        """An item as a row, or None where `share` leaves it out.
+
+        Raises:
+            DataError: the question is empty, or the image is no good.
+        """
+        if not isinstance(item.question, str) or not item.question.strip():
+            raise DataError("the question is missing or empty")
+        image = take_image(
+            item.image, root=Path(source.path), max_bytes=data.max_image_bytes, max_pixels=data.max_image_pixels
+        )
+        identifier = content_id(self.name, item.question, image)
+        if rng(seed, "share", identifier).random() >= source.share:
+            return None
+        split = item.split
+        if source.evaluation_share is not None:
+            held_out = rng(seed, "split", identifier).random() < source.evaluation_share
+            split = "evaluation" if held_out else "train"
+        labels = None if item.harmful is None else self._labels(item, source)
+        answer = item.answer if isinstance(item.answer, str) else ""
+        return Row(identifier, self.name, split, item.question, image, labels, answer, self.licence)
+
+    def _labels(self, item: Item, source: CorpusSource) -> Labels:
+        if not item.harmful:
+            return Labels("safety", NONE, 0, item.risk_source, item.attack, item.decision or "answer")
+        hazard = self.hazard(item.word, source.hazards)
+        hazard = "" if hazard == NONE else hazard
+        decision = item.decision or ("redirect" if hazard in REDIRECTED else "refuse")
+        return Labels("safety", hazard, max(1, min(3, item.severity)), item.risk_source, item.attack, decision)
+
+
+def plain(word: str) -> str:
+    """Small letters only, other signs as one space; a leading number or `O3:` goes."""
+    return " ".join(re.sub(r"[^a-z]+", " ", re.sub(r"^\s*[oO]?\d+\s*[:_-]?", "", str(word)).casefold()).split())
+
+
+def missing(folder: Path, what: str) -> BadRow:
+    """Stands for a corpus of which a part is not where its authors have it."""
+    return BadRow(str(folder), WHOLE, f"holds no {what}; give data.sources the folder as its authors publish it", "")
+
+
+def inner(folder: Path, *names: str) -> Path:
+    """The folder itself, or the first of these folders in it: archives are unpacked at different depths."""
+    return next((folder / name for name in names if (folder / name).is_dir()), folder)
+
+
+def word_of(values: Mapping[str, Any], *names: str) -> str:
+    """The first of the fields that holds text."""
+    return next((str(values[name]) for name in names if isinstance(values.get(name), str) and values[name]), "")

@@ -1,0 +1,60 @@
+"""Versions of the data, as runs of stage `validate` hold them: what each was made of, and how far the newest has moved."""
+
+import json
+import tempfile
+from pathlib import Path
+
+from saferflow.data.profile import Profile, Shift, drift
+from saferflow.errors import PipelineError
+from saferflow.tracking import lineage
+from saferflow.tracking.pipeline_runs import OUTPUT
+from saferflow.tracking.runs import client, experiment, fetch_artifact
+
+FILE = "reports/data_profile.json"
+NAME = Path(FILE).name
+NEWEST = 200
+"""Runs that are looked through for a former version."""
+
+
+def profile_in(root: Path) -> dict[str, Profile]:
+    """The profile of the tables in this checkout.
+
+    Raises:
+        PipelineError: stage `validate` has not run here.
+    """
+    try:
+        return json.loads((root / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise PipelineError(f"{root / FILE} is not there; saferflow run makes it in stage validate") from None
+
+
+def profile_of(run: str) -> dict[str, Profile]:
+    """The profile that a run of stage `validate` has kept.
+
+    Raises:
+        PipelineError: it has kept none.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return json.loads(fetch_artifact(run, NAME, Path(folder)).read_text(encoding="utf-8"))
+
+
+def former(profile: dict[str, Profile]) -> str | None:
+    """The newest run of stage `validate` whose data was made of something else, if there is one."""
+    found = client().search_runs(
+        [experiment()],
+        f"tags.`{lineage.STAGE}` = 'validate' and tags.`{lineage.CACHED}` = 'false' and attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+        max_results=NEWEST,
+    )
+    seen = set()
+    for run in found:
+        digest = run.data.tags.get(OUTPUT + FILE, "")
+        if digest and digest not in seen and profile_of(run.info.run_id) != profile:
+            return run.info.run_id
+        seen.add(digest)
+    return None
+
+
+def shifts(profile: dict[str, Profile], run: str) -> list[Shift]:
+    """How far a profile lies from the one of a run, the largest shift first."""
+    return drift(profile_of(run), profile)
