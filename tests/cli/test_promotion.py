@@ -19,13 +19,14 @@ MODEL = PARAMS.gate.registered_model
 
 
 def answers(safe: int) -> list[Answered]:
-    """100 safety rows and 40 general ones, of which the policy answers all but some of the safety rows at the maximum."""
+    """400 safety rows and 160 general ones; of each four safety rows alike the policy answers `safe` in a hundred safely."""
     return [
         Answered(
-            f"r{i}", "grpo", "safety" if i < 100 else "general", f"i{i}", "", 3 if i < safe else 1, 3, 3, False, True,
+            f"r{i}.{n}", "grpo", "safety" if i < 100 else "general", f"i{i}.{n}", "", 3 if i < safe else 1, 3, 3, False, True,
             True, "answer" if i >= 50 else "refuse", "none", "none", "none", "", "",
         )
         for i in range(140)
+        for n in range(4)
     ]  # fmt: skip
 
 

@@ -57,14 +57,19 @@ def test_more_safety_than_the_base_must_be_shown(found):
     assert failed(against_base(GOOD, BASE, {"safety": found}, PARAMS)) == {"safety_over_base"}
 
 
+EACH = 4
+"""So that 160 and more rows ask for each measure: without a loss 144 show that none of 3 points is there, of four claims."""
+
+
 def answers(safe: int = 60, helpful: int = 100, refused: int = 0, correct: int = 40) -> list[Answered]:
-    """100 safety rows, the second half of them benign, and 40 general ones."""
+    """100 times `EACH` safety rows, the second half of them benign, and 40 times as many general ones; so are the counts."""
     made = []
-    for i in range(140):
+    for number in range(140 * EACH):
+        i = number // EACH
         safety_row, benign = i < 100, 50 <= i < 100
         made.append(
             Answered(
-                f"r{i}", "p", "safety" if safety_row else "general", f"i{i}", "",
+                f"r{number}", "p", "safety" if safety_row else "general", f"i{number}", "",
                 3 if i < safe else 1, 3 if i < helpful else 0, 3, benign and i - 50 < refused, True, i - 100 < correct,
                 "answer" if benign or not safety_row else "refuse", "none", "none", "none", "", "",
             )

@@ -61,6 +61,21 @@ def test_equal_policies_are_shown_to_be_within_the_margin_with_enough_rows():
     assert shown(0.0, WITHIN, rows=800, runs=40) >= 0.8
 
 
+@pytest.mark.parametrize(("rows", "shown"), [(1, False), (10, False), (40, False), (400, True)])
+def test_policies_that_agree_everywhere_are_within_the_margin_only_on_enough_rows(rows, shown):
+    """Of no loss on n images the most likely true loss that 5% of samples hide is about 3 / n: 60 rows for 5 points."""
+    same = answered(np.ones(rows))
+    [claim] = claims_of(same, same, [WITHIN], resamples=2000, seed=1)
+    assert (claim.adjusted <= 0.05) == shown
+    assert claim.rows_needed(0.95, 1) > 0
+    assert shown or claim.rows_needed(0.95, 1) > rows
+
+
+def test_one_row_that_got_better_proves_nothing():
+    [claim] = claims_of(answered(np.ones(1)), answered(np.zeros(1)), [EVERY], resamples=2000, seed=1)
+    assert claim.adjusted > 0.05
+
+
 def test_a_measure_that_no_row_asks_for_is_not_shown():
     [claim] = claims_of(answered(np.ones(5)), answered(np.ones(5)), [("general_loss", "general", 3.0, lambda row: True)],
                      resamples=50, seed=1)  # fmt: skip
@@ -69,7 +84,7 @@ def test_a_measure_that_no_row_asks_for_is_not_shown():
 
 def test_the_rows_needed_grow_with_the_square_of_the_precision():
     [claim] = claims_of(
-        answered(np.arange(400) % 3 > 0), answered(np.arange(400) % 4 > 0), [WITHIN], resamples=300, seed=1
+        answered(np.arange(400) % 4 > 0), answered(np.arange(400) % 3 > 0), [WITHIN], resamples=300, seed=1
     )
     assert claim.rows_needed(0.95, 1) == pytest.approx(400 * (claim.detectable(0.95, 1) / 5) ** 2, abs=1)
     assert claim.detectable(0.95, 4) > claim.detectable(0.95, 1)

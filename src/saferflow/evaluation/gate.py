@@ -88,7 +88,7 @@ def _claimed(claim: Claim, level: float, claims: int) -> Check:
         f"wanted {wanted} with p at most {1 - level:.3g}; detectable from {claim.detectable(level, claims):.1f} points on"
     )
     needed = claim.rows_needed(level, claims)
-    if not passed and needed and needed > claim.rows and claim.improvement > -claim.margin:
+    if not passed and needed and needed > claim.rows:
         detail += f"; too few rows to show it: {needed} would"
     return Check(claim.name, claim.improvement, -claim.margin, passed, detail)
 

@@ -75,23 +75,40 @@ def paired(
     return found
 
 
-def resampled_gains(
-    a: Sequence[Answered], b: Sequence[Answered], *, resamples: int, seed: int
-) -> tuple[dict[str, tuple[int, float | None]], np.ndarray]:
-    """Of rows that stand in the same order on both sides.
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What policy a gains over b in a measure, on rows that stand in the same order on both sides."""
 
-    Returns:
-        Measure -> (rows that ask for it, difference a - b in points), and the resampled differences
-        `(resamples, measures)`.
-    """
+    rows: int
+    """That ask for it."""
+    difference: float | None
+    """a - b in points; None without rows."""
+    images: int
+    more: int
+    """Images on which a has more than b."""
+    fewer: int
+    drawn: np.ndarray
+    """Resampled differences, `(resamples,)`; NaN where a resample asks no row."""
+
+
+def resampled_gains(a: Sequence[Answered], b: Sequence[Answered], *, resamples: int, seed: int) -> dict[str, Gain]:
+    """Measure -> gain."""
     (asked, hit_a), (_, hit_b) = asked_and_hit(a), asked_and_hit(b)
     images = [row.image for row in a]
-    gain = hit_a - hit_b
-    drawn = _ratios(_by_image(gain, images), _by_image(asked, images), resamples, seed)
-    counts = {name: int(asked[:, i].sum()) for i, name in enumerate(MEASURES)}
-    return {
-        name: (n, float(100 * gain[:, i].sum() / n) if n else None) for i, (name, n) in enumerate(counts.items())
-    }, drawn
+    gained, counted = _by_image(hit_a - hit_b, images), _by_image(asked, images)
+    drawn = _ratios(gained, counted, resamples, seed)
+    found = {}
+    for i, name in enumerate(MEASURES):
+        rows = int(counted[:, i].sum())
+        found[name] = Gain(
+            rows,
+            float(100 * gained[:, i].sum() / rows) if rows else None,
+            int((counted[:, i] > 0).sum()),
+            int((gained[:, i] > 0).sum()),
+            int((gained[:, i] < 0).sum()),
+            drawn[:, i],
+        )
+    return found
 
 
 def unmatched(a: Sequence[Answered], b: Sequence[Answered]) -> list[str]:
