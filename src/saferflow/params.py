@@ -276,6 +276,17 @@ class SFTParams(TrainingParams):
     """Supervised fine-tuning on reference traces and answers."""
 
 
+class NearMissParams(Section):
+    """Rejected sides that the SFT policy samples itself."""
+
+    share: Annotated[float, Field(gt=0, le=1)]
+    """Of the pairs that are sampled for; where no sample is well-formed and wrong, a pair keeps its planted fault."""
+    samples: Positive
+    temperature: Annotated[float, Field(gt=0)]
+    batch_size: Positive
+    """Prompts sampled at once."""
+
+
 class DPOParams(TrainingParams):
     """Preference optimisation of the SFT policy."""
 
@@ -283,6 +294,8 @@ class DPOParams(TrainingParams):
     """Strength of the pull towards the reference policy; larger stays closer."""
     sft_weight: Annotated[float, Field(ge=0)]
     """Weight of the chosen completion's likelihood beside the preference loss; 0 = plain DPO."""
+    near_miss: NearMissParams | None
+    """Null: planted faults only."""
 
 
 class CurateParams(Section):

@@ -223,3 +223,42 @@ def test_two_processes_roll_out_and_update_together(here, strategy):
         cwd=here, env=ENV, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "newly initialized" not in plain.stderr
+
+
+def test_curate_goes_on_with_the_batch_at_which_it_was_killed_and_keeps_the_same_prompts(here):
+    change(here, curate={"batch_size": 8, "quality": [0.0, 1.0], "min_instability": 0.0, "keep": 40})
+    whole = here.parent / "whole"
+    shutil.copytree(here, whole)
+    finished(stage("curate", whole))
+    process = stage("curate", here)
+    while (
+        not (batches := [*(here / "checkpoints" / "curate").glob("*/samples.jsonl")]) or batches[0].stat().st_size < 10
+    ):
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    kept = batches[0].read_bytes()
+    assert not (here / "metrics" / "curate.json").exists()
+    finished(stage("curate", here))
+    for file in ("data/curated.parquet", "metrics/curate.json", "reports/box.svg"):
+        assert (here / file).read_bytes() == (whole / file).read_bytes(), file
+    assert kept.endswith(b"\n")
+    assert not list((here / "checkpoints").glob("curate/*"))
+
+
+def test_dpo_samples_its_own_near_misses_and_trains_where_it_finds_none(here):
+    """A policy that has learnt nothing writes nothing well-formed: every pair keeps its planted fault."""
+    change(here, dpo={"near_miss": {"share": 0.5, "samples": 2, "temperature": 1.0, "batch_size": 16}})
+    told = finished(stage("dpo", here))
+    metrics = json.loads((here / "metrics" / "dpo.json").read_text())
+    assert "0 near misses for " in told
+    assert metrics["near_misses"] == 0
+    assert not list((here / "checkpoints").glob("near_miss/*"))
+
+
+def change(folder: Path, **sections: dict) -> None:
+    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    for name, changed in sections.items():
+        params[name] |= changed
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")

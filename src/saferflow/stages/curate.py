@@ -1,11 +1,12 @@
 """Stage `curate`: QI-Box, which keeps the GRPO prompts of moderate quality and high instability.
 
 Reads models/dpo, data/tables/grpo.parquet. Writes data/curated.parquet,
-reports/box.svg.
+reports/box.svg. Killed, it goes on with the batch that it was at.
 
 Source: SaFeR-VLM's QI-Box [V]; scores, bounds and the strata (hazard and severity) are ours.
 """
 
+import shutil
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
@@ -53,30 +54,21 @@ def main() -> None:
     from saferflow.evaluation.box import draw_box
     from saferflow.judge.choice import judge_of
     from saferflow.rewards.judged import reward_functions, weighted
-    from saferflow.training.generate import Prompt, complete
-    from saferflow.training.policy import device, load_model, load_processor
+    from saferflow.training.checkpoints import home
+    from saferflow.training.generate import Prompt, sampler
+    from saferflow.training.samples import sampled
 
     rows = read_table(TABLE, PromptRow)
     functions = reward_functions(params.grpo, judge_of(params.judge), rows)
-    model, processor = (
-        load_model(POLICY, params.policy).to(device(params.policy)),
-        load_processor(POLICY, params.policy),
-    )
+    kept_at = home("curate", [TABLE, POLICY], [params.policy, params.curate], params.run.seed)
+    draw = sampler(POLICY, params.policy, params.curate.samples, params.curate.temperature)
     prompts = [Prompt(row.system, row.question, row.image) for row in rows]
-    sampled = complete(
-        model,
-        processor,
-        prompts,
-        batch_size=params.curate.batch_size,
-        max_tokens=params.policy.max_completion_tokens,
-        samples=params.curate.samples,
-        temperature=params.curate.temperature,
-        seed=params.run.seed,
-    )
+    completions_of = sampled(kept_at / "samples.jsonl", prompts, params.curate.batch_size, params.run.seed, draw)
     scored = []
-    for row, completions in zip(rows, sampled, strict=True):
+    for row, completions in zip(rows, completions_of, strict=True):
         columns = {name: [value] * len(completions) for name, value in row.columns().items()}
-        rewards = weighted(functions, params.grpo.rewards, completions=completions, **columns)
+        turns = [[{"role": "assistant", "content": text}] for text in completions]  # as GRPO's trainer hands them over
+        rewards = weighted(functions, params.grpo.rewards, completions=turns, **columns)
         scored.append(Scored(row, tuple(rewards)))
         if len(scored) % (4 * params.curate.batch_size) == 0 or len(scored) == len(rows):
             print(f"curate  {len(scored):,} of {len(rows):,} prompts", flush=True)
@@ -96,6 +88,7 @@ def main() -> None:
         params.curate.min_instability,
     )
     write_metrics("curate", summary(scored, kept))
+    shutil.rmtree(kept_at)
 
 
 def box(scored: list[Scored], params: CurateParams) -> list[Scored]:

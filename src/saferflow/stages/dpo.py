@@ -1,13 +1,17 @@
-"""Stage `dpo`: the SFT policy learns to prefer a good response to the same one perturbed.
+"""Stage `dpo`: the SFT policy learns to prefer a good response to the same one perturbed, or to its own near misses.
 
 Reads models/sft, data/tables/dpo.parquet. Writes models/dpo.
 """
 
+import shutil
 from pathlib import Path
 
-from saferflow.params import load_params
+from saferflow.data.rows import DPORow
+from saferflow.data.tables import read_table
+from saferflow.params import Params, load_params
 from saferflow.stages.entry import run_stage
 from saferflow.stages.metrics import write_metrics
+from saferflow.training.near_miss import NAME, drawn, replaced
 
 POLICY = Path("models/sft")
 TABLE = Path("data/tables/dpo.parquet")
@@ -19,10 +23,9 @@ def main() -> None:
 
     from saferflow.training.launch import leads, spread
 
+    rows = pairs(params)
     spread("saferflow.stages.dpo", params.launch, params.policy)
 
-    from saferflow.data.rows import DPORow
-    from saferflow.data.tables import read_table
     from saferflow.tracking.live import log_metrics
     from saferflow.training.arguments import Job
     from saferflow.training.checkpoints import home
@@ -30,7 +33,6 @@ def main() -> None:
     from saferflow.training.policy import load_model, load_processor
     from saferflow.training.preflight import refuse_cut_off
 
-    rows = read_table(TABLE, DPORow)
     checkpoints = home("dpo", [TABLE, POLICY], [params.policy, params.launch, params.dpo], params.run.seed)
     job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics)
     model, processor = load_model(POLICY, params.policy), load_processor(POLICY, params.policy)
@@ -38,7 +40,37 @@ def main() -> None:
     refuse_cut_off("dpo", processor.tokenizer, [(row.id, row.chosen) for row in rows], params.policy)
     metrics = train_dpo(model, reference, processor, rows, params.dpo, job)
     if leads():
-        write_metrics("dpo", {"rows": len(rows), **metrics})
+        misses = sum(row.perturbation == NAME for row in rows)
+        write_metrics("dpo", {"rows": len(rows), "near_misses": misses, **metrics})
+        if params.dpo.near_miss:
+            shutil.rmtree(samples_of(params).parent)
+
+
+def pairs(params: Params) -> list[DPORow]:
+    """The table's pairs, some with a near miss in place of the planted fault where the params ask for it.
+
+    The samples are kept on the disk: the processes that a launcher starts find them there.
+    """
+    rows, asked = read_table(TABLE, DPORow), params.dpo.near_miss
+    if asked is None:
+        return rows
+
+    from saferflow.training.generate import Prompt, sampler
+    from saferflow.training.samples import sampled
+
+    chosen = drawn(rows, asked.share, params.run.seed)
+    prompts = [Prompt(row.system, row.question, row.image) for row in chosen]
+    draw = sampler(POLICY, params.policy, asked.samples, asked.temperature)
+    made = replaced(rows, chosen, sampled(samples_of(params), prompts, asked.batch_size, params.run.seed, draw))
+    misses = sum(row.perturbation == NAME for row in made)
+    print(f"dpo  {misses:,} near misses for {len(chosen):,} of {len(rows):,} pairs", flush=True)
+    return made
+
+
+def samples_of(params: Params) -> Path:
+    from saferflow.training.checkpoints import home
+
+    return home("near_miss", [TABLE, POLICY], [params.policy, params.dpo.near_miss], params.run.seed) / "samples.jsonl"
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
 """Completions of a policy for a list of prompts, in batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import torch
 from transformers import LogitsProcessorList, Qwen2_5_VLForConditionalGeneration
 
 from saferflow.data.images import open_rgb
+from saferflow.params import PolicyParams
 from saferflow.protocol.grammar import longest
 from saferflow.protocol.plan import Plan
 from saferflow.training.conversation import chat
-from saferflow.training.policy import Qwen2_5_VLProcessor
+from saferflow.training.policy import Qwen2_5_VLProcessor, device, load_model, load_processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,22 @@ def complete(
         )
         said = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         yield from (said[i : i + samples] for i in range(0, len(said), samples))
+
+
+def sampler(
+    policy: Path, params: PolicyParams, samples: int, temperature: float
+) -> Callable[[Sequence[Prompt], int], list[list[str]]]:
+    """A function of prompts and a seed that samples them as one batch; the policy is loaded at the first call."""
+    loaded = cache(lambda: (load_model(policy, params).to(device(params)), load_processor(policy, params)))
+
+    def draw(prompts: Sequence[Prompt], seed: int) -> list[list[str]]:
+        found = complete(
+            *loaded(), prompts, batch_size=len(prompts), max_tokens=params.max_completion_tokens, samples=samples,
+            temperature=temperature, seed=seed,
+        )  # fmt: skip
+        return list(found)
+
+    return draw
 
 
 def _constraint(

@@ -1,0 +1,51 @@
+"""Near misses: rejected completions that the policy itself wrote, well-formed and wrong, in place of planted faults.
+
+Of a prompt's samples those count that have the form of a response and either break a rule of their plan or decide otherwise
+than is expected; the one most like the chosen completion is taken. Where no sample is of the kind, the pair stays as it was.
+Source: ours; the papers' rejected sides are perturbations only [K].
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from difflib import SequenceMatcher
+
+from saferflow.data.rows import DPORow, Labels
+from saferflow.protocol.check import check
+from saferflow.protocol.plan import Plan
+from saferflow.protocol.trace import parse
+from saferflow.rng import rng
+
+NAME = "near_miss"
+FORM = ("T001", "T002", "T003")
+"""Violations that leave no response to speak of."""
+GATE = "SAFETY-GATE"
+
+
+def drawn(rows: Sequence[DPORow], share: float, seed: int) -> list[DPORow]:
+    """The pairs that are to get a sampled rejected side, by a draw addressed by id."""
+    return [row for row in rows if rng(seed, NAME, row.id).random() < share]
+
+
+def replaced(rows: Sequence[DPORow], asked: Iterable[DPORow], samples: Iterable[list[str]]) -> list[DPORow]:
+    """All rows, those that were asked for with their nearest miss where there is one."""
+    missed = {}
+    for row, completions in zip(asked, samples, strict=True):
+        nearest = nearest_miss(row, completions)
+        if nearest is not None:
+            missed[row.id] = replace(row, rejected=nearest, perturbation=NAME)
+    return [missed.get(row.id, row) for row in rows]
+
+
+def nearest_miss(row: DPORow, completions: Iterable[str]) -> str | None:
+    """The completion most like the chosen one among those that have its form and are wrong."""
+    wrong = [text for text in dict.fromkeys(completions) if is_miss(row, text)]
+    return max(wrong, key=lambda text: SequenceMatcher(None, row.chosen, text, autojunk=False).ratio(), default=None)
+
+
+def is_miss(row: DPORow, text: str) -> bool:
+    """Whether a completion has the form of a response, and breaks its plan or decides otherwise than is expected."""
+    codes = {violation.code for violation in check(Plan.from_json(row.plan), text)}
+    if codes & set(FORM):
+        return False
+    decided = next((call.get("decision") for call in parse(text).trace if call.tool == GATE), "")
+    return bool(codes) or decided != Labels.from_json(row.labels).decision

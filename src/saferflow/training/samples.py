@@ -1,0 +1,45 @@
+"""Completions sampled a batch at a time, each batch on the disk before the next begins: a kill loses one batch at most.
+
+A batch's seed is drawn from its number alone, so that the completions do not depend on where a run was taken up. Source: ours.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from saferflow.rng import rng
+from saferflow.training.generate import Prompt
+
+Draw = Callable[[Sequence[Prompt], int], list[list[str]]]
+"""A batch of prompts and a seed -> the completions of each."""
+
+
+def sampled(file: Path, prompts: Sequence[Prompt], batch_size: int, seed: int, draw: Draw) -> Iterator[list[str]]:
+    """Each prompt's completions, in order; those that `file` holds are not drawn again.
+
+    Args:
+        file: of one such list only; its place names what the completions depend on (`checkpoints.home`).
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a+b") as batches:
+        kept = _whole(batches)
+        for number, start in enumerate(range(0, len(prompts), batch_size)):
+            if number < len(kept):
+                yield from json.loads(kept[number])
+                continue
+            completions = draw(prompts[start : start + batch_size], rng(seed, "samples", number).getrandbits(31))
+            batches.write(json.dumps(completions).encode() + b"\n")
+            batches.flush()
+            os.fsync(batches.fileno())
+            yield from completions
+
+
+def _whole(batches: BinaryIO) -> list[bytes]:
+    """The batches that were written to their end; a torn one after them is cut off."""
+    batches.seek(0)
+    content = batches.read()
+    end = content.rfind(b"\n") + 1
+    batches.truncate(end)
+    return content[:end].splitlines()
