@@ -1,0 +1,191 @@
+"""`saferflow data add`, in a real git and DVC repository: what is brought in, what is refused, and that nothing is left of it."""
+
+import csv
+import http.server
+import json
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from saferflow.cli.data_add import add, kind_of, source_of
+from saferflow.errors import DataError
+from saferflow.params import CorpusSource, OwnSource, load_params
+
+ROOT = Path(__file__).parents[2]
+ROWS = [{"prompt": f"Question {number}?", "type": "homonyms", "label": "safe"} for number in range(30)]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    folder = tmp_path / "project"
+    (folder / "data" / "sources").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(command, check=True, capture_output=True)
+    configure()
+    return folder
+
+
+def configure(**data) -> None:
+    raw = yaml.safe_load((ROOT / "profiles" / "micro.yaml").read_text(encoding="utf-8"))
+    raw["data"] |= data
+    Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+
+
+def bring(name: str, path, *, kind=None, licence=None, fields=(), hazards=(), dry_run=False) -> str:
+    console = Console(record=True, width=200)
+    params = load_params(Path("params.yaml"))
+    source = source_of(name, str(path), kind, licence, list(fields), list(hazards))
+    add(name, str(path), params, source, console, dry_run=dry_run)
+    return console.export_text()
+
+
+def corpus(folder: Path, rows=ROWS) -> Path:
+    file = folder / "xstest_prompts.csv"
+    with file.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, ["prompt", "type", "label"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return file
+
+
+def own(folder: Path, rows: list) -> Path:
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def test_a_corpus_comes_under_dvc_with_its_counts_and_the_lines_for_the_params(project, tmp_path):
+    told = bring("xstest", corpus(tmp_path))
+    assert "xstest: 30 rows, licence CC-BY-4.0" in told
+    for line in ("evaluation", "answer", "none"):
+        assert line in told
+    assert yaml.safe_load(Path("data/sources/xstest.dvc").read_text())["outs"][0]["path"] == "xstest"
+    assert Path("data/sources/xstest/xstest_prompts.csv").read_bytes() == corpus(tmp_path).read_bytes()
+    entry = yaml.safe_load(told[told.index("- kind") :])
+    assert CorpusSource.model_validate(entry[0]).path == "data/sources/xstest"
+    assert not Path(".saferflow/adding").exists()
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "tar.gz"])
+def test_folders_and_archives_come_in_as_well(project, tmp_path, form):
+    held = tmp_path / "held"
+    held.mkdir()
+    file = corpus(held)
+    if form == "zip":
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.write(file, file.name)
+    elif form == "tar.gz":
+        with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+            archive.add(file, file.name)
+    bring("xstest", held if form == "folder" else tmp_path / f"a.{form}")
+    assert Path("data/sources/xstest/xstest_prompts.csv").exists()
+
+
+def test_an_address_is_imported_by_dvc_so_that_it_can_be_brought_up_to_date(project, tmp_path):
+    own(tmp_path, [{"id": str(number), "question": "Q?"} for number in range(5)])
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/rows.jsonl"
+    told = bring("mine.jsonl", address, kind="jsonl")
+    server.shutdown()
+    assert "5 rows" in told
+    assert yaml.safe_load(Path("data/sources/mine.jsonl.dvc").read_text())["deps"][0]["path"] == address
+    assert Path("data/sources/mine.jsonl").read_bytes() == (tmp_path / "rows.jsonl").read_bytes()
+
+
+def test_rows_of_ones_own_are_mapped_as_asked(project, tmp_path):
+    rows = [{"key": str(n), "prompt": "Q?", "topic": "Fraud", "expected": "refuse"} for n in range(4)]
+    fields = ("id=key", "question=prompt", "hazard=topic")
+    told = bring("mine", own(tmp_path, rows), licence="MIT", fields=fields, hazards=["Fraud=S2"])
+    assert "mine: 4 rows, licence MIT" in told
+    assert "S2" in told
+    entry = OwnSource.model_validate(yaml.safe_load(told[told.index("- kind") :])[0])
+    assert entry.fields == {"id": "key", "question": "prompt", "hazard": "topic"}
+
+
+def refused(match: str, *arguments, **options) -> None:
+    with pytest.raises(DataError, match=match):
+        bring(*arguments, **options)
+    assert [path.name for path in Path("data/sources").iterdir() if path.name != ".gitignore"] == []
+    assert not Path(".saferflow/adding").exists()
+
+
+def test_a_licence_that_the_params_do_not_allow_is_refused(project, tmp_path):
+    configure(licences=["MIT"])
+    refused(r"allows MIT; data/sources/xstest: CC-BY-4\.0", "xstest", corpus(tmp_path))
+    refused("not stated", "mine", own(tmp_path, [{"id": "a", "question": "Q?"}]))
+
+
+def test_rows_that_are_no_good_are_told_and_leave_nothing(project, tmp_path):
+    rows = [*ROWS[:3], {"prompt": "?", "type": "x", "label": "maybe"}]
+    refused("xstest_prompts.csv:5: label is 'maybe'", "xstest", corpus(tmp_path, rows))
+    configure(on_bad_row="quarantine")
+    assert "label is 'maybe'" in bring("xstest", corpus(tmp_path, rows))
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "options", "told"),
+    [
+        pytest.param("xstest", "nowhere", {}, "no such file or folder", id="missing"),
+        pytest.param("xstest", "empty", {}, "holds no xstest_prompts", id="not-the-corpus"),
+        pytest.param("mine", "empty", {}, "name one of the corpora", id="no-rows"),
+        pytest.param("mine", "a.zip", {}, "say --kind", id="archive-of-what"),
+        pytest.param("mine", "rows.jsonl", {"fields": ["question"]}, "has no =", id="field-without-equals"),
+        pytest.param("mine", "rows.jsonl", {"fields": ["who=me"]}, "fields name who", id="unknown-field"),
+        pytest.param("mine", "rows.jsonl", {"hazards": ["Fraud=S99"]}, "hazards name S99", id="unknown-hazard"),
+        pytest.param("mine", "rows.jsonl", {"kind": "csv"}, "kind", id="unknown-kind"),
+        pytest.param("../mine", "rows.jsonl", {}, "path", id="name-leaves-the-folder"),
+        pytest.param("xstest", "rows.jsonl", {"licence": "MIT"}, "has its own kind, licence", id="corpus-with-licence"),
+    ],
+)  # fmt: skip
+def test_what_is_asked_for_wrongly_is_told(project, tmp_path, name, path, options, told):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    own(tmp_path, [{"id": "a", "question": "Q?"}])
+    refused(told, name, tmp_path / path, **options)
+
+
+def test_a_name_that_is_taken_is_refused_and_what_is_there_stays(project, tmp_path):
+    bring("xstest", corpus(tmp_path))
+    before = Path("data/sources/xstest/xstest_prompts.csv").read_bytes()
+    with pytest.raises(DataError, match="is there already"):
+        bring("xstest", corpus(tmp_path, ROWS[:2]))
+    assert Path("data/sources/xstest/xstest_prompts.csv").read_bytes() == before
+
+
+def test_a_dry_run_tells_and_adds_nothing(project, tmp_path):
+    assert "dry run" in bring("xstest", corpus(tmp_path), dry_run=True)
+    assert not list(Path("data/sources").glob("xstest*"))
+
+
+@pytest.mark.parametrize("form", ["zip", "tar"])
+def test_an_archive_that_reaches_outside_or_is_broken_is_refused(project, tmp_path, form):
+    archive = tmp_path / f"a.{form}"
+    if form == "zip":
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("../escaped.csv", "x")
+    else:
+        with tarfile.open(archive, "w") as file:
+            member = tarfile.TarInfo("../escaped.csv")
+            file.addfile(member)
+    refused("outside", "xstest", archive)
+    assert not list(tmp_path.rglob("escaped*"))
+    archive.write_bytes(b"neither")
+    refused("cannot be unpacked", "xstest", archive)
+
+
+def test_the_kind_of_a_folder_is_found(tmp_path):
+    (tmp_path / "rows.parquet").touch()
+    assert kind_of(tmp_path) == "parquet"
+    (tmp_path / "dataset_info.json").touch()
+    assert kind_of(tmp_path) == "datasets"
