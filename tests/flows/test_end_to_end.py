@@ -219,6 +219,7 @@ def test_a_users_own_records_run_through_the_whole_flow(checkout):
     status, output = run(checkout)
     assert status == 0, output
     assert ran(output) == STAGES[1:]
+    assert "large shift in sft, source" in output, "other rows than before"
     told = json.loads((checkout / "metrics" / "plan.json").read_text())
     assert told["quarantined"] == 0
     assert sum(told[table] for table in ("sft", "dpo", "grpo", "evaluation")) == len(records)

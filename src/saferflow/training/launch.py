@@ -38,10 +38,15 @@ def spread(module: str, launch: LaunchParams, policy: PolicyParams) -> None:
     import torch
 
     gpus = torch.cuda.device_count()
-    if (gpus or policy.device == "cuda") and gpus < launch.processes:
+    if policy.device == "cuda" and not gpus:
         raise TrainingError(
-            f"launch.processes is {launch.processes} and this node has {gpus} GPUs; "
-            "set launch.processes to that, and raise the micro batches' share by batch_size"
+            "policy.device is cuda and this node has no GPU; run on one that has, or set policy.device to auto and "
+            "launch.processes to 1"
+        )
+    if 0 < gpus < launch.processes:
+        raise TrainingError(
+            f"launch.processes is {launch.processes} and this node has {gpus} GPUs; set launch.processes to {gpus}, or run on "
+            "a node that has as many"
         )
     meet = ["--standalone"] if launch.nodes == 1 else ["--rdzv-backend", "c10d", "--rdzv-endpoint", launch.rendezvous]
     command = [
