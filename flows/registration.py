@@ -74,7 +74,7 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
         version = registry.register(model, model_source, parent, _with_parents(tags, champion))
     else:
         registry.retag(version, tags)
-    registry.point(registry.CANDIDATE, version)
+    registry.nominate(version)
     allowed, reason = may_lead(params, version, champion)
     if allowed:
         registry.promote(version, reason, champion.number if champion else None)

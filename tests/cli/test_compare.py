@@ -29,6 +29,7 @@ def answers(safe: int, rows: int = 100) -> list[Answered]:
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     """Two registered pipeline runs; the second changed one parameter, one module and its rows' answers."""
+    monkeypatch.chdir(tmp_path)
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     made = client.create_experiment("align", artifact_location=(tmp_path / "artifacts").as_uri())
     for module in (runs, registry, pipeline_runs):
@@ -53,7 +54,7 @@ def store(tmp_path, monkeypatch):
         write_table(tmp_path / "evaluated.parquet", answers(safe), Answered)
         client.log_artifact(parent, str(tmp_path / "evaluated.parquet"))
         version = registry.register(MODEL, "file:///weights", parent, {registry.EVALUATION_RUN: parent})
-        registry.point(registry.CANDIDATE if number else registry.CHAMPION, version)
+        registry.nominate(version) if number else registry.promote(version, "the first", None)
         found.append((parent, child))
     return found, client
 

@@ -12,7 +12,7 @@ from saferflow.data.rows import Answered
 from saferflow.data.tables import write_table
 from saferflow.errors import PipelineError
 from saferflow.params import load_params
-from saferflow.tracking import ledger, registry, runs
+from saferflow.tracking import registry, runs
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 MODEL = PARAMS.gate.registered_model
@@ -49,7 +49,7 @@ def version(tmp_path, monkeypatch):
             client.log_artifact(run, str(tmp_path / name))
         tags = {registry.MODEL_DIGEST: str(safe), registry.EVALUATION_RUN: run}
         made = registry.register(MODEL, "file:///weights", run, tags)
-        registry.point(registry.CANDIDATE, made)
+        registry.nominate(made)
         return made
 
     return make
@@ -72,7 +72,7 @@ def test_the_candidate_becomes_champion_where_there_was_none(version):
     assert "there was no champion to compare with" in told
     assert holder("champion") == 1
     assert "it is the champion already" in promote()[1]
-    assert [move.after for move in ledger.read()] == [1]
+    assert [line.moves for line in registry.history(MODEL)[0]] == [{"candidate": (None, 1)}, {"champion": (None, 1)}]
 
 
 def test_a_better_one_takes_its_place_and_a_rollback_brings_it_back(version):
@@ -90,9 +90,9 @@ def test_a_better_one_takes_its_place_and_a_rollback_brings_it_back(version):
     promotion.rollback(Console(), PARAMS, "users complained", dry_run=False)
     assert (holder("champion"), holder("previous")) == (1, 2)
     console = Console(record=True, width=200)
-    promotion.history(console)
-    assert "5 moves" in (told := console.export_text())
-    assert told.count("users complained") == 2
+    promotion.history(console, MODEL)
+    assert "5 lines" in (told := console.export_text())
+    assert told.count("users complained") == 1, "one line, two moves"
 
 
 def test_a_dry_run_moves_nothing(version):
@@ -101,7 +101,7 @@ def test_a_dry_run_moves_nothing(version):
     assert allowed
     assert "it would be made champion; nothing was moved" in told
     assert holder("champion") is None
-    assert ledger.read() == []
+    assert [line.moves for line in registry.history(MODEL)[0]] == [{"candidate": (None, 1)}]
 
 
 @pytest.mark.parametrize(

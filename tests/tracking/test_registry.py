@@ -1,5 +1,6 @@
 """Who leads: promotion, rollback, two at once, and moves that were cut short, on a real MLflow store."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,17 +10,16 @@ import pytest
 from mlflow import MlflowClient
 from saferflow.errors import PipelineError
 from saferflow.tracking import registry, runs
-from saferflow.tracking.ledger import append, move, read
+from saferflow.tracking.ledger import key, line_after
 
 ROOT = Path(__file__).parents[2]
 MODEL = "policy"
 PROMOTE = """
 import sys
-from pathlib import Path
 from mlflow import MlflowClient
 from saferflow.errors import PipelineError
 from saferflow.tracking import registry, runs
-store, ledger, number = sys.argv[1:]
+store, number = sys.argv[1:]
 client = MlflowClient(store)
 for module in (runs, registry):
     module.client = lambda: client
@@ -27,7 +27,7 @@ version = registry.by_number("policy", int(number))
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    registry.promote(version, f"by process {number}", 1, Path(ledger))
+    registry.promote(version, f"by process {number}", 1)
     print("promoted")
 except PipelineError as error:
     print(error)
@@ -37,6 +37,7 @@ except PipelineError as error:
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     """A registered model with three versions; gives the store's address."""
+    monkeypatch.chdir(tmp_path)
     address = f"sqlite:///{tmp_path}/mlflow.db"
     client = MlflowClient(address)
     for module in (runs, registry):
@@ -52,41 +53,54 @@ def holder(alias):
     return found.number if found else None
 
 
-def test_a_promotion_moves_two_aliases_and_a_rollback_swaps_them_back(store, tmp_path):
-    ledger = tmp_path / "ledger.jsonl"
-    assert registry.promote(registry.by_number(MODEL, 1), "the first", None, ledger) is None
-    assert registry.promote(registry.by_number(MODEL, 2), "better", 1, ledger).number == 1
+def told() -> list[dict]:
+    """The moves of each line of the ledger."""
+    return [line.moves for line in registry.history(MODEL)[0]]
+
+
+def promote(number: int, expected: int | None, reason: str = "better"):
+    return registry.promote(registry.by_number(MODEL, number), reason, expected)
+
+
+def test_a_promotion_moves_two_aliases_in_one_line_and_a_rollback_swaps_them_back(store):
+    assert promote(1, None) is None
+    assert promote(2, 1).number == 1
     assert (holder("champion"), holder("previous")) == (2, 1)
-    now, before = registry.rollback(MODEL, "it was not", ledger)
+    now, before = registry.rollback(MODEL, "it was not")
     assert (now.number, before.number) == (1, 2)
     assert (holder("champion"), holder("previous")) == (1, 2)
-    told = [(one.alias, one.before, one.after) for one in read(ledger)]
-    assert told == [
-        ("champion", None, 1), ("previous", None, 1), ("champion", 1, 2), ("champion", 2, 1), ("previous", 1, 2),
-    ]  # fmt: skip
+    assert told() == [
+        {"champion": (None, 1)},
+        {"champion": (1, 2), "previous": (None, 1)},
+        {"champion": (2, 1), "previous": (1, 2)},
+    ]
 
 
-def test_the_champion_is_not_moved_onto_itself(store, tmp_path):
-    ledger = tmp_path / "ledger.jsonl"
-    registry.promote(registry.by_number(MODEL, 1), "the first", None, ledger)
-    assert registry.promote(registry.by_number(MODEL, 1), "again", 1, ledger) is None
-    assert len(read(ledger)) == 1
+def test_the_candidate_is_in_the_ledger_too_and_once(store):
+    for number in (1, 1, 2):
+        registry.nominate(registry.by_number(MODEL, number))
+    assert told() == [{"candidate": (None, 1)}, {"candidate": (1, 2)}]
 
 
-def test_a_decision_against_a_former_champion_is_refused(store, tmp_path):
-    ledger = tmp_path / "ledger.jsonl"
-    registry.promote(registry.by_number(MODEL, 1), "the first", None, ledger)
+def test_the_champion_is_not_moved_onto_itself(store):
+    promote(1, None)
+    assert promote(1, 1) is None
+    assert len(told()) == 1
+
+
+def test_a_decision_against_a_former_champion_is_refused(store):
+    promote(1, None)
     with pytest.raises(PipelineError, match="is version 1 and not nobody any more: another promotion came first"):
-        registry.promote(registry.by_number(MODEL, 2), "late", None, ledger)
+        promote(2, None)
     assert holder("champion") == 1
 
 
-def test_without_a_former_champion_there_is_no_way_back(store, tmp_path):
+def test_without_a_former_champion_there_is_no_way_back(store):
     with pytest.raises(PipelineError, match="nothing to go back to"):
-        registry.rollback(MODEL, "why not", tmp_path / "ledger.jsonl")
-    registry.promote(registry.by_number(MODEL, 1), "the first", None, tmp_path / "ledger.jsonl")
+        registry.rollback(MODEL, "why not")
+    promote(1, None)
     with pytest.raises(PipelineError, match="has no previous version"):
-        registry.rollback(MODEL, "why not", tmp_path / "ledger.jsonl")
+        registry.rollback(MODEL, "why not")
 
 
 def test_a_version_that_is_not_there_is_named_with_those_that_are(store):
@@ -94,26 +108,58 @@ def test_a_version_that_is_not_there_is_named_with_those_that_are(store):
         registry.by_number(MODEL, 7)
 
 
-def test_a_move_that_was_cut_short_is_finished_by_the_next_command(store, tmp_path):
-    ledger = tmp_path / "ledger.jsonl"
-    registry.promote(registry.by_number(MODEL, 1), "the first", None, ledger)
-    append(move(MODEL, "previous", None, 1, "better"), ledger)
-    registry.point("previous", registry.by_number(MODEL, 1))
-    append(move(MODEL, "champion", 1, 2, "better"), ledger)  # and here the process was killed
-    assert holder("champion") == 1
-    [finished] = registry.settle(ledger)
-    assert (finished.alias, finished.after) == ("champion", 2)
-    assert (holder("champion"), holder("previous")) == (2, 1)
-    assert registry.settle(ledger) == []
+@pytest.mark.parametrize("done", [0, 1], ids=["before-the-first-move", "between-the-two"])
+def test_a_promotion_that_was_cut_short_is_finished_by_the_next_command(store, done):
+    promote(1, None)
+    promote(2, 1)
+    moves = {"champion": (2, 3), "previous": (1, 2)}
+    line = line_after(registry.history(MODEL)[0], moves, "better")
+    registry.client().set_registered_model_tag(
+        MODEL, key(3), line.to_json()
+    )  # and here, or a move later, it was killed
+    for alias in [*moves][:done]:
+        registry.client().set_registered_model_alias(MODEL, alias, str(moves[alias][1]))
+    lines, astray = registry.history(MODEL)
+    assert (holder("champion"), holder("previous")) == (3, 2)
+    assert (lines[-1], astray) == (line, {})
+
+
+def test_an_alias_that_was_moved_by_hand_is_told_and_left(store):
+    promote(1, None)
+    promote(2, 1)
+    registry.client().set_registered_model_alias(MODEL, "champion", "1")
+    assert registry.history(MODEL)[1] == {"champion": (2, 1)}
+    registry.client().delete_registered_model_alias(MODEL, "champion")
+    assert registry.history(MODEL)[1] == {"champion": (2, None)}
+    assert holder("champion") is None
+
+
+def test_two_checkouts_that_share_a_registry_write_one_ledger(store, tmp_path, monkeypatch):
+    promote(1, None)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    promote(2, 1)
+    monkeypatch.chdir(tmp_path)
+    promote(3, 2)
+    assert [line["champion"] for line in told()] == [(None, 1), (1, 2), (2, 3)]
+
+
+def test_a_ledger_that_lost_its_last_line_moves_nothing_more(store):
+    promote(1, None)
+    promote(2, 1)
+    registry.client().delete_registered_model_tag(MODEL, key(2))
+    with pytest.raises(PipelineError, match="had 2 lines when this checkout last looked"):
+        promote(3, 2)
+    assert holder("champion") == 2
 
 
 def test_two_promotions_at_once_end_with_one_champion(store, tmp_path):
-    ledger = tmp_path / "ledger.jsonl"
-    registry.promote(registry.by_number(MODEL, 1), "the first", None, ledger)
+    promote(1, None)
     racing = [
         subprocess.Popen(
-            [sys.executable, "-c", PROMOTE, store, str(ledger), number],
-            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [sys.executable, "-c", PROMOTE, store, number],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True,
         )
         for number in ("2", "3")
     ]  # fmt: skip
@@ -122,9 +168,9 @@ def test_two_promotions_at_once_end_with_one_champion(store, tmp_path):
     for process in racing:
         process.stdin.write("go\n")
         process.stdin.flush()
-    told = [process.communicate(timeout=60)[0].strip() for process in racing]
-    assert sorted(text == "promoted" for text in told) == [False, True]
-    assert any("another promotion came first" in text for text in told)
-    winner = 2 + told.index("promoted")
+    said = [process.communicate(timeout=60)[0].strip() for process in racing]
+    assert sorted(text == "promoted" for text in said) == [False, True]
+    assert any("another promotion came first" in text for text in said)
+    winner = 2 + said.index("promoted")
     assert (holder("champion"), holder("previous")) == (winner, 1)
-    assert [one.after for one in read(ledger) if one.alias == "champion"] == [1, winner]
+    assert [line["champion"] for line in told()] == [(None, 1), (1, winner)]

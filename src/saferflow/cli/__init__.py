@@ -246,16 +246,17 @@ def rollback(
 
 @app.command()
 def ledger() -> None:
-    """Every move of `champion` and `previous`: when, from which version to which, by whom, why.
+    """Every move of `candidate`, `champion` and `previous`: when, from which version to which, by whom, why.
 
-    The lines are chained by hashes: a changed, lost or inserted one is an error that names it.
+    The lines live in the registry, chained by hashes: a changed, lost or inserted one is an error that names it, and an alias
+    that was moved by hand is named.
     """
-    _project()
+    _, params = _project()
     from rich.console import Console
 
     from saferflow.cli import promotion
 
-    promotion.history(Console(highlight=False))
+    promotion.history(Console(highlight=False), params.gate.registered_model)
 
 
 data = typer.Typer(no_args_is_help=True, help="Rows: where they come from, and what they went into.")

@@ -14,13 +14,15 @@ from saferflow.data.tables import read_table
 from saferflow.errors import PipelineError
 from saferflow.params import Params
 from saferflow.stages.gate import CANDIDATE, EVALUATED, VERDICT, compare_with_champion
-from saferflow.tracking import ledger, registry, runs
+from saferflow.tracking import registry, runs
 
 COMPARISON = "champion_comparison.json"
 
 
-def may_lead(params: Params, version: registry.Version, champion: registry.Version | None) -> tuple[bool, str]:
-    """The verdicts on a version, and why in words; the comparison with the champion is kept in the version's run.
+def may_lead(
+    params: Params, version: registry.Version, champion: registry.Version | None, *, keep: bool = True
+) -> tuple[bool, str]:
+    """The verdicts on a version, and why in words; the comparison with the champion is kept in its run, if `keep`.
 
     Raises:
         PipelineError: the version's evaluation is nowhere to be found.
@@ -34,7 +36,8 @@ def may_lead(params: Params, version: registry.Version, champion: registry.Versi
     if champion.number == version.number:
         return True, "it is the champion already"
     comparison = compare_with_champion(_rows(version), _rows(champion), params)
-    runs.log_text(version.tags[registry.EVALUATION_RUN], json.dumps(comparison.to_dict(), indent=2), COMPARISON)
+    if keep:
+        runs.log_text(version.tags[registry.EVALUATION_RUN], json.dumps(comparison.to_dict(), indent=2), COMPARISON)
     if not comparison.passed:
         failed = ", ".join(check.name for check in comparison.checks if not check.passed)
         return False, f"not better than champion version {champion.number}: {failed}"
@@ -50,7 +53,7 @@ def promote(console: Console, params: Params, number: int | None, *, dry_run: bo
     model = params.gate.registered_model
     version = _candidate(model) if number is None else registry.by_number(model, number)
     champion = registry.by_alias(model, registry.CHAMPION)
-    allowed, reason = may_lead(params, version, champion)
+    allowed, reason = may_lead(params, version, champion, keep=not dry_run)
     for line in show.verdict_lines(json.loads(_artifact(version, VERDICT.name))):
         console.print(line)
     console.print(f"{model} version {version.number}: {reason}")
@@ -78,21 +81,29 @@ def rollback(console: Console, params: Params, reason: str, *, dry_run: bool) ->
     console.print(f"{model}: version {now.number} is champion again, in the place of version {before.number}")
 
 
-def history(console: Console) -> None:
-    """All moves of aliases, after finishing those that were cut short; a damaged ledger is an error."""
-    for move in registry.settle():
-        console.print(Text(f"finished a move that was cut short: {move.alias} to version {move.after}", "yellow"))
-    moves = ledger.read()
-    if not moves:
-        console.print("no alias has been moved from here yet")
+def history(console: Console, model: str) -> None:
+    """All changes of aliases, after finishing one that was cut short; a damaged ledger is an error."""
+    lines, astray = registry.history(model)
+    if not lines:
+        console.print(f"no alias of {model} has been moved yet")
         return
-    table = Table(title=f"{len(moves)} moves, every line follows the one before it", title_justify="left", box=None)
-    for heading in ("time", "model", "alias", "from", "to", "by", "why"):
+    count = "1 line" if len(lines) == 1 else f"{len(lines)} lines, each follows the one before it"
+    table = Table(title=count, title_justify="left", box=None)
+    for heading in ("time", "alias", "from", "to", "by", "why"):
         table.add_column(heading)
-    for move in moves:
-        versions = [str(number) if number else "-" for number in (move.before, move.after)]
-        table.add_row(move.time, move.model, move.alias, *versions, move.by, Text(move.reason))
+    for line in lines:
+        for number, (alias, versions) in enumerate(line.moves.items()):
+            told = [str(version) if version else "-" for version in versions]
+            first = number == 0
+            table.add_row(
+                line.time if first else "", alias, *told, line.by if first else "", Text(line.reason if first else "")
+            )
     console.print(table)
+    for alias, (told, held) in astray.items():
+        where = f"to version {held}" if held else "to none"
+        console.print(
+            Text(f"{alias} points {where}, and the ledger says version {told}: it was moved by hand", "yellow")
+        )
 
 
 def _candidate(model: str) -> registry.Version:

@@ -1,91 +1,117 @@
-"""Every move of an alias, as a line of a file that is only appended to and whose lines are chained by their hashes.
+"""The ledger: every change of a registered model's aliases, as a line that holds the hash of the line before it.
 
-MLflow keeps where an alias points, not where it pointed. A line is written before the alias is moved, so that a move that
-was cut short can be finished; each holds the hash of the line before it, so that a changed, lost or inserted line shows.
+MLflow keeps where an alias points, not where it pointed. The lines are tags of the registered model, so that every checkout
+that shares the registry reads and writes the same ones; a promotion, which moves two aliases, is one line. A changed, lost or
+inserted line breaks the chain; lines taken off its end are noticed by every checkout that had seen them (`Witness`).
 Source: ours.
 """
 
 import getpass
 import hashlib
 import json
-import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from saferflow.errors import PipelineError
 
-FILE = Path(".saferflow/ledger.jsonl")
+KEY = "saferflow.ledger."
+"""Tag of a line, before its number of six digits."""
+DONE = "saferflow.ledger_done"
+"""Tag that holds the hash of the last line whose moves were all made."""
 START = "0" * 64
-"""What the first line has for the hash of the line before it."""
+"""What the first line has for the hash of the line before it, and what is done before any."""
+
+Moves = dict[str, tuple[int | None, int | None]]
+"""Alias -> the version that it pointed to, and the one that it points to now; None stands for no version."""
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
-    """An alias went from one version to another; None stands for no version."""
+class Line:
+    """A change of aliases."""
 
-    model: str
-    alias: str
-    before: int | None
-    after: int | None
+    moves: Moves
     reason: str
     time: str
     by: str
+    previous: str
+    """Hash of the line before."""
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        return json.dumps({**asdict(self), "hash": self.hash}, ensure_ascii=False)
 
 
-def move(model: str, alias: str, before: int | None, after: int | None, reason: str) -> Move:
-    """A move made now, by whoever runs this."""
-    return Move(model, alias, before, after, reason, datetime.now(UTC).isoformat(timespec="seconds"), getpass.getuser())
+def line_after(lines: list[Line], moves: Moves, reason: str) -> Line:
+    """The next line, written now by whoever runs this."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Line(moves, reason, now, getpass.getuser(), lines[-1].hash if lines else START)
 
 
-def append(made: Move, file: Path = FILE) -> None:
-    """Add a line, flushed to the disk before this returns.
-
-    Raises:
-        PipelineError: the ledger is damaged; nothing is added to it then.
-    """
-    _, last = _read(file)
-    body = {**asdict(made), "previous": last}
-    line = json.dumps({**body, "hash": _hash(body)})
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as out:
-        out.write(line + "\n")
-        out.flush()
-        os.fsync(out.fileno())
+def key(number: int) -> str:
+    """The tag of the line of a number, from 1."""
+    return f"{KEY}{number:06d}"
 
 
-def read(file: Path = FILE) -> list[Move]:
-    """All moves, the oldest first.
+def read(tags: Mapping[str, str]) -> list[Line]:
+    """The lines among a model's tags, the oldest first.
 
     Raises:
         PipelineError: a line is not the one that was written there; it is named.
     """
-    return _read(file)[0]
-
-
-def _read(file: Path) -> tuple[list[Move], str]:
-    if not file.exists():
-        return [], START
-    moves, last = [], START
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    lines: list[Line] = []
+    numbered = sorted((name, text) for name, text in tags.items() if name.startswith(KEY))
+    for number, (name, text) in enumerate(numbered, 1):
+        if name != key(number):
+            raise PipelineError(_damaged(number, "it is missing"))
         try:
-            body = json.loads(line)
+            body = json.loads(text)
             told = body.pop("hash")
-            made = Move(**{name: value for name, value in body.items() if name != "previous"})
+            line = Line(
+                **{**body, "moves": {alias: (before, after) for alias, (before, after) in body["moves"].items()}}
+            )
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise PipelineError(_damaged(file, number, "it is no line of a ledger")) from None
-        if body["previous"] != last:
-            raise PipelineError(_damaged(file, number, "it does not follow the line before it"))
-        if _hash(body) != told:
-            raise PipelineError(_damaged(file, number, "it is not what was written"))
-        moves.append(made)
-        last = told
-    return moves, last
+            raise PipelineError(_damaged(number, "it is no line of a ledger")) from None
+        if line.hash != told:
+            raise PipelineError(_damaged(number, "it is not what was written"))
+        if line.previous != (lines[-1].hash if lines else START):
+            raise PipelineError(_damaged(number, "it does not follow the line before it"))
+        lines.append(line)
+    return lines
 
 
-def _damaged(file: Path, number: int, what: str) -> str:
-    return f"{file}:{number}: {what}; take the file from a backup, or put it aside to begin a new one"
+def _damaged(number: int, what: str) -> str:
+    return f"ledger line {number}: {what}; set tag {key(number)} of the registered model from a backup of the registry"
 
 
-def _hash(body: dict) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """What this checkout has seen of a ledger: that it only grows can be told by none of its lines."""
+
+    file: Path
+    name: str
+    """Of the ledger: the registry's address and the model."""
+
+    def check(self, lines: list[Line]) -> None:
+        """Refuse a ledger that has lost lines which were seen here, and remember what is there now.
+
+        Raises:
+            PipelineError: lines were taken off its end, or replaced.
+        """
+        known = json.loads(self.file.read_text(encoding="utf-8")) if self.file.exists() else {}
+        count, last = known.get(self.name, (0, START))
+        if len(lines) < count or (count and lines[count - 1].hash != last):
+            raise PipelineError(
+                f"the ledger of {self.name} had {count} lines when this checkout last looked, and has lost some of them since; "
+                f"set them from a backup of the registry, or delete {self.file} to trust what is there"
+            )
+        if len(lines) > count:
+            known[self.name] = (len(lines), lines[-1].hash)
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            partial = self.file.with_suffix(".partial")
+            partial.write_text(json.dumps(known, indent=1), encoding="utf-8")
+            partial.replace(self.file)

@@ -1,5 +1,6 @@
 """Versions of the aligned policy in MLflow's registry: found by the digest of their bytes, served by alias."""
 
+import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,14 +9,16 @@ from pathlib import Path
 from filelock import FileLock
 
 from saferflow.errors import PipelineError
-from saferflow.tracking import lineage
-from saferflow.tracking.ledger import FILE, Move, append, move, read
+from saferflow.tracking import ledger, lineage
+from saferflow.tracking.ledger import Line, Moves, Witness
 from saferflow.tracking.runs import client
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 MODEL_DIGEST = lineage.PREFIX + "model.md5"
 EVALUATION_RUN = lineage.PREFIX + "evaluation_run"
 """The run whose artifacts hold the version's evaluated rows."""
+HOME = Path(".saferflow")
+"""Holds the lock of this checkout, and what it has seen of ledgers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +68,6 @@ def describe(version: Version, text: str) -> None:
     client().update_model_version(version.model, str(version.number), text)
 
 
-def point(alias: str, version: Version) -> None:
-    client().set_registered_model_alias(version.model, alias, str(version.number))
-
-
 def by_number(model: str, number: int) -> Version:
     """A version by its number.
 
@@ -90,7 +89,15 @@ def made_from(model: str, runs: Collection[str]) -> list[int]:
     return sorted(int(one.version) for one in found if any(one.tags.get(name) in runs for name in names))
 
 
-def promote(version: Version, reason: str, expected: int | None, ledger: Path = FILE) -> Version | None:
+def nominate(version: Version) -> None:
+    """Make `version` the candidate."""
+    with _moving(version.model) as lines:
+        held = _aliases(version.model).get(CANDIDATE)
+        if held != version.number:
+            _move(version.model, lines, {CANDIDATE: (held, version.number)}, "the pipeline's newest")
+
+
+def promote(version: Version, reason: str, expected: int | None) -> Version | None:
     """Make `version` the champion and the former champion `previous`; gives the former one, if it was another.
 
     Args:
@@ -99,23 +106,26 @@ def promote(version: Version, reason: str, expected: int | None, ledger: Path = 
     Raises:
         PipelineError: another version has become champion since.
     """
-    with _moving(ledger):
-        former = by_alias(version.model, CHAMPION)
-        if (former.number if former else None) != expected:
-            now = f"version {former.number}" if former else "nobody"
+    model = version.model
+    with _moving(model) as lines:
+        held = _aliases(model)
+        champion = held.get(CHAMPION)
+        if champion != expected:
+            now = f"version {champion}" if champion else "nobody"
             raise PipelineError(
-                f"the champion of {version.model} is {now} and not {f'version {expected}' if expected else 'nobody'} any more: "
+                f"the champion of {model} is {now} and not {f'version {expected}' if expected else 'nobody'} any more: "
                 "another promotion came first; compare with the new champion and try again"
             )
-        if former and former.number == version.number:
+        if champion == version.number:
             return None
-        if former:
-            _move(PREVIOUS, former, reason, ledger)
-        _move(CHAMPION, version, reason, ledger)
-        return former
+        moves: Moves = {CHAMPION: (champion, version.number)}
+        if champion:
+            moves[PREVIOUS] = (held.get(PREVIOUS), champion)
+        _move(model, lines, moves, reason)
+        return by_number(model, champion) if champion else None
 
 
-def rollback(model: str, reason: str, ledger: Path = FILE) -> tuple[Version, Version]:
+def rollback(model: str, reason: str) -> tuple[Version, Version]:
     """Make `previous` the champion again, and the champion `previous`.
 
     Returns:
@@ -124,42 +134,85 @@ def rollback(model: str, reason: str, ledger: Path = FILE) -> tuple[Version, Ver
     Raises:
         PipelineError: there is no version to go back to.
     """
-    with _moving(ledger):
-        champion, former = by_alias(model, CHAMPION), by_alias(model, PREVIOUS)
+    with _moving(model) as lines:
+        held = _aliases(model)
+        champion, former = held.get(CHAMPION), held.get(PREVIOUS)
         if champion is None or former is None:
             raise PipelineError(
                 f"{model} has no {PREVIOUS if champion else CHAMPION} version, so there is nothing to go back to"
             )
-        _move(CHAMPION, former, reason, ledger)
-        _move(PREVIOUS, champion, reason, ledger)
-        return former, champion
+        _move(model, lines, {CHAMPION: (champion, former), PREVIOUS: (former, champion)}, reason)
+        return by_number(model, former), by_number(model, champion)
 
 
-def settle(ledger: Path = FILE) -> list[Move]:
-    """Finish moves that were cut short after they were written down; gives them."""
-    with _moving(ledger) as unfinished:
-        return unfinished
+def history(model: str) -> tuple[list[Line], Moves]:
+    """Every change of the model's aliases, the oldest first, after finishing one that was cut short.
+
+    Returns:
+        The lines, and the aliases that point elsewhere than the lines say: alias -> (what they say, where it points). Somebody
+        moved those by hand; they are left as they are.
+
+    Raises:
+        PipelineError: a line is not the one that was written, or lines are gone.
+    """
+    with _moving(model) as lines:
+        held = _aliases(model)
+        told = {alias: after for line in lines for alias, (_, after) in line.moves.items()}
+        return lines, {alias: (after, held.get(alias)) for alias, after in told.items() if held.get(alias) != after}
 
 
 @contextmanager
-def _moving(ledger: Path) -> Iterator[list[Move]]:
-    """One process at a time moves aliases here; what an earlier one left unfinished is finished first."""
-    ledger.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{ledger}.lock"):
-        last = {(one.model, one.alias): one for one in read(ledger)}
-        unfinished = []
-        for one in last.values():
-            holder = by_alias(one.model, one.alias)
-            if one.after is not None and (holder.number if holder else None) == one.before != one.after:
-                point(one.alias, by_number(one.model, one.after))
-                unfinished.append(one)
-        yield unfinished
+def _moving(model: str) -> Iterator[list[Line]]:
+    """One process of this checkout at a time moves aliases; what an earlier one wrote down and did not do is done first."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    with FileLock(HOME / "registry.lock"):
+        tags = _tags(model)
+        lines = ledger.read(tags)
+        _witness(model).check(lines)
+        if lines and tags.get(ledger.DONE) != lines[-1].hash:
+            held = _aliases(model)
+            left = {alias: move for alias, move in lines[-1].moves.items() if held.get(alias) == move[0]}
+            _do(model, lines[-1], left)
+        yield lines
 
 
-def _move(alias: str, version: Version, reason: str, ledger: Path) -> None:
-    holder = by_alias(version.model, alias)
-    append(move(version.model, alias, holder.number if holder else None, version.number, reason), ledger)
-    point(alias, version)
+def _move(model: str, lines: list[Line], moves: Moves, reason: str) -> None:
+    """Write the moves down as one line, then make them.
+
+    Raises:
+        PipelineError: another checkout wrote a line at the same moment.
+    """
+    line, name = ledger.line_after(lines, moves, reason), ledger.key(len(lines) + 1)
+    if name in _tags(model):
+        raise PipelineError(f"another promotion of {model} came first, from another checkout; try again")
+    client().set_registered_model_tag(model, name, line.to_json())
+    if _tags(model)[name] != line.to_json():
+        raise PipelineError(
+            f"another promotion of {model} came at the same moment, from another checkout; nothing was moved"
+        )
+    lines.append(line)
+    _witness(model).check(lines)
+    _do(model, line, moves)
+
+
+def _do(model: str, line: Line, moves: Moves) -> None:
+    for alias, (_, after) in moves.items():
+        client().set_registered_model_alias(model, alias, str(after))
+    client().set_registered_model_tag(model, ledger.DONE, line.hash)
+
+
+def _witness(model: str) -> Witness:
+    return Witness(HOME / "ledgers.json", f"{os.environ.get('MLFLOW_TRACKING_URI', 'the registry')} {model}")
+
+
+def _tags(model: str) -> dict[str, str]:
+    found = client().search_registered_models(f"name = '{model}'", max_results=1)
+    return dict(client().get_registered_model(model).tags) if found else {}
+
+
+def _aliases(model: str) -> dict[str, int]:
+    found = client().search_registered_models(f"name = '{model}'", max_results=1)
+    return {alias: int(number) for alias, number in found[0].aliases.items()} if found else {}
 
 
 def _read(model: str, number: str | int) -> Version:
