@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -47,33 +48,43 @@ I can't help with this.
 </answer>"""
     }
 )
-FORMS = {"PlanForm": PLANNED, "ResponseForm": TAUGHT}
 LABELS = Labels("safety", "S1", 3, "text", "none", "refuse")
 
 
 def serve(ready: "multiprocessing.Queue[int]") -> None:
-    from aiohttp import web
+    """HTTP by hand: a server of a library would take the processor from what is measured."""
 
-    async def answer(request: web.Request) -> web.Response:
-        body = await request.read()
-        await asyncio.sleep(DELAY)
-        said = next((text for form, text in FORMS.items() if f'"{form}"'.encode() in body), SAID)
-        choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 300, "completion_tokens": 30, "total_tokens": 330}
-        told = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
-        return web.json_response(told)
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+                body = await reader.readexactly(length)
+                await asyncio.sleep(DELAY)
+                said = next((answer for form, answer in ANSWERS.items() if form in body), ANSWERS[b""])
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(said)
+                )
+                writer.write(said)
+        writer.close()
 
     async def start() -> None:
-        app = web.Application(client_max_size=2**24)
-        app.router.add_post("/v1/chat/completions", answer)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        ready.put(site._server.sockets[0].getsockname()[1])
-        await asyncio.Event().wait()
+        server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=2**24)
+        ready.put(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
 
     asyncio.run(start())
+
+
+def completion(said: str) -> bytes:
+    choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 300, "completion_tokens": 30, "total_tokens": 330}
+    told = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+    return json.dumps(told).encode()
+
+
+ANSWERS = {b'"PlanForm"': completion(PLANNED), b'"ResponseForm"': completion(TAUGHT), b"": completion(SAID)}
+"""What a request names -> the answer."""
 
 
 def main() -> None:

@@ -86,9 +86,12 @@ def test_plans_and_references_come_from_the_server_and_are_paid_for_once(serve, 
     assert not made["quarantine"]
     for row in made["sft"]:
         assert row.kind == "general" or check(Plan.from_json(row.plan), row.completion) == ()
-    asked = len(server.asked)
+    asked, before = len(server.asked), {path.name: path.read_bytes() for path in TABLES.iterdir()}
+    raw = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    Path("params.yaml").write_text(yaml.safe_dump({**raw, "run": {**raw["run"], "workers": 2}}), encoding="utf-8")
     plan.main()
     assert len(server.asked) == asked
+    assert {path.name: path.read_bytes() for path in TABLES.iterdir()} == before, "whatever the number of processes"
     planning = [one for one in server.asked if one["response_format"]["json_schema"]["name"] == "PlanForm"]
     assert all(told(one).keys() == {"question"} for one in planning), "the planner sees no label"
     teaching = [one for one in server.asked if one not in planning]
@@ -109,6 +112,9 @@ def test_a_response_that_breaks_its_plan_is_sent_back_with_what_is_wrong(serve, 
     project(server)
     plan.main()
     assert not tables()["quarantine"]
+    assert json.loads(Path("metrics/plan.json").read_text())["tokens"] > 0
+    plan.main()
+    assert json.loads(Path("metrics/plan.json").read_text())["tokens"] == 0, "nothing is paid for twice"
     repaired = [one["messages"][-1]["content"] for one in server.asked if len(one["messages"]) == 4]
     assert any("SAFETY-GATES" in one and "T1" in one for one in repaired), "violations of the response"
     assert any("the plan is incoherent" in one and "SAFETY-GATES" in one for one in repaired), "problems of the plan"

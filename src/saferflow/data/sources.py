@@ -15,7 +15,7 @@ from saferflow.errors import DataError
 from saferflow.params import CorpusSource, Params, ScenesSource, Source
 
 PART = 256
-"""Rows of a part."""
+"""Rows of a part, where nobody asks for another size."""
 SHOWN = 50
 """Bad rows that an error message lists."""
 SCENES_LICENCE = "CC0-1.0"
@@ -50,22 +50,25 @@ class Placed:
     found: Row | BadRow
 
 
-def parts(params: Params) -> Iterator[Part]:
+def parts(params: Params, size: int = PART) -> Iterator[Part]:
     """All parts of all sources, in order.
+
+    Args:
+        size: rows of a part at most.
 
     Raises:
         DataError: a source's path, name or mapping is wrong.
     """
     for number, source in enumerate(params.data.sources):
         if isinstance(source, ScenesSource):
-            yield from (Part(number, drawn) for drawn in _drawn(source))
+            yield from (Part(number, drawn) for drawn in _drawn(source, size))
         else:
             records = _items(source) if isinstance(source, CorpusSource) else own_records(source)
-            while some := tuple(islice(records, PART)):
+            while some := tuple(islice(records, size)):
                 yield Part(number, some)
 
 
-def _drawn(source: ScenesSource) -> Iterator[Drawn]:
+def _drawn(source: ScenesSource, size: int) -> Iterator[Drawn]:
     counts = (
         (False, "train", source.train),
         (True, "train", source.general_train),
@@ -73,8 +76,8 @@ def _drawn(source: ScenesSource) -> Iterator[Drawn]:
         (True, "evaluation", source.general_evaluation),
     )
     for general, split, count in counts:
-        for first in range(0, count, PART):
-            yield Drawn(general, split, first, min(PART, count - first))
+        for first in range(0, count, size):
+            yield Drawn(general, split, first, min(size, count - first))
 
 
 def _items(source: CorpusSource) -> Iterator[Item | BadRow]:

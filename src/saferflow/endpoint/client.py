@@ -11,9 +11,9 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, TypeVar
 
 from openai import APIError, AsyncOpenAI
@@ -29,6 +29,8 @@ from saferflow.params import EndpointParams
 SMALLEST, LARGEST = 338**2, 512**2
 """Pixels of an image that is sent: resized into these bounds, as JPEG [K]."""
 
+ENCODED = 2048
+"""Images kept as they are sent: a row's plan and its reference are asked for within one batch."""
 SHOWN = 2000
 """Characters of what is wrong with an answer."""
 
@@ -90,7 +92,7 @@ class Endpoint:
         ]
 
     async def _fetch(self, missing: Mapping[str, Request], form: type[Form]) -> None:
-        turn = asyncio.Semaphore(self._params.concurrency)
+        waiting = iter(missing.items())
         async with (
             AsyncOpenAI(
                 base_url=self._params.base_url,
@@ -100,27 +102,29 @@ class Endpoint:
             ) as client,
             asyncio.TaskGroup() as group,
         ):
-            for key, request in missing.items():
-                group.create_task(self._one(client, turn, key, request, form))
+            for _ in range(min(self._params.concurrency, len(missing))):
+                group.create_task(self._some(client, waiting, form))
 
-    async def _one(
-        self, client: AsyncOpenAI, turn: asyncio.Semaphore, key: str, request: Request, form: type[Form]
-    ) -> None:
+    async def _some(self, client: AsyncOpenAI, waiting: Iterator[tuple[str, Request]], form: type[Form]) -> None:
+        """Send one request after the other, of those that nobody has sent yet."""
+        for key, request in waiting:
+            await self._one(client, key, request, form)
+
+    async def _one(self, client: AsyncOpenAI, key: str, request: Request, form: type[Form]) -> None:
         messages = _messages(request)
-        async with turn:
-            for _ in range(self._params.repairs + 1):
-                answer = await self._said(client, messages, form)
-                found = _read(answer.text, form, request.broken)
-                if not isinstance(found, Unreadable):
-                    break
-                messages = [
-                    *messages,
-                    {"role": "assistant", "content": answer.text},
-                    {
-                        "role": "user",
-                        "content": f"That is not of the form that was asked for: {found.reason}. Send it anew.",
-                    },
-                ]
+        for _ in range(self._params.repairs + 1):
+            answer = await self._said(client, messages, form)
+            found = _read(answer.text, form, request.broken)
+            if not isinstance(found, Unreadable):
+                break
+            messages = [
+                *messages,
+                {"role": "assistant", "content": answer.text},
+                {
+                    "role": "user",
+                    "content": f"That is not of the form that was asked for: {found.reason}. Send it anew.",
+                },
+            ]
         self._store.put(key, answer)
 
     async def _said(self, client: AsyncOpenAI, messages: Messages, form: type[Form]) -> Answer:
@@ -167,6 +171,7 @@ def _messages(request: Request) -> Messages:
     return [{"role": "system", "content": request.instructions}, {"role": "user", "content": content}]
 
 
+@lru_cache(maxsize=ENCODED)
 def _jpeg(image: bytes) -> str:
     """A data address of the image, resized to between `SMALLEST` and `LARGEST` pixels."""
     opened = open_rgb(image)
@@ -186,7 +191,10 @@ def _schema(form: type[BaseModel]) -> dict[str, Any]:
 
 
 def _key(params: EndpointParams, request: Request, form: type[BaseModel]) -> str:
-    asked = [params.model, params.max_tokens, params.repairs, _messages(request), _schema(form)]
+    image = hashlib.sha256(request.image).hexdigest() if request.image is not None else None
+    sizes = (SMALLEST, LARGEST)
+    words = [request.instructions, request.data]
+    asked = [params.model, params.max_tokens, params.repairs, words, image, sizes, _schema(form)]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 

@@ -36,3 +36,8 @@ class Store:
     def put(self, key: str, answer: Answer) -> None:
         """Durable when this returns; the first answer to a question stays."""
         self._database.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", (key, *answer))
+
+    def tokens(self) -> int:
+        """Asked and answered, of all answers that are kept."""
+        query = "SELECT coalesce(sum(prompt_tokens + completion_tokens), 0) FROM answers"
+        return self._database.execute(query).fetchone()[0]

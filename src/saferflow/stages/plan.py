@@ -10,17 +10,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import chain, islice
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 
 from saferflow.data.rows import TABLES as TYPES
 from saferflow.data.rows import BadRow, Labels
-from saferflow.data.sources import SHOWN, Part, Placed, bad_rows_error, parts, refuse_licences, rows_of
+from saferflow.data.sources import PART, SHOWN, Part, Placed, bad_rows_error, parts, refuse_licences, rows_of
 from saferflow.data.tables import TableWriter, table_writer
 from saferflow.errors import DataError, ParamsError
 from saferflow.parallel import mapped
-from saferflow.params import CorpusSource, Params, load_params
+from saferflow.params import CorpusSource, Params, PlanParams, load_params
 from saferflow.planner.perturb import PERTURBATIONS, unknown
 from saferflow.planner.tables import Made, fill
 from saferflow.planner.writer import Writer, writer_of
@@ -29,8 +29,8 @@ from saferflow.stages.metrics import write_metrics
 
 TABLES = Path("data/tables")
 QUARANTINE = "quarantine"
-ASKED = 8
-"""Parts whose rows are sent to a server together, so that the end of a batch keeps few requests waiting."""
+ASKED = 1024
+"""Rows of a part that is sent to a server, so that the end of a part keeps few requests waiting."""
 TOLD = 2000
 """Rows between two lines of progress."""
 
@@ -45,6 +45,8 @@ def main() -> None:
             f"plan.perturbations: {', '.join(strangers)} unknown; the operators are {', '.join(PERTURBATIONS)}"
         )
     refuse_licences(params)
+    writer.cache_clear()
+    before = tokens(params)
     for left in TABLES.glob(".*"):  # of a run that was killed
         left.unlink()
     with ExitStack() as files:
@@ -63,34 +65,53 @@ def main() -> None:
                 raise DataError(
                     f"plan: table {name} would be empty; give data.sources more rows or change plan.{name}_share"
                 )
-    write_metrics("plan", tally.counts(tables))
+    write_metrics("plan", tally.counts(tables) | {"tokens": tokens(params) - before})
 
 
 def outcomes(params: Params) -> Iterator[Outcome]:
     """All rows of all sources, in order, as they are planned."""
+    size = ASKED if params.plan.writer.kind == "endpoint" else PART
+    done = mapped(partial(part_planned, params=params), parts(params, size), params.run.workers)
+    return chain.from_iterable(done)
+
+
+def tokens(params: Params) -> int:
+    """Tokens that were ever paid for from here; 0 where no server writes."""
     if params.plan.writer.kind == "rules":
-        done = mapped(partial(part_by_rules, params=params), parts(params), params.run.workers)
-        return chain.from_iterable(done)
-    return by_server(params)
+        return 0
+
+    from saferflow.endpoint.store import Store
+
+    return Store().tokens()
 
 
-def part_by_rules(part: Part, params: Params) -> list[Outcome]:
+def part_planned(part: Part, params: Params) -> list[Outcome]:
     """Read and plan a part; runs in any process."""
-    writer = writer_of(params.plan.writer, params.run.seed, params.plan.tool_coverage)
-    return planned(rows_of(part, params), writer, params)
+    return planned(
+        rows_of(part, params), writer(params.plan.model_dump_json(), params.run.seed, params.run.workers), params
+    )
 
 
-def by_server(params: Params) -> Iterator[Outcome]:
-    """Read in several processes, and ask the server from this one."""
-    writer = writer_of(params.plan.writer, params.run.seed, params.plan.tool_coverage)
-    read = mapped(partial(rows_of, params=params), parts(params), params.run.workers)
-    while some := list(islice(read, ASKED)):
-        yield from planned(list(chain.from_iterable(some)), writer, params)
+@cache
+def writer(plan: str, seed: int, workers: int) -> Writer:
+    """This process's writer; of a server's concurrency and token cap it has its share.
+
+    Args:
+        plan: the section of the params, as JSON.
+    """
+    params = PlanParams.model_validate_json(plan)
+    asked = params.writer
+    if asked.kind == "endpoint":
+        share = {"concurrency": max(1, asked.concurrency // workers)}
+        if asked.token_cap is not None:
+            share["token_cap"] = max(1, asked.token_cap // workers)
+        asked = asked.model_copy(update=share)
+    return writer_of(asked, seed, params.tool_coverage)
 
 
-def planned(placed: list[Placed], writer: Writer, params: Params) -> list[Outcome]:
+def planned(placed: list[Placed], by: Writer, params: Params) -> list[Outcome]:
     """What becomes of rows that were read."""
-    made = iter(fill([one.found for one in placed if not isinstance(one.found, BadRow)], writer, params))
+    made = iter(fill([one.found for one in placed if not isinstance(one.found, BadRow)], by, params))
     return [(one, None if isinstance(one.found, BadRow) else next(made)) for one in placed]
 
 
