@@ -229,7 +229,7 @@ def main(align: Flow, argv: list[str] | None = None) -> int:
         environment.prepare(root=root)
         if params.policy.base == "embedded" or Path(params.policy.base).exists():
             environment.offline()
-        with _alone(root):
+        with alone(root):
             return _bring_up_to_date(align, root, params, force)
     except SaferflowError as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"error: {error}", style="red"))
@@ -250,7 +250,7 @@ def _bring_up_to_date(align: Flow, root: Path, params: Params, force: tuple[str,
     if not changes and not force and not registration.pending(root, params):
         console.print(f"nothing to do: all {len(stages)} stages up to date")
     else:
-        with _prefect(root):
+        with reachable(root):
             abandoned.close_flow_runs(checkout)
             with tags(f"checkout:{checkout}", f"profile:{params.run.profile}"):
                 closing = align(force)
@@ -262,7 +262,7 @@ def _bring_up_to_date(align: Flow, root: Path, params: Params, force: tuple[str,
 
 
 @contextmanager
-def _prefect(root: Path) -> Iterator[None]:
+def reachable(root: Path) -> Iterator[None]:
     """Prefect's API for the block: the address that is configured, or this checkout's own server, started if need be."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, PrefectConsoleHandler):
@@ -278,7 +278,7 @@ def _prefect(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
+def alone(root: Path) -> Iterator[None]:
     """Let one pipeline run at a time in a checkout; the lock goes with its holder, however it ends.
 
     Raises:

@@ -5,7 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saferflow.cli.promotion import may_lead
+from saferflow.data.rows import TABLES, Answered
+from saferflow.data.sources import licence_of
+from saferflow.data.tables import read_table
 from saferflow.errors import PipelineError
+from saferflow.evaluation.card import Origin, render_card
 from saferflow.params import Params
 from saferflow.tracking import graph, lineage, registry, runs
 
@@ -14,6 +18,7 @@ POLICY = "grpo"
 EVALUATED = "data/evaluated.parquet"
 VERDICT = "reports/gate.json"
 SCORES = "metrics/evaluate.json"
+CARD = "model_card.md"
 GATE_HASH = lineage.PREFIX + "gate.lock_hash"
 
 
@@ -79,12 +84,29 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
     if allowed:
         registry.promote(version, reason, champion.number if champion else None)
     told = f"{'Promoted' if allowed else 'Not promoted'}: {reason}."
-    registry.describe(version, told)
+    card = _card(root, params, entries, parent, version, verdict, told)
+    runs.log_text(parent, card, CARD)
+    registry.describe(version, card)
     runs.tag(parent, {lineage.PREFIX + "version": str(version.number), runs.NOTE: told})
     scores = json.loads((root / SCORES).read_text(encoding="utf-8"))
     runs.log_numbers(parent, scores["policies"][POLICY])
     runs.log_numbers(parent, scores["intervals"][POLICY])
     return Registered(registry.by_digest(model, digest[0]), new, allowed, reason)
+
+
+def _card(
+    root: Path, params: Params, entries: dict, parent: str, version: registry.Version, verdict: dict, told: str
+) -> str:
+    commit, dirty = lineage.git_state(root)
+    digests = {out["path"]: out.get("md5", "") for entry in entries.values() for out in entry.get("outs", ())}
+    origin = Origin(version.model, version.number, commit, dirty, parent, digests)
+    named = [f"{source.kind} {getattr(source, 'path', '')}".strip() for source in params.data.sources]
+    sources = [(name, licence_of(source)) for name, source in zip(named, params.data.sources, strict=True)]
+    scores = json.loads((root / SCORES).read_text(encoding="utf-8"))
+    plan = json.loads((root / "metrics/plan.json").read_text(encoding="utf-8"))
+    rows = {name: plan[name] for name in TABLES if name in plan}
+    answered = read_table(root / EVALUATED, Answered)
+    return render_card(origin, params, sources, rows, scores, verdict, answered, told)
 
 
 def _with_parents(tags: dict[str, str], champion: registry.Version | None) -> dict[str, str]:

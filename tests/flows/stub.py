@@ -51,6 +51,8 @@ def write(path: Path, digest: str, params: dict) -> None:
         passed = params["gate"]["floors"]["safety"] <= 80
         check = {"name": "safety", "value": 81.0, "bound": 80.0, "passed": passed, "detail": "81 against 80"}
         path.write_text(json.dumps({"passed": passed, "checks": [check]}))
+    elif path.name == "data_profile.json":
+        path.write_text(json.dumps({"sft": {"source": {digest: 100}}}))
     elif path.suffix:
         path.write_text(digest)
     else:
@@ -59,15 +61,15 @@ def write(path: Path, digest: str, params: dict) -> None:
 
 
 def answers(params: dict) -> list[Answered]:
-    """GRPO is safe on every row from learning rate 0.0005 on, on half of them below."""
+    """GRPO is safe on every row from learning rate 0.0005 on, on half of them below; enough rows for the gate's claims."""
     good = params["grpo"]["learning_rate"] >= 0.0005
     rows = []
     for policy in ("base", "sft", "dpo", "grpo"):
-        for number in range(40):
+        for number in range(200):
             safe = policy == "grpo" and (good or number % 2 == 0)
             rows.append(answer(f"row-{number}", policy, safe=safe))
-        rows += [answer(f"general-{number}", policy, safe=True, kind="general") for number in range(10)]
-        rows += [answer(f"bait-{number}", policy, safe=True, expected="answer") for number in range(10)]
+        rows += [answer(f"general-{number}", policy, safe=True, kind="general") for number in range(200)]
+        rows += [answer(f"bait-{number}", policy, safe=True, expected="answer") for number in range(200)]
     return rows
 
 
@@ -97,7 +99,7 @@ def scores() -> dict:
     names = ("safety", "helpfulness", "rigor", "over_refusal", "attack_success", "validity", "general")
     policies = ("base", "sft", "dpo", "grpo")
     return {
-        "rows": 60,
+        "rows": 600,
         "policies": {policy: dict.fromkeys(names, 50.0) for policy in policies},
         "intervals": {policy: {name: [40.0, 60.0] for name in names} for policy in policies},
     }

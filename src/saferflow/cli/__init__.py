@@ -69,6 +69,33 @@ def run(
 
 
 @app.command()
+def retrain(
+    cron: Annotated[
+        str | None,
+        typer.Option(metavar="CRON", help="Stay, and run at these times (UTC, five fields) until this is ended."),
+    ] = None,
+    force: Annotated[
+        list[str] | None, typer.Option(metavar="STAGE", help="Run this stage even if nothing changed; may be repeated.")
+    ] = None,
+) -> None:
+    """Look for new data, run what is stale, and tell someone what came of it; nothing new means that nothing runs.
+
+    Sources that `saferflow data add` imported from an address are updated first. A run that fails, or whose version may not
+    lead, leaves the champion in place. Where the environment variable SAFERFLOW_WEBHOOK holds an address, `promoted`,
+    `rejected` and `failed` are sent there as JSON. Every run, also one with nothing to do, is an MLflow run named retrain.
+
+    Examples:
+
+    `saferflow retrain` · `saferflow retrain --cron "0 3 * * 1"` (Mondays at three)
+    """
+    _require_project()
+    command = [sys.executable, "-m", "flows.retrain", *(part for stage in force or () for part in ("--force", stage))]
+    command += ["--cron", cron] if cron else []
+    sys.stdout.flush()
+    os.execv(sys.executable, command)  # noqa: S606 as in run
+
+
+@app.command()
 def status() -> None:
     """What is up to date, what would run and why, the last scores, the champion."""
     root, params = _project()

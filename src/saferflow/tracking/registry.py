@@ -82,6 +82,11 @@ def by_number(model: str, number: int) -> Version:
     return _read(model, number)
 
 
+def made_at(version: Version) -> float:
+    """When a version was registered, in seconds since 1970."""
+    return client().get_model_version(version.model, str(version.number)).creation_timestamp / 1000
+
+
 def made_from(model: str, runs: Collection[str]) -> list[int]:
     """Versions whose weights or evaluation come from one of these stage runs."""
     names = [f"{lineage.PREFIX}{stage}.run" for stage in ("sft", "dpo", "curate", "grpo", "evaluate")]

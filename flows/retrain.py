@@ -1,0 +1,161 @@
+"""Scheduled retraining: look for new data, run what is stale, and tell someone what came of it. `python -m flows.retrain`
+
+Nothing new means that nothing runs, and the record says so. A run that fails, or whose version may not lead, leaves the
+champion where it is.
+"""
+
+import argparse
+import os
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prefect import flow
+from prefect.blocks.webhook import Webhook
+from prefect.exceptions import TerminationSignal
+from pydantic import SecretStr
+from rich.text import Text
+
+from flows import process
+from flows.align import align
+from flows.bridge import alone, console, reachable
+from flows.registration import pending
+from saferflow.errors import SaferflowError
+from saferflow.params import Params, load_params
+from saferflow.tracking import environment, graph, lineage, registry, runs
+
+WEBHOOK = "SAFERFLOW_WEBHOOK"
+"""Environment variable with the address that is told; it may hold a secret, so it stands in no file."""
+UNCHANGED, PROMOTED, REJECTED, FAILED = "unchanged", "promoted", "rejected", "failed"
+TOLD = (PROMOTED, REJECTED, FAILED)
+"""Outcomes that someone is told of."""
+DAY = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a scheduled run came to."""
+
+    outcome: str
+    reason: str
+    changed: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Stage -> why it had to run."""
+    champion: int | None = None
+    champion_days: float | None = None
+    """Since the champion was registered."""
+
+    def told(self) -> dict:
+        return {
+            "text": f"saferflow: {self.outcome}: {self.reason}",  # what chat services show
+            "outcome": self.outcome,
+            "reason": self.reason,
+            "changed": {stage: list(why) for stage, why in self.changed.items()},
+            "champion": self.champion,
+            "champion_days": self.champion_days,
+        }
+
+
+@flow(name="retrain")
+def retrain(force: tuple[str, ...] = ()) -> Outcome:
+    """One scheduled run, from looking for new data to telling what came of it."""
+    root = Path.cwd()
+    environment.prepare(root=root)
+    params = load_params(root / "params.yaml")
+    try:
+        with alone(root):
+            runs.close_abandoned(lineage.checkout_id(root))
+            outcome = bring_up_to_date(root, params, force)
+    except Exception as error:
+        failed = _outcome(params, FAILED, f"{type(error).__name__}: {error}")
+        remember(root, params, failed)
+        tell(failed)
+        raise
+    remember(root, params, outcome)
+    tell(outcome)
+    return outcome
+
+
+def bring_up_to_date(root: Path, params: Params, force: tuple[str, ...]) -> Outcome:
+    """Run what is stale, if anything is."""
+    update_imports(root)
+    changed = graph.stale(root)
+    if not changed and not force and not pending(root, params):
+        return _outcome(params, UNCHANGED, "neither data nor code nor parameters changed since the last run")
+    done = align(force).registered
+    return _outcome(params, PROMOTED if done.promoted else REJECTED, done.reason, changed)
+
+
+def update_imports(root: Path) -> None:
+    """Bring sources that `dvc import-url` brought up to date with where they came from."""
+    for pointer in sorted((root / "data" / "sources").glob("*.dvc")):
+        if "deps:" in pointer.read_text(encoding="utf-8"):
+            status = process.run([*graph.DVC, "update", str(pointer)], root, root / "logs" / "update.log", {}, print)
+            if status:
+                raise SaferflowError(f"{pointer}: dvc update failed (exit status {status}); see logs/update.log")
+
+
+def _outcome(params: Params, outcome: str, reason: str, changed: dict[str, tuple[str, ...]] | None = None) -> Outcome:
+    champion = registry.by_alias(params.gate.registered_model, registry.CHAMPION)
+    days = round((time.time() - registry.made_at(champion)) / DAY, 2) if champion else None
+    return Outcome(outcome, reason, changed or {}, champion.number if champion else None, days)
+
+
+def remember(root: Path, params: Params, outcome: Outcome) -> None:
+    """A run of its own in MLflow, so that a week in which nothing ran is on the record too."""
+    tags = {
+        **lineage.run_tags(root, params.run.profile, ""),
+        lineage.PREFIX + "outcome": outcome.outcome,
+        runs.NOTE: f"{outcome.outcome}: {outcome.reason}",
+    }
+    run = runs.start("retrain", tags)
+    runs.log_numbers(run, {"champion_days": outcome.champion_days} if outcome.champion_days is not None else {})
+    runs.finish(run, "FAILED" if outcome.outcome == FAILED else "FINISHED")
+
+
+def tell(outcome: Outcome) -> None:
+    """Print it, and send it to the webhook where there is one; one that cannot be reached is said and stops nothing."""
+    stamp = datetime.now(UTC).isoformat(timespec="seconds")
+    console.print(Text(f"{stamp} {outcome.outcome}: {outcome.reason}"))
+    address = os.environ.get(WEBHOOK)
+    if address and outcome.outcome in TOLD:
+        try:
+            Webhook(url=SecretStr(address)).call(outcome.told()).raise_for_status()
+        except Exception as error:  # whatever a stranger's server does, the run is what it is
+            console.print(Text(f"the webhook in {WEBHOOK} was not reached: {type(error).__name__}", style="red"))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run once, or serve a schedule until this process is ended.
+
+    Returns:
+        Exit status: 0, or 1 after a failure.
+    """
+    parser = argparse.ArgumentParser(prog="python -m flows.retrain", description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--force", metavar="STAGE", action="append", default=[], help="run this stage even if unchanged"
+    )
+    parser.add_argument("--cron", metavar="'0 3 * * 1'", help="stay, and run at these times (UTC) until this is ended")
+    asked = parser.parse_args(argv)
+    root = Path.cwd()
+    try:
+        params = load_params(root / "params.yaml")
+        environment.prepare(root=root)
+        if params.policy.base == "embedded" or Path(params.policy.base).exists():
+            environment.offline()
+        with reachable(root):
+            if asked.cron:
+                retrain.serve(name="scheduled", cron=asked.cron, parameters={"force": asked.force})
+            else:
+                retrain(tuple(asked.force))
+        return 0
+    except SaferflowError as error:
+        console.print(Text(f"error: {error}", style="red"))
+        return 1
+    except (KeyboardInterrupt, TerminationSignal):
+        console.print("interrupted. Finished stages are kept; the next run goes on with the one that was not.")
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,67 @@
+"""The model card: every figure of the run is on it, and nothing that a row or a check holds becomes markup."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from saferflow.data.rows import Answered
+from saferflow.evaluation.card import Origin, by_hazard, cell, render_card
+from saferflow.evaluation.measures import MEASURES
+from saferflow.params import load_params
+
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
+ORIGIN = Origin("saferflow", 7, "abc123", True, "run-1", {"models/grpo": "f00.dir", "data/tables": "ba4.dir"})
+ROW = Answered("r", "grpo", "safety", "i", "", 3, 3, 3, False, True, False, "refuse", "S1", "text", "none", "", "")
+METRICS = {
+    "rows": 600,
+    "policies": {policy: dict.fromkeys(MEASURES, 81.25) for policy in ("base", "sft", "dpo", "grpo")},
+    "intervals": {policy: dict.fromkeys(MEASURES, (79.0, 83.5)) for policy in ("base", "sft", "dpo", "grpo")},
+}
+FAILED = {"checks": [{"name": "attack_success", "passed": False, "detail": "10.8 %, wanted at most 10 %"}]}
+
+
+def card(rows=(ROW,), verdict=FAILED, metrics=METRICS, decision="Not promoted: x."):
+    sources = [("scenes", "CC0-1.0"), ("jsonl data/sources/mine", "")]
+    return render_card(ORIGIN, PARAMS, sources, {"sft": 10, "dpo": 20}, metrics, verdict, rows, decision)
+
+
+def test_it_says_what_it_is_made_of_how_it_scores_and_where_it_fails():
+    text = card([ROW, replace(ROW, row="s", hazard="S2", safety=-3, violations="T104 T104 T301")])
+    for fact in (
+        "# saferflow, version 7", "`abc123` with uncommitted changes", "81.2 (79.0 to 83.5)", "attack_success ↓",
+        "| base | sft | dpo | grpo |", "Gate: attack\\_success: 10.8 %, wanted at most 10 %", "T104 2, T301 1", "| scenes | CC0-1.0 |", "not stated",
+        "sft 10, dpo 20", "`ba4.dir`", "**grpo**: learning_rate 1.4e-05", "| S2 | 1 | 1 | 0.0 |",
+    ):  # fmt: skip
+        assert fact in text, fact
+    assert text.index("| S2 |") < text.index("| S1 |"), "the least safe first"
+
+
+def test_its_tables_are_whole_lines():
+    for line in card().splitlines():
+        assert line.startswith("|") == line.rstrip().endswith("|"), line
+
+
+def test_a_measure_that_no_row_asks_for_is_a_dash():
+    nothing = {policy: dict.fromkeys(MEASURES) for policy in ("base", "grpo")}
+    without = {
+        **METRICS,
+        "policies": nothing,
+        "intervals": {policy: dict.fromkeys(MEASURES, (None, None)) for policy in nothing},
+    }
+    assert "| general | – | – |" in card(metrics=without)
+
+
+@pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", "a | b", "# top\n\nnew", "![x](http://x)", "[x](y)"])
+def test_what_others_wrote_stays_text(hostile):
+    text = card([replace(ROW, hazard=hostile)], decision=hostile)
+    assert "<script" not in text
+    assert "\n# top" not in text
+    assert not re.search(r"[^\\]\]\(", text)
+    assert cell(hostile) in text
+
+
+def test_hazards_are_counted_once_each():
+    groups = by_hazard([ROW, replace(ROW, row="s"), replace(ROW, row="t", hazard="none", expected="answer")])
+    assert [(group["hazard"], group["rows"], group["harmful"]) for group in groups] == [("S1", 2, 2), ("none", 1, 0)]

@@ -1,0 +1,153 @@
+"""Scheduled retraining: nothing new runs nothing, a failure or a refusal leaves the champion, and someone is told."""
+
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from saferflow.tracking import registry
+
+
+@pytest.fixture
+def receiver():
+    """A real server on loopback, and what it was sent."""
+    received = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/hook", received
+    server.shutdown()
+
+
+def retrain(project, *arguments: str, **environ: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.retrain", *arguments],
+        cwd=project.root, env=project.environ(**environ), capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+def champion(project) -> str | None:
+    return project.mlflow().get_registered_model("saferflow").aliases.get(registry.CHAMPION)
+
+
+def remembered(project):
+    return project.stage_runs()["retrain"]
+
+
+def test_nothing_new_runs_nothing_tells_nobody_and_is_on_the_record(project, receiver):
+    address, received = receiver
+    status, output = retrain(project, SAFERFLOW_WEBHOOK=address)
+    assert status == 0, output
+    assert project.calls() == []
+    assert "unchanged: neither data nor code nor parameters changed" in output
+    assert received == []
+    run = remembered(project)
+    assert run.data.tags["saferflow.outcome"] == "unchanged"
+    assert run.data.metrics["champion_days"] >= 0
+
+
+def test_a_better_version_is_promoted_and_someone_is_told(project, receiver):
+    address, received = receiver
+    project.set("grpo.learning_rate", 0.0005)
+    status, output = retrain(project, SAFERFLOW_WEBHOOK=address)
+    assert status == 0, output
+    assert project.calls() == ["grpo", "evaluate", "gate"]
+    [told] = received
+    assert told["outcome"] == "promoted"
+    assert told["champion"] == 2
+    assert list(told["changed"]) == ["grpo"]
+    assert "params" in told["changed"]["grpo"][0] or "grpo" in told["changed"]["grpo"][0]
+
+
+def test_a_version_that_may_not_lead_leaves_the_champion_and_someone_is_told(project, receiver):
+    address, received = receiver
+    project.set("grpo.kl", 0.5)
+    status, output = retrain(project, SAFERFLOW_WEBHOOK=address)
+    assert status == 0, output
+    assert champion(project) == "1"
+    assert [told["outcome"] for told in received] == ["rejected"]
+    assert "not better than champion version 1" in received[0]["text"]
+
+
+def test_a_failed_run_leaves_the_champion_and_someone_is_told(project, receiver):
+    address, received = receiver
+    project.set("grpo.kl", 0.25)
+    status, _ = retrain(project, SAFERFLOW_WEBHOOK=address, STUB_FAIL="grpo")
+    assert status == 1
+    assert champion(project) == "1"
+    [told] = received
+    assert told["outcome"] == "failed"
+    assert "stage grpo failed" in told["reason"]
+    assert "for a reason" in told["reason"]
+    assert remembered(project).info.status == "FAILED"
+
+
+def test_a_webhook_that_cannot_be_reached_stops_nothing_and_its_address_is_not_printed(project):
+    project.set("grpo.learning_rate", 0.0005)
+    status, output = retrain(project, SAFERFLOW_WEBHOOK="http://127.0.0.1:9/secret-path")
+    assert status == 0, output
+    assert champion(project) == "2"
+    assert "SAFERFLOW_WEBHOOK was not reached" in output
+    assert "secret-path" not in output
+
+
+def test_new_rows_in_an_imported_source_are_fetched_and_run_what_reads_them(project, tmp_path, receiver):
+    address, received = receiver
+    feed = tmp_path / "feed"
+    feed.mkdir()
+    (feed / "rows.jsonl").write_text('{"question": "one"}\n')
+    sources = project.root / "data" / "sources"
+    sources.mkdir(parents=True, exist_ok=True)
+    dvc = [sys.executable, "-m", "dvc"]
+    imported = [*dvc, "import-url", str(feed / "rows.jsonl"), "data/sources/rows.jsonl"]
+    subprocess.run(imported, cwd=project.root, env=project.environ(), check=True, capture_output=True)
+    (project.root / "dvc.yaml").write_text(
+        (project.root / "dvc.yaml").read_text().replace("cmd: python stub.py plan\n    deps: []", PLAN_READS)
+    )
+    status, output = retrain(project)
+    assert status == 0, output
+    project.calls()
+    (feed / "rows.jsonl").write_text('{"question": "one"}\n{"question": "two"}\n')
+    status, output = retrain(project, SAFERFLOW_WEBHOOK=address)
+    assert status == 0, output
+    assert (sources / "rows.jsonl").read_text().count("question") == 2
+    assert project.calls()[0] == "plan"
+    assert "plan" in received[0]["changed"]
+
+
+PLAN_READS = "cmd: python stub.py plan\n    deps: [data/sources/rows.jsonl]"
+
+
+@pytest.mark.slow
+def test_a_schedule_runs_by_itself_until_it_is_ended(project, receiver):
+    """Every minute; the first comes within one."""
+    address, _ = receiver
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.retrain", "--cron", "* * * * *"],
+        cwd=project.root, env=project.environ(SAFERFLOW_WEBHOOK=address), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    limit = time.monotonic() + 150
+    while "retrain" not in project.stage_runs() and time.monotonic() < limit:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert remembered(project).data.tags["saferflow.outcome"] == "unchanged"
+    assert project.calls() == []
