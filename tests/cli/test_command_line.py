@@ -37,6 +37,9 @@ def test_the_help_names_every_command():
         "promote",
         "rollback",
         "ledger",
+        "retrain",
+        "export",
+        "data",
         "doctor",
         "ui",
         "stop",
@@ -49,7 +52,7 @@ def test_without_arguments_it_teaches():
     assert "saferflow doctor" in output
 
 
-@pytest.mark.parametrize("command", ["run", "chat", "check", "compare", "promote"])
+@pytest.mark.parametrize("command", ["run", "retrain", "chat", "check", "compare", "promote", "export"])
 def test_the_help_of_a_command_shows_examples(command):
     status, output = saferflow(command, "--help")
     assert status == 0

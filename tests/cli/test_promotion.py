@@ -13,6 +13,7 @@ from saferflow.data.tables import write_table
 from saferflow.errors import PipelineError
 from saferflow.params import load_params
 from saferflow.tracking import registry, runs
+from saferflow.tracking.weights import folder_digest
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 MODEL = PARAMS.gate.registered_model
@@ -47,8 +48,11 @@ def version(tmp_path, monkeypatch):
         (tmp_path / "gate.json").write_text(json.dumps({"passed": not failed, "checks": checks}), encoding="utf-8")
         for name in ("evaluated.parquet", "gate.json"):
             client.log_artifact(run, str(tmp_path / name))
-        tags = {registry.MODEL_DIGEST: str(safe), registry.EVALUATION_RUN: run}
-        made = registry.register(MODEL, "file:///weights", run, tags)
+        weights = tmp_path / f"weights-{safe}"
+        weights.mkdir(exist_ok=True)
+        (weights / "model.safetensors").write_text(f"weights {safe}")
+        tags = {registry.MODEL_DIGEST: folder_digest(weights), registry.EVALUATION_RUN: run}
+        made = registry.register(MODEL, weights.as_uri(), run, tags)
         registry.nominate(made)
         return made
 
@@ -116,6 +120,14 @@ def test_what_the_gate_or_the_champion_keeps_out_moves_nothing(version, safe, fa
     assert why in told
     assert "nothing was moved" in told
     assert (holder("champion"), holder("candidate")) == (1, 2)
+
+
+def test_files_that_were_changed_since_are_refused(version, tmp_path):
+    version(90)
+    (tmp_path / "weights-90" / "model.safetensors").write_text("other weights")
+    with pytest.raises(PipelineError, match="are not those that were registered"):
+        promote()
+    assert holder("champion") is None
 
 
 def test_an_older_version_can_be_named(version):

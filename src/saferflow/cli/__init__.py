@@ -286,6 +286,27 @@ def ledger() -> None:
     promotion.history(Console(highlight=False), params.gate.registered_model)
 
 
+@app.command()
+def export(
+    to: Annotated[Path, typer.Argument(help="A folder that is new or empty.")],
+    version: Annotated[str, typer.Option(help="A registered version as 3 or v3, or an alias.")] = "champion",
+) -> None:
+    """Write a registered version to a folder that loads without saferflow: weights, processor, chat template, model card.
+
+    Every file is compared with the hash in the registry first; changed ones are refused.
+
+    Examples:
+
+    `saferflow export served` · `saferflow export old --version v3`
+    """
+    _, params = _project()
+    from rich.console import Console
+
+    from saferflow.cli.export import export as write
+
+    write(Console(highlight=False, soft_wrap=True), params, version, to)
+
+
 data = typer.Typer(no_args_is_help=True, help="Rows: where they come from, and what they went into.")
 app.add_typer(data, name="data")
 

@@ -15,6 +15,7 @@ from saferflow.errors import PipelineError
 from saferflow.params import Params
 from saferflow.stages.gate import CANDIDATE, EVALUATED, VERDICT, compare_with_champion
 from saferflow.tracking import registry, runs
+from saferflow.tracking.weights import weights_of
 
 COMPARISON = "champion_comparison.json"
 
@@ -63,7 +64,8 @@ def promote(console: Console, params: Params, number: int | None, *, dry_run: bo
     if dry_run:
         console.print(f"it would be made {registry.CHAMPION}; nothing was moved (--dry-run)")
         return True
-    registry.promote(version, reason, champion.number if champion else None)
+    with weights_of(version):  # what is to lead is what was judged, to the byte
+        registry.promote(version, reason, champion.number if champion else None)
     console.print(show.version_line(model))
     return True
 

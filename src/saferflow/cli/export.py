@@ -1,0 +1,66 @@
+"""`saferflow export`: a version as a folder that loads without saferflow."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from saferflow.errors import PipelineError
+from saferflow.params import Params
+from saferflow.tracking import registry, runs
+from saferflow.tracking.weights import weights_of
+
+CARD = "model_card.md"
+ORIGIN = "saferflow.json"
+
+
+def export(console: Console, params: Params, asked: str, to: Path) -> None:
+    """Copy a version's files to `to`, with its model card as README.md and its lineage beside them.
+
+    Args:
+        asked: `champion`, `candidate`, `previous`, or a version as `3` or `v3`.
+
+    Raises:
+        PipelineError: there is no such version, its files are not what was registered, or `to` is not empty.
+    """
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise PipelineError(f"{to} is there and not empty; name a folder that is new or empty")
+    version = _version(params.gate.registered_model, asked)
+    partial = to.absolute().with_name(f".{to.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with weights_of(version) as held:
+            shutil.copytree(held, partial)
+        _describe(version, partial)
+        if to.exists():
+            to.rmdir()
+        partial.rename(to)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    size = sum(path.stat().st_size for path in to.rglob("*") if path.is_file())
+    console.print(
+        Text(f"{version.model} version {version.number} is in {to}, {size / 1e6:,.1f} MB, every file as registered")
+    )
+    console.print(Text(f"load it with transformers: Qwen2_5_VLForConditionalGeneration.from_pretrained({str(to)!r})"))
+
+
+def _version(model: str, asked: str) -> registry.Version:
+    if number := re.fullmatch(r"v?(\d+)", asked):
+        return registry.by_number(model, int(number[1]))
+    found = registry.by_alias(model, asked)
+    if found is None:
+        aliases = ", ".join((registry.CHAMPION, registry.CANDIDATE, registry.PREVIOUS))
+        raise PipelineError(f"{model} has no version {asked!r}; name one as v3, or an alias that is set ({aliases})")
+    return found
+
+
+def _describe(version: registry.Version, folder: Path) -> None:
+    run = version.tags.get(registry.EVALUATION_RUN)
+    if run:
+        (folder / "README.md").write_bytes(runs.fetch_artifact(run, CARD, folder).read_bytes())
+        (folder / CARD).unlink()
+    origin = {"model": version.model, "version": version.number, "source": version.source, "tags": dict(version.tags)}
+    (folder / ORIGIN).write_text(json.dumps(origin, indent=2, ensure_ascii=False), encoding="utf-8")
