@@ -3,15 +3,19 @@
 import http.server
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from saferflow.tracking import registry
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -151,3 +155,28 @@ def test_a_schedule_runs_by_itself_until_it_is_ended(project, receiver):
     process.communicate(timeout=60)
     assert remembered(project).data.tags["saferflow.outcome"] == "unchanged"
     assert project.calls() == []
+
+
+@pytest.mark.slow
+def test_a_worker_runs_the_deployment_that_prefect_yaml_names(project):
+    """As docs/operations.md tells: a work pool, the deployment, a worker in this checkout."""
+    shutil.copy(ROOT / "prefect.yaml", project.root / "prefect.yaml")
+    environ = project.environ(PWD=str(project.root), PREFECT_HOME=str(project.root / ".saferflow" / "prefect"))
+
+    def prefect(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+            cwd=project.root, env=environ, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    prefect("work-pool", "create", "gpu", "--type", "process")
+    prefect("deploy", "--all")
+    assert "retrain/weekly" in prefect("deployment", "ls")
+    prefect("deployment", "run", "retrain/weekly")
+    prefect("worker", "start", "--pool", "gpu", "--run-once")
+    limit = time.monotonic() + 90
+    while "retrain" not in project.stage_runs() and time.monotonic() < limit:
+        time.sleep(1)
+    assert remembered(project).data.tags["saferflow.outcome"] == "unchanged"
