@@ -5,6 +5,7 @@ champion where it is.
 """
 
 import argparse
+import asyncio
 import os
 import time
 from dataclasses import dataclass, field
@@ -120,7 +121,7 @@ def tell(outcome: Outcome) -> None:
     address = os.environ.get(WEBHOOK)
     if address and outcome.outcome in TOLD:
         try:
-            Webhook(url=SecretStr(address)).call(outcome.told()).raise_for_status()
+            asyncio.run(Webhook(url=SecretStr(address)).call(outcome.told())).raise_for_status()
         except Exception as error:  # whatever a stranger's server does, the run is what it is
             console.print(Text(f"the webhook in {WEBHOOK} was not reached: {type(error).__name__}", style="red"))
 

@@ -3,6 +3,7 @@
 import csv
 import http.server
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -30,6 +31,8 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
         subprocess.run(command, check=True, capture_output=True)
+    for name in (".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, folder / name)
     configure()
     return folder
 
@@ -73,6 +76,9 @@ def test_a_corpus_comes_under_dvc_with_its_counts_and_the_lines_for_the_params(p
     entry = yaml.safe_load(told[told.index("- kind") :])
     assert CorpusSource.model_validate(entry[0]).path == "data/sources/xstest"
     assert not Path(".saferflow/adding").exists()
+    left = subprocess.run(["git", "status", "--porcelain", "-uall"], check=True, capture_output=True, text=True).stdout
+    assert "data/sources/xstest.dvc" in left
+    assert "xstest_prompts.csv" not in left, "git keeps the pointer, DVC the rows"
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "tar.gz"])

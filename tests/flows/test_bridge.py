@@ -78,7 +78,11 @@ def test_the_pipelines_run_shows_what_it_came_to(finished):
     told = "Promoted: every floor is met, and there was no champion to compare with."
     assert parent.data.tags["mlflow.note.content"] == told
     assert finished.mlflow().get_experiment("1").tags["mlflow.experimentKind"] == "custom_model_development"
-    assert finished.mlflow().get_model_version("saferflow", "1").description == told
+    card = finished.mlflow().get_model_version("saferflow", "1").description
+    assert told in card
+    assert "# saferflow, version 1" in card
+    kept = finished.mlflow().download_artifacts(parent.info.run_id, "model_card.md")
+    assert Path(kept).read_text(encoding="utf-8") == card
 
 
 def test_the_first_passing_version_is_candidate_and_champion(finished):

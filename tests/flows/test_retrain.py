@@ -46,7 +46,7 @@ def retrain(project, *arguments: str, **environ: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def champion(project) -> str | None:
+def champion(project) -> int | None:
     return project.mlflow().get_registered_model("saferflow").aliases.get(registry.CHAMPION)
 
 
@@ -72,6 +72,7 @@ def test_a_better_version_is_promoted_and_someone_is_told(project, receiver):
     status, output = retrain(project, SAFERFLOW_WEBHOOK=address)
     assert status == 0, output
     assert project.calls() == ["grpo", "evaluate", "gate"]
+    assert len(received) == 1, output
     [told] = received
     assert told["outcome"] == "promoted"
     assert told["champion"] == 2
@@ -84,7 +85,7 @@ def test_a_version_that_may_not_lead_leaves_the_champion_and_someone_is_told(pro
     project.set("grpo.kl", 0.5)
     status, output = retrain(project, SAFERFLOW_WEBHOOK=address)
     assert status == 0, output
-    assert champion(project) == "1"
+    assert champion(project) == 1
     assert [told["outcome"] for told in received] == ["rejected"]
     assert "not better than champion version 1" in received[0]["text"]
 
@@ -94,7 +95,7 @@ def test_a_failed_run_leaves_the_champion_and_someone_is_told(project, receiver)
     project.set("grpo.kl", 0.25)
     status, _ = retrain(project, SAFERFLOW_WEBHOOK=address, STUB_FAIL="grpo")
     assert status == 1
-    assert champion(project) == "1"
+    assert champion(project) == 1
     [told] = received
     assert told["outcome"] == "failed"
     assert "stage grpo failed" in told["reason"]
@@ -106,7 +107,7 @@ def test_a_webhook_that_cannot_be_reached_stops_nothing_and_its_address_is_not_p
     project.set("grpo.learning_rate", 0.0005)
     status, output = retrain(project, SAFERFLOW_WEBHOOK="http://127.0.0.1:9/secret-path")
     assert status == 0, output
-    assert champion(project) == "2"
+    assert champion(project) == 2
     assert "SAFERFLOW_WEBHOOK was not reached" in output
     assert "secret-path" not in output
 
@@ -120,7 +121,10 @@ def test_new_rows_in_an_imported_source_are_fetched_and_run_what_reads_them(proj
     sources.mkdir(parents=True, exist_ok=True)
     dvc = [sys.executable, "-m", "dvc"]
     imported = [*dvc, "import-url", str(feed / "rows.jsonl"), "data/sources/rows.jsonl"]
-    subprocess.run(imported, cwd=project.root, env=project.environ(), check=True, capture_output=True)
+    done = subprocess.run(
+        imported, cwd=project.root, env=project.environ(), check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
     (project.root / "dvc.yaml").write_text(
         (project.root / "dvc.yaml").read_text().replace("cmd: python stub.py plan\n    deps: []", PLAN_READS)
     )
