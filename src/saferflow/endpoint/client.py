@@ -17,7 +17,6 @@ from functools import cache, lru_cache
 from typing import Any, TypeVar
 
 from openai import APIError, AsyncOpenAI
-from openai.types.chat import ChatCompletion
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
@@ -81,17 +80,23 @@ class Endpoint:
                 before are kept.
         """
         keys = [_key(self._params, request, form) for request in requests]
-        missing = {key: request for key, request in zip(keys, requests, strict=True) if self._store.get(key) is None}
+        found: dict[str, Form | Unreadable] = {}
+        missing: dict[str, Request] = {}
+        for key, request in zip(keys, requests, strict=True):
+            if key not in found and key not in missing:
+                kept = self._store.get(key)
+                if kept is None:
+                    missing[key] = request
+                else:
+                    found[key] = _read(kept.text, form, request.broken)
         if missing:
             try:
-                asyncio.run(self._fetch(missing, form))
+                asyncio.run(self._fetch(missing, form, found))
             except ExceptionGroup as several:
                 raise several.exceptions[0] from None
-        return [
-            _read(self._store.get(key).text, form, request.broken) for key, request in zip(keys, requests, strict=True)
-        ]
+        return [found[key] for key in keys]
 
-    async def _fetch(self, missing: Mapping[str, Request], form: type[Form]) -> None:
+    async def _fetch(self, missing: Mapping[str, Request], form: type[Form], found: dict[str, Any]) -> None:
         waiting = iter(missing.items())
         async with (
             AsyncOpenAI(
@@ -103,14 +108,16 @@ class Endpoint:
             asyncio.TaskGroup() as group,
         ):
             for _ in range(min(self._params.concurrency, len(missing))):
-                group.create_task(self._some(client, waiting, form))
+                group.create_task(self._some(client, waiting, form, found))
 
-    async def _some(self, client: AsyncOpenAI, waiting: Iterator[tuple[str, Request]], form: type[Form]) -> None:
+    async def _some(
+        self, client: AsyncOpenAI, waiting: Iterator[tuple[str, Request]], form: type[Form], found: dict[str, Any]
+    ) -> None:
         """Send one request after the other, of those that nobody has sent yet."""
         for key, request in waiting:
-            await self._one(client, key, request, form)
+            found[key] = await self._one(client, key, request, form)
 
-    async def _one(self, client: AsyncOpenAI, key: str, request: Request, form: type[Form]) -> None:
+    async def _one(self, client: AsyncOpenAI, key: str, request: Request, form: type[Form]) -> Form | Unreadable:
         messages = _messages(request)
         for _ in range(self._params.repairs + 1):
             answer = await self._said(client, messages, form)
@@ -126,6 +133,7 @@ class Endpoint:
                 },
             ]
         self._store.put(key, answer)
+        return found
 
     async def _said(self, client: AsyncOpenAI, messages: Messages, form: type[Form]) -> Answer:
         cap = self._params.token_cap
@@ -138,7 +146,7 @@ class Endpoint:
             said = (
                 await client.post(  # `chat.completions.create` takes twice the time, for types that are not needed here
                     "/chat/completions",
-                    cast_to=ChatCompletion,
+                    cast_to=object,  # the JSON as it came
                     body={
                         "model": self._params.model,
                         "messages": messages,
@@ -157,11 +165,21 @@ class Endpoint:
                 f"{type(error).__name__}: {error.message:.200}. What was answered before is kept; see that the server runs "
                 "and run again"
             ) from None
-        usage = said.usage
-        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        text, tokens = _taken(said)
         self.spent += sum(tokens)
-        message = said.choices[0].message if said.choices else None
-        return Answer((message.content or message.refusal or "") if message else "", *tokens)
+        return Answer(text, *tokens)
+
+
+def _taken(said: Any) -> tuple[str, tuple[int, int]]:
+    """What a completion says, and the tokens asked and answered; whatever is not there is empty, or nothing."""
+    said = said if isinstance(said, dict) else {}
+    choices, usage = said.get("choices"), said.get("usage")
+    first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    message = first.get("message") if isinstance(first.get("message"), dict) else {}
+    text = message.get("content") or message.get("refusal") or ""
+    counts = [usage.get(name) if isinstance(usage, dict) else 0 for name in ("prompt_tokens", "completion_tokens")]
+    asked, answered = (count if isinstance(count, int) else 0 for count in counts)
+    return (text if isinstance(text, str) else json.dumps(text)), (asked, answered)
 
 
 def _messages(request: Request) -> Messages:

@@ -1,4 +1,4 @@
-"""Answers by the content of what was asked, in SQLite: on the disk before they are used, whole after a kill. Source: ours."""
+"""Answers by the content of what was asked, in SQLite: written before they are used, so that a kill loses none. Source: ours."""
 
 import sqlite3
 from pathlib import Path
@@ -22,7 +22,7 @@ class Store:
         file.parent.mkdir(parents=True, exist_ok=True)
         self._database = sqlite3.connect(file, timeout=60, isolation_level=None)
         self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=FULL")
+        self._database.execute("PRAGMA synchronous=NORMAL")  # a power cut may lose the last ones, a kill none
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS answers "
             "(key TEXT PRIMARY KEY, text TEXT NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER)"
@@ -34,7 +34,7 @@ class Store:
         return Answer(*found) if found else None
 
     def put(self, key: str, answer: Answer) -> None:
-        """Durable when this returns; the first answer to a question stays."""
+        """With the operating system when this returns; the first answer to a question stays."""
         self._database.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", (key, *answer))
 
     def tokens(self) -> int:

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from saferflow.data.images import check_image
 from saferflow.data.leakage import Entry, HeldOut, Twin, nearest
@@ -27,6 +27,9 @@ from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
 from saferflow.stages.entry import run_stage
 from saferflow.stages.metrics import write_json, write_metrics
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLES = Path("data/tables")
 DOCS = Path("reports/data_docs")
@@ -71,7 +74,10 @@ def main() -> None:
     from saferflow.data.suites import validate
 
     complete(tables, leaks)
-    frames = {name: pd.DataFrame(table.columns) for name, table in tables.items()}
+    frames = {}
+    for name, table in tables.items():
+        frames[name] = pd.DataFrame({column: packed(column, values) for column, values in table.columns.items()})
+        table.columns.clear()
     write_json(PROFILE, {name: whole(table.profile) for name, table in tables.items()})
     results, unmet = validate(frames, params, DOCS)
     write_json(RESULTS, results)
@@ -141,6 +147,17 @@ def complete(tables: dict[str, Group], leaks: dict[str, Twin]) -> None:
     trained = {row: name for name in ("sft", "dpo", "grpo") for row in tables[name].columns["id"]}
     held_out = tables["evaluation"].columns
     held_out["leaks_into"] = [trained.get(row) or str(leaks.get(row, "")) for row in held_out["id"]]
+
+
+def packed(column: str, values: list) -> "pd.Series":
+    """A column in little memory: words that recur once, numbers without their objects."""
+    import pandas as pd
+
+    if column == "id":
+        return pd.Series(values, dtype=object)
+    if values and isinstance(values[0], str):
+        return pd.Series(pd.Categorical(values))
+    return pd.Series(values)
 
 
 @lru_cache(maxsize=4)
