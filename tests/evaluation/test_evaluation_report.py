@@ -131,8 +131,8 @@ def test_a_failed_gate_is_a_result_and_names_what_failed(params):
 
 
 def test_the_champion_is_compared_whatever_its_policy_is_called(params):
-    """Twenty times the rows: what is not lost on so few shows nothing."""
-    rows = [replace(r, row=f"{r.row}.{n}", image=f"{r.image}.{n}") for r in answered() for n in range(20)]
+    """Forty times the rows: what is not lost on so few shows nothing."""
+    rows = [replace(r, row=f"{r.row}.{n}", image=f"{r.image}.{n}") for r in answered() for n in range(40)]
     grpo, sft = ([r for r in rows if r.policy == policy] for policy in ("grpo", "sft"))
     assert gate.compare_with_champion(grpo, sft, params).passed
     assert not gate.compare_with_champion(grpo, grpo, params).passed
