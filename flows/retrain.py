@@ -127,7 +127,7 @@ def tell(outcome: Outcome) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run once, or serve a schedule until this process is ended.
+    """Run once; `prefect.yaml` has the deployment that runs by the clock.
 
     Returns:
         Exit status: 0, or 1 after a failure.
@@ -136,7 +136,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--force", metavar="STAGE", action="append", default=[], help="run this stage even if unchanged"
     )
-    parser.add_argument("--cron", metavar="'0 3 * * 1'", help="stay, and run at these times (UTC) until this is ended")
     asked = parser.parse_args(argv)
     root = Path.cwd()
     try:
@@ -145,10 +144,7 @@ def main(argv: list[str] | None = None) -> int:
         if params.policy.base == "embedded" or Path(params.policy.base).exists():
             environment.offline()
         with reachable(root):
-            if asked.cron:
-                retrain.serve(name="scheduled", cron=asked.cron, parameters={"force": asked.force})
-            else:
-                retrain(tuple(asked.force))
+            retrain(tuple(asked.force))
         return 0
     except SaferflowError as error:
         console.print(Text(f"error: {error}", style="red"))

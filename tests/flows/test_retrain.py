@@ -2,9 +2,7 @@
 
 import http.server
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -140,25 +138,6 @@ def test_new_rows_in_an_imported_source_are_fetched_and_run_what_reads_them(proj
 
 
 PLAN_READS = "cmd: python stub.py plan\n    deps: [data/sources/rows.jsonl]"
-
-
-@pytest.mark.slow
-def test_a_schedule_runs_by_itself_until_it_is_ended(project, receiver):
-    """Every minute; the first comes within one."""
-    address, _ = receiver
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows.retrain", "--cron", "* * * * *"],
-        cwd=project.root, env=project.environ(SAFERFLOW_WEBHOOK=address), stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    limit = time.monotonic() + 150
-    while "retrain" not in project.stage_runs() and time.monotonic() < limit:
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(1)
-    os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
-    assert remembered(project).data.tags["saferflow.outcome"] == "unchanged"
-    assert project.calls() == []
 
 
 @pytest.mark.slow

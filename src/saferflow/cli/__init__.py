@@ -70,10 +70,6 @@ def run(
 
 @app.command()
 def retrain(
-    cron: Annotated[
-        str | None,
-        typer.Option(metavar="CRON", help="Stay, and run at these times (UTC, five fields) until this is ended."),
-    ] = None,
     force: Annotated[
         list[str] | None, typer.Option(metavar="STAGE", help="Run this stage even if nothing changed; may be repeated.")
     ] = None,
@@ -86,11 +82,12 @@ def retrain(
 
     Examples:
 
-    `saferflow retrain` · `saferflow retrain --cron "0 3 * * 1"` (Mondays at three)
+    `saferflow retrain` · `saferflow retrain --force plan`
+
+    By the clock: the deployment in prefect.yaml, docs/operations.md.
     """
     _require_project()
     command = [sys.executable, "-m", "flows.retrain", *(part for stage in force or () for part in ("--force", stage))]
-    command += ["--cron", cron] if cron else []
     sys.stdout.flush()
     os.execv(sys.executable, command)  # noqa: S606 as in run
 
