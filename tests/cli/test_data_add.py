@@ -67,12 +67,14 @@ def own(folder: Path, rows: list) -> Path:
 
 
 def test_a_corpus_comes_under_dvc_with_its_counts_and_the_lines_for_the_params(project, tmp_path):
-    told = bring("xstest", corpus(tmp_path))
-    assert "xstest: 30 rows, licence CC-BY-4.0" in told
+    unmapped = {"prompt": "Where?", "type": "contrast_targets", "label": "unsafe"}
+    told = bring("xstest", corpus(tmp_path, [*ROWS, unmapped]))
+    assert "xstest: 31 rows, licence CC-BY-4.0" in told
+    assert "no table maps, left to the planner: contrast_targets (1);" in told, "harmless rows name no harm"
     for line in ("evaluation", "answer", "none"):
         assert line in told
     assert yaml.safe_load(Path("data/sources/xstest.dvc").read_text())["outs"][0]["path"] == "xstest"
-    assert Path("data/sources/xstest/xstest_prompts.csv").read_bytes() == corpus(tmp_path).read_bytes()
+    assert Path("data/sources/xstest/xstest_prompts.csv").read_bytes() == (tmp_path / "xstest_prompts.csv").read_bytes()
     entry = yaml.safe_load(told[told.index("- kind") :])
     assert CorpusSource.model_validate(entry[0]).path == "data/sources/xstest"
     assert not Path(".saferflow/adding").exists()

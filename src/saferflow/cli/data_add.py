@@ -38,7 +38,7 @@ class Counted:
     bad: list[BadRow] = field(default_factory=list)
     bad_count: int = 0
     unmapped: Counter = field(default_factory=Counter)
-    """The corpus's words for harm that no table maps."""
+    """The corpus's words for harm that no table maps, of its harmful rows."""
 
 
 def add(
@@ -132,7 +132,7 @@ def count(source: CorpusSource | OwnSource, params: Params) -> Counted:
     for part in parts(own):
         for item in part.content:
             word = getattr(item, "word", "")
-            if word and not CORPORA[source.name].hazard(word, source.hazards):
+            if word and item.harmful and not CORPORA[source.name].hazard(word, source.hazards):
                 counted.unmapped[word] += 1
         for placed in rows_of(part, own):
             if isinstance(placed.found, BadRow):
