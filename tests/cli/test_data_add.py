@@ -98,17 +98,30 @@ def test_folders_and_archives_come_in_as_well(project, tmp_path, form):
     assert Path("data/sources/xstest/xstest_prompts.csv").exists()
 
 
-def test_an_address_is_imported_by_dvc_so_that_it_can_be_brought_up_to_date(project, tmp_path):
+@pytest.fixture
+def address(tmp_path):
+    """Five rows behind a real server on loopback."""
     own(tmp_path, [{"id": str(number), "question": "Q?"} for number in range(5)])
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}/rows.jsonl"
-    told = bring("mine.jsonl", address, kind="jsonl")
+    yield f"http://127.0.0.1:{server.server_port}/rows.jsonl"
     server.shutdown()
+
+
+def test_an_address_is_imported_by_dvc_so_that_it_can_be_brought_up_to_date(project, tmp_path, address):
+    told = bring("mine.jsonl", address, kind="jsonl")
     assert "5 rows" in told
     assert yaml.safe_load(Path("data/sources/mine.jsonl.dvc").read_text())["deps"][0]["path"] == address
     assert Path("data/sources/mine.jsonl").read_bytes() == (tmp_path / "rows.jsonl").read_bytes()
+
+
+def test_an_address_whose_rows_are_no_good_or_only_looked_at_leaves_nothing(project, address):
+    refused(
+        "'question' is|field 'asked'|'asked' is missing", "mine.jsonl", address, kind="jsonl", fields=["question=asked"]
+    )
+    assert "5 rows" in bring("mine.jsonl", address, kind="jsonl", dry_run=True)
+    assert not list(Path("data/sources").glob("mine*"))
 
 
 def test_rows_of_ones_own_are_mapped_as_asked(project, tmp_path):

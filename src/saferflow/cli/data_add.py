@@ -51,18 +51,17 @@ def add(
     Raises:
         DataError: the path, an archive's content, a row or the licence is no good, or there is such a source already.
     """
-    target = SOURCES / name
-    if target.exists() or target.with_suffix(".dvc").exists():
+    target, pointer = SOURCES / name, SOURCES / f"{name}.dvc"
+    if target.exists() or pointer.exists():
         raise DataError(
-            f"{target} is there already; choose another name, or remove it first: dvc remove {target}.dvc --outs"
+            f"{target} is there already; choose another name, or remove it first: dvc remove {pointer} --outs"
         )
     refuse_licences(params.model_copy(update={"data": params.data.model_copy(update={"sources": (source,)})}))
     shutil.rmtree(STAGED, ignore_errors=True)
-    held = STAGED / name
+    held, kept = STAGED / name, False
     try:
-        imported = "://" in path
-        if imported:
-            _dvc("import-url", "--no-download" if dry_run else "--force", path, str(target))
+        if "://" in path:
+            _dvc("import-url", path, str(target))
             held = target
         else:
             _bring(Path(path), held)
@@ -75,18 +74,17 @@ def add(
         if dry_run:
             console.print("dry run: nothing was added")
             return
-        if not imported:
+        if held != target:
             target.parent.mkdir(parents=True, exist_ok=True)
-            held.rename(target)
+            shutil.move(held, target)
             _dvc("add", str(target))
-    except BaseException:
-        if "://" in path and target.with_suffix(".dvc").exists():
-            _dvc("remove", "--outs", f"{target}.dvc")
-        raise
+        kept = True
     finally:
         shutil.rmtree(STAGED, ignore_errors=True)
+        if not kept:
+            _forget(target, pointer)
     entry = yaml.safe_dump([source.model_dump(mode="json")], sort_keys=False, allow_unicode=True)
-    console.print(Text(f"\n{target} is under DVC. Keep the pointer: git add {target}.dvc"))
+    console.print(Text(f"\n{target} is under DVC. Keep the pointer: git add {pointer}"))
     console.print(Text("Name it in params.yaml, under data.sources:\n"))
     console.print(Text(entry))
 
@@ -234,6 +232,15 @@ def _inside(archive: Path, name: str, to: Path) -> None:
 def _fits(archive: Path, size: int, room: int) -> None:
     if size > room:
         raise DataError(f"{archive}: unpacks to {size:,} bytes, and the disk has {room:,} left")
+
+
+def _forget(target: Path, pointer: Path) -> None:
+    """Take away what was brought in and is not to stay."""
+    if pointer.exists():
+        _dvc("remove", "--outs", str(pointer))
+    shutil.rmtree(target, ignore_errors=True)
+    if target.is_file():
+        target.unlink()
 
 
 def _dvc(*command: str) -> None:

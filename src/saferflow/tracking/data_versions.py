@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from saferflow.data.profile import Profile, Shift, drift
@@ -49,9 +50,12 @@ def former(profile: dict[str, Profile]) -> str | None:
     seen = set()
     for run in found:
         digest = run.data.tags.get(OUTPUT + FILE, "")
-        if digest and digest not in seen and profile_of(run.info.run_id) != profile:
-            return run.info.run_id
+        if not digest or digest in seen:
+            continue
         seen.add(digest)
+        with suppress(PipelineError):  # its artifact is gone: an older one will do
+            if profile_of(run.info.run_id) != profile:
+                return run.info.run_id
     return None
 
 
