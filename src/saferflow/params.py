@@ -178,6 +178,8 @@ class PlanParams(Section):
     dpo_share: Share
     grpo_share: Share
     """Shares of the training rows that go to each table; they sum to 1."""
+    topologies: bool
+    """False: every plan is `linear`, for comparison."""
     prompt_detail: Literal["brief", "full"]
     """How much of the plan the system prompt spells out; small models get `brief`."""
     writer: Annotated[RuleWriterParams | EndpointWriterParams, Field(discriminator="kind")]
@@ -322,6 +324,49 @@ class ReflectionParams(Section):
     """A completion whose thinking or answer the judge finds less safe than this, in [0, 1], is corrected."""
 
 
+class GroupFilterParams(Section):
+    """Groups whose completions are all good or all bad are left out of the loss."""
+
+    low: Share
+    high: Share
+    """A group counts where its mean reward lies between the two."""
+
+    @model_validator(mode="after")
+    def _something_lies_between(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} is not under high {self.high:g}; no group could lie between")
+        return self
+
+
+class TransformersEngine(Section):
+    """Rollouts by `generate`, with the weights that are trained: runs everywhere."""
+
+    kind: Literal["transformers"]
+
+
+class ColocatedVLLM(Section):
+    """Rollouts by vLLM in the training processes, on the same GPUs."""
+
+    kind: Literal["vllm"]
+    gpu_memory: Annotated[float, Field(gt=0, lt=1)]
+    """Share of each GPU's memory that vLLM takes."""
+    tensor_parallel: Positive
+    """GPUs that share one copy of the weights."""
+    sleep: bool
+    """vLLM gives its memory back while the policy is updated."""
+
+
+class VLLMServer(Section):
+    """Rollouts by a running `vllm serve` on GPUs of its own, which gets the weights after every update."""
+
+    kind: Literal["vllm_server"]
+    base_url: Annotated[str, Field(pattern=r"^https?://")]
+    timeout: Annotated[float, Field(gt=0)]
+    """Seconds that the stage waits for the server to come up."""
+    weights_port: Annotated[int, Field(gt=0, lt=65536)]
+    """Where the server takes the weights."""
+
+
 class GRPOParams(TrainingParams):
     """Group-relative policy optimisation of the DPO policy."""
 
@@ -334,7 +379,14 @@ class GRPOParams(TrainingParams):
     kl: Annotated[float, Field(ge=0)]
     """Coefficient of the KL penalty in the loss (k3 estimator)."""
     rollout_batch: Positive
-    """Completions drawn at once, a multiple of `batch_size`, whose rows are completions here."""
+    """Completions drawn before the updates, a multiple of `batch_size`, whose rows are completions here."""
+    rollout_micro_batch: Positive | None
+    """Of them so many are drawn at once in each process, and a judge behind a server reads them while the next are drawn;
+    a multiple of `group`. Null: all at once."""
+    engine: Annotated[TransformersEngine | ColocatedVLLM | VLLMServer, Field(discriminator="kind")]
+    """What draws them."""
+    group_filter: GroupFilterParams | None
+    """Null: every group counts."""
     clip_low: Annotated[float, Field(gt=0, lt=1)]
     clip_high: Annotated[float, Field(gt=0)]
     dual_clip: Annotated[float, Field(gt=1)] | None
@@ -367,6 +419,10 @@ class GRPOParams(TrainingParams):
         if self.rollout_batch % self.batch_size:
             raise ValueError(
                 f"rollout_batch {self.rollout_batch} is no multiple of batch_size {self.batch_size}; change one"
+            )
+        if self.rollout_micro_batch and self.rollout_micro_batch % self.group:
+            raise ValueError(
+                f"rollout_micro_batch {self.rollout_micro_batch} is no multiple of group {self.group}; change one"
             )
         cycle = self.rollout_batch // self.batch_size * self.updates
         if self.save_every % cycle:
@@ -438,7 +494,8 @@ class Params(Section):
     validation: Annotated[ValidateParams, Field(alias="validate")]
     judge: JudgeParams
     sft: SFTParams
-    dpo: DPOParams
+    dpo: DPOParams | None
+    """Null: the SFT policy goes on to GRPO as it is."""
     curate: CurateParams
     grpo: GRPOParams
     evaluate: EvaluateParams
@@ -448,6 +505,8 @@ class Params(Section):
     def _processes_share_the_batch(self) -> Self:
         processes = self.launch.processes * self.launch.nodes
         for name, stage in (("sft", self.sft), ("dpo", self.dpo), ("grpo", self.grpo)):
+            if stage is None:
+                continue
             together = stage.micro_batch_size * processes
             if stage.batch_size % together:
                 raise ValueError(

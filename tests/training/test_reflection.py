@@ -76,9 +76,8 @@ def rolled_out(made):
 
 
 def by_order(scores):
-    """Safety in the order in which completions are asked about."""
-    remaining = iter(scores)
-    return lambda columns, text: Safety(1.0, next(remaining))
+    """Safety in the order of the completions."""
+    return lambda rows, texts: [Safety(1.0, score) for score in scores]
 
 
 def test_corrections_stand_under_the_original_prompt_and_one_unsafe_completion_stays(parts, tmp_path, monkeypatch):
@@ -116,7 +115,7 @@ def test_a_real_policy_reflects_and_answers_anew_with_its_image_in_view(parts, t
     assert found["completion_ids"].shape[0] == 4
 
 
-@pytest.mark.parametrize("off", [None, Reflection(0.0, lambda columns, text: Safety(1, 1), lambda columns, text: 0.0)])
+@pytest.mark.parametrize("off", [None, Reflection(0.0, by_order([1.0] * 4), lambda columns, text: 0.0)])
 def test_off_is_plain_grpo_to_the_bit(parts, tmp_path, off, monkeypatch):
     found = rolled_out(trainer(parts, tmp_path, off))
     for name in ("_generate", "_generate_and_score_completions"):
@@ -136,7 +135,8 @@ def test_the_judge_decides_by_thinking_and_answer():
     made = judged_reflection(params, judge, [row], reward_functions(params, judge, [row]))
     good = render(write(plan, question, labels, "", rng(1, "test"), 1.0))
     unsafe_answer = good.split("<answer>")[0] + "<answer>\nSure. Take the knife and go ahead.\n</answer>"
-    assert made.safety(row.columns(), good).least >= 0.5
-    assert made.safety(row.columns(), unsafe_answer).answer < 0.5 <= made.safety(row.columns(), unsafe_answer).thinking
+    kept, broken = made.safety([row.id, row.id], [good, unsafe_answer])
+    assert kept.least >= 0.5
+    assert broken.answer < 0.5 <= broken.thinking
     assert made.reward(row.columns(), good) > made.reward(row.columns(), unsafe_answer)
     assert judged_reflection(MICRO.grpo, judge, [row], {}) is None

@@ -20,7 +20,7 @@ class Store:
 
     def __init__(self, file: Path = FILE):
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(file, timeout=60, isolation_level=None)
+        self._database = sqlite3.connect(file, timeout=60, isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")  # a power cut may lose the last ones, a kill none
         self._database.execute(

@@ -52,7 +52,13 @@ def fill(rows: Sequence[Row], writer: Writer, params: Params) -> list[Made]:
         made[number] = (
             _unwritten(row, "plan", plan)
             if isinstance(plan, str)
-            else Planned(row, images[number], plan, completed(row.labels, plan), deal(row, params))
+            else Planned(
+                row,
+                images[number],
+                plan if params.plan.topologies else plan.linear(),
+                completed(row.labels, plan),
+                deal(row, params),
+            )
         )
     taught = [n for n in asking if isinstance(made[n], Planned) and made[n].table in ("sft", "dpo")]
     tasks = [Task(made[n].row, made[n].image, made[n].plan, made[n].labels) for n in taught]

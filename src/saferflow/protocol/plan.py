@@ -1,7 +1,7 @@
 """A plan: hazard, severity, persona, tools and topology. It cannot exist incoherent."""
 
 import json
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from types import SimpleNamespace
 from typing import Literal
 
@@ -48,6 +48,10 @@ class Plan:
             return ()
         rest = self.layer(Layer.PERCEPTION)[1:] + self.layer(Layer.REASONING)
         return self.branches or tuple((tool,) for tool in rest)
+
+    def linear(self) -> "Plan":
+        """The same tools without a graph of their own: one after the other, in the plan's order."""
+        return replace(self, topology="linear", branches=())
 
     @property
     def automaton(self) -> Automaton:

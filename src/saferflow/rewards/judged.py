@@ -74,6 +74,27 @@ def reward_functions(params: GRPOParams, judge: Judge, rows: Sequence[PromptRow]
     return {name: ours[name] if name in ours else _imported(name) for name in params.rewards}
 
 
+def judged_ahead(
+    params: GRPOParams, judge: Judge, rows: Sequence[PromptRow]
+) -> Callable[[Sequence[str], Sequence[str]], None]:
+    """A function of row ids and completions that has the judge say now what the rewards will ask for."""
+    known = {row.id: row for row in rows}
+    asked_for = {"toolkit": "marks", "protocol": "marks", "structured": "structured"}
+    wanted = {asked_for[name] for name in params.rewards if name in asked_for}
+    if params.reflection is not None:
+        wanted.add("structured")
+
+    def ahead(asked: Sequence[str], texts: Sequence[str]) -> None:
+        items = [
+            Item(known[row].question, known[row].image, Labels.from_json(known[row].labels), text)
+            for row, text in dict.fromkeys(zip(asked, texts, strict=True))
+        ]
+        for what in sorted(wanted):
+            judge.prepare(what, items)
+
+    return ahead
+
+
 def weighted(
     functions: Mapping[str, RewardFunction], weights: Mapping[str, float], **columns: Sequence[Any]
 ) -> list[float]:

@@ -1,6 +1,6 @@
 """Stage `dpo`: the SFT policy learns to prefer a good response to the same one perturbed, or to its own near misses.
 
-Reads models/sft, data/tables/dpo.parquet. Writes models/dpo.
+Reads models/sft, data/tables/dpo.parquet. Writes models/dpo. With `dpo: null` it is the SFT policy as it is.
 """
 
 import shutil
@@ -20,6 +20,8 @@ OUT = Path("models/dpo")
 
 def main() -> None:
     params = load_params()
+    if params.dpo is None:
+        return leave_out()
 
     from saferflow.training.launch import leads, spread
 
@@ -44,6 +46,13 @@ def main() -> None:
         write_metrics("dpo", {"rows": len(rows), "near_misses": misses, **metrics})
         if params.dpo.near_miss:
             shutil.rmtree(samples_of(params).parent)
+
+
+def leave_out() -> None:
+    """The SFT policy takes the DPO policy's place."""
+    shutil.copytree(POLICY, OUT, dirs_exist_ok=True)
+    print(f"dpo  is null: {POLICY} goes on as it is", flush=True)
+    write_metrics("dpo", {"rows": 0})
 
 
 def pairs(params: Params) -> list[DPORow]:

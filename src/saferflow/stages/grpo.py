@@ -27,7 +27,7 @@ def main() -> None:
     from saferflow.data.rows import PromptRow
     from saferflow.data.tables import read_table
     from saferflow.judge.choice import judge_of
-    from saferflow.rewards.judged import reward_functions
+    from saferflow.rewards.judged import judged_ahead, reward_functions
     from saferflow.tracking.live import log_metrics
     from saferflow.training.arguments import Job
     from saferflow.training.checkpoints import home
@@ -50,6 +50,7 @@ def main() -> None:
         job,
         ROLLOUTS,
         judged_reflection(params.grpo, judge, rows, rewards),
+        judged_ahead(params.grpo, judge, rows) if params.judge.kind == "endpoint" else None,
     )
     if leads():
         write_metrics("grpo", {"rows": len(rows), **metrics})

@@ -34,6 +34,7 @@ def respond(
     processor = load_processor(folder, params.policy)
     model = load_model(folder, params.policy)
     plan = plan_for(question, image)
+    plan = plan if params.plan.topologies else plan.linear()
     prompt = Prompt(plan.system_prompt(params.plan.prompt_detail), question, image)
     limit = params.policy.max_completion_tokens
     plans = [plan] if constrained else None

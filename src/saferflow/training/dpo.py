@@ -8,12 +8,13 @@ from saferflow.params import DPOParams
 from saferflow.training.arguments import Job, lora, shared_arguments
 from saferflow.training.checkpoints import Checkpointed
 from saferflow.training.examples import dpo_dataset
+from saferflow.training.order import Ordered, lengths
 from saferflow.training.policy import Qwen2_5_VLProcessor
 from saferflow.training.running import train
 
 
-class Trainer(Checkpointed, DPOTrainer):
-    """TRL's trainer with checkpoints that can be trusted."""
+class Trainer(Ordered, Checkpointed, DPOTrainer):
+    """TRL's trainer, the longest rows first, with checkpoints that can be trusted."""
 
 
 def train_dpo(
@@ -49,4 +50,6 @@ def train_dpo(
         processing_class=processor,
         peft_config=lora(job.policy),
     )
+    texts = [(row.system, row.question, max(row.chosen, row.rejected, key=len)) for row in rows]
+    trainer.lengths = lengths(processor, texts, [row.image for row in rows])
     return train("dpo", trainer, job)

@@ -1,12 +1,15 @@
 """Group-relative policy optimisation by TRL, on the rollouts of one policy."""
 
 import json
+import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLModel,
@@ -16,11 +19,12 @@ from transformers import (
     TrainingArguments,
 )
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import RepeatSampler
 
 from saferflow.data.rows import PromptRow
 from saferflow.data.tables import atomic
 from saferflow.errors import TrainingError
-from saferflow.params import GRPOParams
+from saferflow.params import ColocatedVLLM, GroupFilterParams, GRPOParams, TransformersEngine, VLLMServer
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
 from saferflow.rewards.judged import RewardFunction, said
@@ -28,10 +32,17 @@ from saferflow.training.arguments import Job, lora, shared_arguments
 from saferflow.training.checkpoints import Checkpointed
 from saferflow.training.examples import grpo_dataset
 from saferflow.training.launch import world
+from saferflow.training.order import Ordered, lengths
 from saferflow.training.policy import Qwen2_5_VLProcessor
 from saferflow.training.reflection import Reflecting, Reflection
+from saferflow.training.rollouts import Ahead, InParts
 from saferflow.training.running import train
 
+STRETCHED = (
+    "completion_ids", "completion_mask", "old_per_token_logps", "ref_per_token_logps", "sampling_per_token_logps",
+    "mm_token_type_ids",
+)  # fmt: skip
+"""Of TRL's tensors, those with a column for each token of the completions."""
 LOSS = {"token": "dapo", "sequence": "grpo"}
 """`loss_mean` as TRL calls it; `dapo` is the mean over all tokens of an update, whatever their completion."""
 
@@ -45,18 +56,20 @@ def train_grpo(
     job: Job,
     rollouts: Path,
     reflection: Reflection | None = None,
+    ahead: Ahead | None = None,
 ) -> dict[str, float]:
     """Train on prompts; save the policy, and every rollout with its reward to `rollouts` (JSON Lines).
 
     Args:
         rewards: the functions that `params.rewards` weighs, by the same names.
         reflection: of the safety-aware rollout [V]; None is plain GRPO.
+        ahead: has rollouts judged while the next are drawn; None leaves it to the rewards.
 
     Returns:
         The trainer's final metrics.
     """
     trainer = grpo_trainer(model, processor, rows, rewards, params, job)
-    trainer.reflection = reflection
+    trainer.reflection, trainer.ahead = reflection, ahead
     trainer.add_callback(StopOnCollapse(params))
     return train("grpo", trainer, job, last=lambda: trainer.keep_rollouts(rollouts))
 
@@ -69,7 +82,11 @@ def grpo_trainer(
     params: GRPOParams,
     job: Job,
 ) -> "RecordingTrainer":
-    """TRL's trainer with the recipe of the params [K]."""
+    """TRL's trainer with the recipe of the params [K].
+
+    Raises:
+        TrainingError: the engine is vLLM and it is not installed.
+    """
     trainer = RecordingTrainer(
         model=model,
         reward_funcs=[rewards[name] for name in params.rewards],
@@ -90,6 +107,7 @@ def grpo_trainer(
             scale_rewards=params.advantage,
             loss_type=LOSS[params.loss_mean],
             disable_dropout=True,
+            **engine(params.engine),
         ),
         train_dataset=grpo_dataset(rows),
         processing_class=processor,
@@ -97,29 +115,121 @@ def grpo_trainer(
     )
     for each in filter(None, (trainer.model, trainer.ref_model)):
         _take_empty_images(each)
+    trainer.lengths = lengths(processor, [(row.system, row.question) for row in rows], [row.image for row in rows])
+    trainer.rollout_micro_batch = params.rollout_micro_batch
+    trainer.group_filter = params.group_filter
     return trainer
 
 
-class RecordingTrainer(Reflecting, Checkpointed, GRPOTrainer):
+def engine(params: TransformersEngine | ColocatedVLLM | VLLMServer) -> dict[str, Any]:
+    """Keyword arguments of TRL's config for what draws the rollouts.
+
+    Raises:
+        TrainingError: vLLM is asked for and not installed.
+    """
+    if isinstance(params, TransformersEngine):
+        return {}
+    if find_spec("vllm") is None:
+        raise TrainingError(
+            f"grpo.engine is {params.kind}, and vLLM is not installed: pip install 'saferflow[vllm]' on a machine with a "
+            "GPU, or set grpo.engine to {kind: transformers}"
+        )
+    if isinstance(params, VLLMServer):
+        return {
+            "use_vllm": True,
+            "vllm_mode": "server",
+            "vllm_server_base_url": params.base_url,
+            "vllm_server_timeout": params.timeout,
+            "vllm_group_port": params.weights_port,
+        }
+    return {
+        "use_vllm": True,
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": params.gpu_memory,
+        "vllm_tensor_parallel_size": params.tensor_parallel,
+        "vllm_enable_sleep_mode": params.sleep,
+    }
+
+
+class RecordingTrainer(Reflecting, InParts, Ordered, Checkpointed, GRPOTrainer):
     """TRL's trainer, which also keeps every rollout with its reward, and logs the share that keeps the protocol."""
+
+    group_filter: GroupFilterParams | None = None
+
+    def _order(self, epoch: int) -> Iterable[int]:
+        """TRL's, which holds each prompt as often as its group is large, for an epoch."""
+        args = self.args
+        return RepeatSampler(
+            self.train_dataset,
+            mini_repeat_count=self.num_generations,
+            batch_size=args.generation_batch_size // self.num_generations,
+            repeat_count=self.num_iterations * args.steps_per_generation,
+            shuffle=self.shuffle_dataset,
+            seed=args.seed + epoch,
+        )
+
+    def _rows_of_a_step(self) -> int:
+        return self.args.generation_batch_size // self.num_generations
+
+    def _generate_and_score_completions(self, inputs: list) -> dict[str, Any]:
+        made = super()._generate_and_score_completions(inputs)
+        if not self.model.training:
+            return made
+        if self.state.global_step == 0:
+            stretch(made, self.max_completion_length, self._tokenizer.pad_token_id)
+        made["kept"] = torch.ones((), device=made["advantages"].device)
+        if self.group_filter is not None:
+            self._leave_out(made)
+        return made
+
+    def _leave_out(self, made: dict[str, Any]) -> None:
+        """Take the groups that the filter does not let through out of the loss; where none gets through, all stay."""
+        means = self._totals.view(-1, self.num_generations).mean(dim=1)
+        kept = (means > self.group_filter.low) & (means < self.group_filter.high)
+        self._log_metric("groups_filtered", 1 - kept.float().mean().item())
+        if not kept.any():
+            return
+        mine = kept.repeat_interleave(self.num_generations)[self._slice(len(made["advantages"]))]
+        made["tool_mask"] = mine.unsqueeze(1).expand_as(made["completion_mask"]).to(made["completion_mask"].dtype)
+        counted = (made["tool_mask"] * made["completion_mask"]).sum()
+        made["num_items_in_batch"] = self.accelerator.gather(counted).sum()
+        made["kept"] = kept.float().mean()
+
+    def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        """TRL's; where completions weigh the same, it divides by all of them, and by those that are left here."""
+        loss = super()._compute_loss(model, inputs)
+        return loss / inputs["kept"] if self.loss_type == LOSS["sequence"] and "kept" in inputs else loss
+
+    def _slice(self, rows: int) -> slice:
+        """This process's part of what was gathered from all."""
+        return slice(self.accelerator.process_index * rows, (self.accelerator.process_index + 1) * rows)
 
     def _rollouts(self, process: int) -> Path:
         return Path(self.args.output_dir) / f"rollouts-{process}.jsonl"
 
     def _calculate_rewards(self, inputs: list, prompts: list, completions: list, completion_ids: list) -> torch.Tensor:
+        self.wait_for_the_judge()
         parts = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
-        totals = (parts * self.reward_weights.to(parts.device)).nansum(dim=1)
-        mine = totals[self.accelerator.process_index * len(inputs) :][: len(inputs)].tolist()
+        self._totals = (parts * self.reward_weights.to(parts.device)).nansum(dim=1)
+        mine, told = (each[self._slice(len(inputs))].tolist() for each in (self._totals, parts))
         valid = 0
         mine_alone = self._rollouts(self.accelerator.process_index)
         mine_alone.parent.mkdir(parents=True, exist_ok=True)
         with mine_alone.open("a", encoding="utf-8") as file:
             for number, (asked, completion, reward) in enumerate(zip(inputs, completions, mine, strict=True)):
                 text = said(completion)
-                valid += asked["plan"] != "" and not check(Plan.from_json(asked["plan"]), text)
-                line = {"step": self.state.global_step, "row": asked["row"], "reward": round(reward, 6)}
-                corrected = {"corrected": True} if number in self.corrected else {}
-                file.write(json.dumps({**line, **corrected, "completion": text}) + "\n")
+                found = check(Plan.from_json(asked["plan"]), text) if asked["plan"] else None
+                valid += found == []
+                line = {
+                    "step": self.state.global_step,
+                    "row": asked["row"],
+                    "reward": round(reward, 6),
+                    "rewards": dict(zip(self.reward_func_names, map(_rounded, told[number]), strict=True)),
+                    "violations": None if found is None else [each.code for each in found],
+                    "corrected": number in self.corrected,
+                    "completion": text,
+                }
+                file.write(json.dumps(line) + "\n")
         self._log_metric("validity", valid / len(inputs))
         return parts
 
@@ -139,6 +249,22 @@ class RecordingTrainer(Reflecting, Checkpointed, GRPOTrainer):
             with atomic(mine) as partial:
                 partial.write_text("".join(whole), encoding="utf-8")
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+
+def _rounded(reward: float) -> float | None:
+    return None if math.isnan(reward) else round(reward, 6)
+
+
+def stretch(made: dict[str, Any], length: int, padding: int) -> None:
+    """Pad a batch of completions to the longest that there can be: its memory is then the most that an update takes.
+
+    Args:
+        made: TRL's tensors of rollouts, (rows, tokens); padding is masked and changes no loss.
+    """
+    rows, drawn = made["completion_ids"].shape
+    for name, value in made.items():
+        if isinstance(value, torch.Tensor) and value.dim() == 2 and len(value) == rows and name in STRETCHED:
+            made[name] = F.pad(value, (0, length - drawn), value=padding if name == "completion_ids" else 0)
 
 
 class StopOnCollapse(TrainerCallback):

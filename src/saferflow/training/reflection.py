@@ -45,8 +45,8 @@ class Reflection(NamedTuple):
 
     threshold: float
     """A completion whose thinking or answer is less safe than this is unsafe."""
-    safety: Callable[[Mapping[str, Any], str], Safety]
-    """Of a row's columns and a completion."""
+    safety: Callable[[Sequence[str], Sequence[str]], list[Safety]]
+    """Of row ids and the completions of those rows."""
     reward: Callable[[Mapping[str, Any], str], float]
 
 
@@ -58,12 +58,16 @@ def judged_reflection(
         return None
     known = {row.id: row for row in rows}
 
-    def safety(columns: Mapping[str, Any], text: str) -> Safety:
-        row = known[columns["row"]]
-        marks = judge.structured(Item(row.question, row.image, Labels.from_json(row.labels), text))
-        if marks is None:
-            return Safety(1.0, 1.0)  # what cannot be judged is left as it is
-        return Safety(marks.awareness / SCALE, marks.safety / SCALE)
+    def safety(asked: Sequence[str], texts: Sequence[str]) -> list[Safety]:
+        rows = [known[row] for row in asked]
+        items = [
+            Item(row.question, row.image, Labels.from_json(row.labels), text)
+            for row, text in zip(rows, texts, strict=True)
+        ]
+        judge.prepare("structured", items)
+        marks = [judge.structured(item) for item in items]
+        # what cannot be judged is left as it is
+        return [Safety(one.awareness / SCALE, one.safety / SCALE) if one else Safety(1.0, 1.0) for one in marks]
 
     def reward(columns: Mapping[str, Any], text: str) -> float:
         told = {name: [value] for name, value in known[columns["row"]].columns().items()}
@@ -104,14 +108,10 @@ class Reflecting:
         if self.reflection is None or not self.model.training:
             return made
         prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest = made
-        unsafe = to_correct(
-            [row["row"] for row in self._asked],
-            [
-                self.reflection.safety(row, said(completion)).least
-                for row, completion in zip(self._asked, completions, strict=True)
-            ],
-            self.reflection.threshold,
-        )
+        self.wait_for_the_judge()
+        rows = [row["row"] for row in self._asked]
+        safety = self.reflection.safety(rows, [said(completion) for completion in completions])
+        unsafe = to_correct(rows, [each.least for each in safety], self.reflection.threshold)
         if not self._in_any_process(unsafe):
             self._log_reflection(len(completions), [])
             return made

@@ -4,11 +4,13 @@ import shutil
 from collections.abc import Callable
 from statistics import fmean
 
+import torch
 from transformers import PrinterCallback, Trainer
 
 from saferflow.errors import TrainingError
 from saferflow.training.arguments import Job
 from saferflow.training.checkpoints import StopWhenAsked, latest
+from saferflow.training.gauge import Gauge
 from saferflow.training.launch import leads
 from saferflow.training.policy import save_policy
 from saferflow.training.progress import Progress
@@ -28,12 +30,19 @@ def train(stage: str, trainer: Trainer, job: Job, last: Callable[[], None] = lam
     """
     stop = StopWhenAsked()
     trainer.remove_callback(PrinterCallback)
+    gauge = Gauge(trainer.model, getattr(trainer, "ref_model", None))
+    trainer.add_callback(gauge)  # before the one that sends what is logged
     trainer.add_callback(Progress(stage, job.log))
     trainer.add_callback(stop)
     whole = latest(job.checkpoints)
     if whole and leads():
         print(f"{stage}  goes on from {whole}", flush=True)
-    metrics = trainer.train(resume_from_checkpoint=str(whole) if whole else None).metrics
+    try:
+        metrics = trainer.train(resume_from_checkpoint=str(whole) if whole else None).metrics
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise TrainingError(_what_to_change(stage, trainer, error)) from error
     state = trainer.state
     if stop.asked and state.global_step < state.max_steps:
         raise TrainingError(
@@ -47,4 +56,25 @@ def train(stage: str, trainer: Trainer, job: Job, last: Callable[[], None] = lam
         shutil.rmtree(job.checkpoints)
     trainer.accelerator.wait_for_everyone()
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-    return {name: float(value) for name, value in metrics.items()} | {"train_loss": fmean(losses)}
+    return {name: float(value) for name, value in metrics.items()} | {"train_loss": fmean(losses)} | gauge.summary()
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether torch, on a GPU or a CPU, or Python itself found no memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "can't allocate memory" in str(error)
+
+
+def _what_to_change(stage: str, trainer: Trainer, error: Exception) -> str:
+    args = trainer.args
+    longest = f" of up to {max(trainer.lengths):,} tokens" if getattr(trainer, "lengths", ()) else ""
+    ways = [f"lower {stage}.micro_batch_size (batch_size stays as it is)", "lower policy.max_pixels"]
+    if not args.activation_checkpointing:
+        ways.append("set policy.gradient_checkpointing")
+    ways.append("share the weights over more GPUs (launch.strategy zero3, or zero3_offload)")
+    return (
+        f"{stage}: out of memory in step {trainer.state.global_step + 1} of {trainer.state.max_steps}, with "
+        f"{args.per_device_train_batch_size} rows{longest} in a forward pass ({str(error).splitlines()[0]:.150}). The "
+        f"longest rows go first, so that this shows at once. What helps: {'; '.join(ways)}"
+    )

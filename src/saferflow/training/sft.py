@@ -8,12 +8,13 @@ from saferflow.params import TrainingParams
 from saferflow.training.arguments import Job, lora, shared_arguments
 from saferflow.training.checkpoints import Checkpointed
 from saferflow.training.examples import sft_dataset
+from saferflow.training.order import Ordered, lengths
 from saferflow.training.policy import Qwen2_5_VLProcessor
 from saferflow.training.running import train
 
 
-class Trainer(Checkpointed, SFTTrainer):
-    """TRL's trainer with checkpoints that can be trusted."""
+class Trainer(Ordered, Checkpointed, SFTTrainer):
+    """TRL's trainer, the longest rows first, with checkpoints that can be trusted."""
 
 
 def train_sft(
@@ -40,4 +41,6 @@ def train_sft(
         processing_class=processor,
         peft_config=lora(job.policy),
     )
+    texts = [(row.system, row.question, row.completion) for row in rows]
+    trainer.lengths = lengths(processor, texts, [row.image for row in rows])
     return train(name, trainer, job)
