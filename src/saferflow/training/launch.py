@@ -26,6 +26,7 @@ def spread(module: str, launch: LaunchParams, policy: PolicyParams) -> None:
         if launch.strategy != "ddp":
             import deepspeed
 
+            _allow_its_checkpoints()
             deepspeed.init_distributed()  # GRPO loads its reference model before the trainer would do so
         return
     if world(launch) == 1 and launch.strategy == "ddp":
@@ -53,11 +54,23 @@ def spread(module: str, launch: LaunchParams, policy: PolicyParams) -> None:
         sys.executable, "-m", "torch.distributed.run", "--nnodes", str(launch.nodes),
         "--nproc-per-node", str(launch.processes), *meet, "-m", module,
     ]  # fmt: skip
+    if launch.strategy != "ddp":
+        os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # DeepSpeed itself would unpickle whatever a checkpoint holds
     if not gpus:
         os.environ["DS_ACCELERATOR"] = "cpu"
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.processes)))
     sys.stdout.flush()
     os.execv(sys.executable, command)  # noqa: S606 the launcher takes this process's place, so that signals reach it
+
+
+def _allow_its_checkpoints() -> None:
+    """Name the types that DeepSpeed's own checkpoints hold beside tensors; of anything else they are refused."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+    from torch.serialization import add_safe_globals
+
+    add_safe_globals([LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address])
 
 
 def world(launch: LaunchParams) -> int:
