@@ -53,16 +53,27 @@ def run(
     force: Annotated[
         list[str] | None, typer.Option(metavar="STAGE", help="Run this stage even if nothing changed; may be repeated.")
     ] = None,
+    ablate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PART", help="Compare with the pipeline without this part; may be repeated; or all."),
+    ] = None,
 ) -> None:
     """Bring the pipeline up to date: only the stages whose code, data or parameters changed.
 
+    `--ablate` runs the pipeline again without a part of the recipe, each time as a DVC experiment beside this checkout, and
+    prints what that costs in every measure: no-dpo, no-format, no-depth, no-semantic, correction, no-topologies; or all.
+
     Examples:
 
-    `saferflow run` · `saferflow run --force sft` · `saferflow run --profile qwen2.5-vl-3b`
+    `saferflow run` · `saferflow run --force sft` · `saferflow run --profile qwen2.5-vl-3b` ·
+    `saferflow run --ablate no-dpo --ablate correction`
     """
     if profile:
         _use_profile(profile)
     _require_project()
+    if ablate:
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, "-m", "flows.ablate", *ablate])  # noqa: S606 as below
     command = [sys.executable, "-m", "flows.align", *(part for stage in force or () for part in ("--force", stage))]
     sys.stdout.flush()
     os.execv(sys.executable, command)  # noqa: S606 this process becomes the flow: signals and the exit status are its own

@@ -1,0 +1,141 @@
+"""What each part of the recipe is worth: a DVC experiment without it, one after the other. `python -m flows.ablate no-dpo`"""
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from prefect import flow, get_run_logger, task
+from prefect.exceptions import TerminationSignal
+from rich.markdown import Markdown
+from rich.text import Text
+
+from flows import process
+from flows.bridge import alone, console, reachable
+from saferflow.cli.show import duration
+from saferflow.data.rows import Answered
+from saferflow.data.tables import atomic, read_table
+from saferflow.errors import PipelineError, SaferflowError
+from saferflow.evaluation.ablation import Variant, chosen, table
+from saferflow.evaluation.measures import scores
+from saferflow.params import Params, load_params
+from saferflow.stages.gate import CANDIDATE, EVALUATED
+from saferflow.tracking import environment, experiments, graph, lineage, runs
+
+REPORT = Path("reports/ablation.md")
+
+
+@flow(name="ablate")
+def ablate(names: tuple[str, ...]) -> str:
+    """Run the variants of these names and compare each with the pipeline as it is; gives the table."""
+    root = Path.cwd()
+    params = load_params(root / "params.yaml")
+    wanted = chosen(params, names)
+    if stale := graph.stale(root):
+        raise PipelineError(
+            f"{', '.join(stale)}: not up to date, so there is nothing to compare with; run saferflow run first"
+        )
+    whole = _candidate(root / EVALUATED)
+    tags = lineage.run_tags(root, params.run.profile, "")
+    parent = runs.start("ablate", tags)
+    status = "FAILED"
+    try:
+        others = {}
+        for number, variant in enumerate(wanted, 1):
+            console.print(Text.assemble((f"[{number}/{len(wanted)}] {variant.name}", "bold"), f"  {variant.what}"))
+            others[variant.what] = task(_answers, name=variant.name)(root, variant, parent, tags)
+        told = table(whole, others, params)
+        with atomic(root / REPORT) as partial:
+            partial.write_text(told, encoding="utf-8")
+        runs.log_artifact(parent, root / REPORT)
+        status = "FINISHED"
+    finally:
+        runs.finish(parent, status)
+    return told
+
+
+def _answers(root: Path, variant: Variant, parent: str, tags: dict[str, str]) -> list[Answered]:
+    """What the candidate of a variant answers; from the experiment if it was run before."""
+    name = experiments.name_of(root, variant.name, variant.changes)
+    run = runs.start(variant.name, {**tags, lineage.STAGE: "ablate"}, parent)
+    status = "FAILED"
+    try:
+        runs.log_params(run, dict(variant.changes))
+        started = time.monotonic()
+        found = experiments.revision(root, name)
+        if found is None:
+            found = _experiment(root, variant, name)
+            runs.log_numbers(run, {"seconds": time.monotonic() - started})
+        runs.tag(run, {lineage.PREFIX + "experiment": name, lineage.PREFIX + "git.commit": found})
+        with tempfile.TemporaryDirectory() as folder:
+            answered = _candidate(experiments.fetch(root, found, str(EVALUATED), Path(folder) / EVALUATED.name))
+        runs.log_numbers(run, scores(answered).to_dict())
+        console.print(f"  {name}: done in {duration(time.monotonic() - started)}")
+        status = "FINISHED"
+    finally:
+        runs.finish(run, status)
+    return answered
+
+
+def _experiment(root: Path, variant: Variant, name: str) -> str:
+    logger, lines = get_run_logger(), []
+
+    def on_line(line: str) -> None:
+        lines.append(line)
+        logger.info("%s", line)
+        if line.startswith("Running stage"):
+            console.print(Text(f"  {line}", "dim"))
+
+    env = {"PYTHONPATH": "src", **({"HF_HUB_OFFLINE": "1"} if "HF_HUB_OFFLINE" in os.environ else {})}
+    log = root / "logs" / f"ablate-{variant.name}.log"
+    status = process.run(experiments.command(name, variant.changes), root, log, env, on_line)
+    found = experiments.revision(root, name)
+    if status or found is None:
+        tail = "\n".join(lines[-30:])
+        raise PipelineError(
+            f"ablation {variant.name} failed (exit status {status}); its last lines, more in {log}:\n{tail}"
+        )
+    return found
+
+
+def _candidate(file: Path) -> list[Answered]:
+    return [row for row in read_table(file, Answered) if row.policy == CANDIDATE]
+
+
+def _params(root: Path) -> Params:
+    params = load_params(root / "params.yaml")
+    environment.prepare(root=root)
+    if params.policy.base == "embedded" or Path(params.policy.base).exists():
+        environment.offline()
+    return params
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the sweep and print its table.
+
+    Returns:
+        Exit status: 0, 1 after a failure, 130 after an interrupt.
+    """
+    parser = argparse.ArgumentParser(prog="python -m flows.ablate", description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="+", metavar="NAME", help="what is left out, or all")
+    names = tuple(parser.parse_args(argv).names)
+    root = Path.cwd()
+    try:
+        chosen(_params(root), names)  # a wrong name is told before servers start
+        with alone(root), reachable(root):
+            runs.close_abandoned(lineage.checkout_id(root))
+            told = ablate(names)
+        console.print(Markdown(told))
+        console.print(f"also in {REPORT}; each variant is a DVC experiment: dvc exp show, dvc exp branch NAME BRANCH")
+        return 0
+    except SaferflowError as error:
+        console.print(Text(f"error: {error}", style="red"))
+        return 1
+    except (KeyboardInterrupt, TerminationSignal):
+        console.print("interrupted. Variants that are done, and stages of the one that was not, are kept.")
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
