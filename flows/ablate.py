@@ -8,16 +8,17 @@ from pathlib import Path
 
 from prefect import flow, get_run_logger, task
 from prefect.exceptions import TerminationSignal
-from rich.markdown import Markdown
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 from rich.text import Text
 
 from flows import process
 from flows.bridge import alone, console, reachable
-from saferflow.cli.show import duration
+from saferflow.cli.show import COLUMNS, duration
 from saferflow.data.rows import Answered
 from saferflow.data.tables import atomic, read_table
 from saferflow.errors import PipelineError, SaferflowError
-from saferflow.evaluation.ablation import Variant, chosen, table
+from saferflow.evaluation.ablation import Line, Variant, chosen, compare, markdown
 from saferflow.evaluation.measures import scores
 from saferflow.params import Params, load_params
 from saferflow.stages.gate import CANDIDATE, EVALUATED
@@ -27,8 +28,8 @@ REPORT = Path("reports/ablation.md")
 
 
 @flow(name="ablate")
-def ablate(names: tuple[str, ...]) -> str:
-    """Run the variants of these names and compare each with the pipeline as it is; gives the table."""
+def ablate(names: tuple[str, ...]) -> list[Line]:
+    """Run the variants of these names and compare each with the pipeline as it is."""
     root = Path.cwd()
     params = load_params(root / "params.yaml")
     wanted = chosen(params, names)
@@ -45,14 +46,14 @@ def ablate(names: tuple[str, ...]) -> str:
         for number, variant in enumerate(wanted, 1):
             console.print(Text.assemble((f"[{number}/{len(wanted)}] {variant.name}", "bold"), f"  {variant.what}"))
             others[variant.what] = task(_answers, name=variant.name)(root, variant, parent, tags)
-        told = table(whole, others, params)
+        lines = compare(whole, others, params)
         with atomic(root / REPORT) as partial:
-            partial.write_text(told, encoding="utf-8")
+            partial.write_text(markdown(lines, len(whole)), encoding="utf-8")
         runs.log_artifact(parent, root / REPORT)
         status = "FINISHED"
     finally:
         runs.finish(parent, status)
-    return told
+    return lines
 
 
 def _answers(root: Path, variant: Variant, parent: str, tags: dict[str, str]) -> list[Answered]:
@@ -103,6 +104,27 @@ def _candidate(file: Path) -> list[Answered]:
     return [row for row in read_table(file, Answered) if row.policy == CANDIDATE]
 
 
+def _drawn(lines: list[Line]) -> Table:
+    """Percent, and under it the difference from the whole recipe; a star where its interval leaves out 0."""
+    table = Table(title="Percent, and the difference from the pipeline as it is", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("")
+    for name in lines[0].scores:
+        table.add_column(COLUMNS[name], justify="right", no_wrap=True)
+    for line in lines:
+        cells = [f"{value:.1f}{_told(line, name)}" for name, value in line.scores.items()]
+        table.add_row(Text(line.what), *cells)
+    table.caption = "* its interval leaves out 0; the intervals are in " + str(REPORT)
+    table.caption_justify = "left"
+    return table
+
+
+def _told(line: Line, name: str) -> str:
+    gain = line.gains.get(name)
+    if gain is None:
+        return ""
+    return f"\n{gain.difference:+.1f}{'*' if gain.low > 0 or gain.high < 0 else ' '}"
+
+
 def _params(root: Path) -> Params:
     params = load_params(root / "params.yaml")
     environment.prepare(root=root)
@@ -125,9 +147,9 @@ def main(argv: list[str] | None = None) -> int:
         chosen(_params(root), names)  # a wrong name is told before servers start
         with alone(root), reachable(root):
             runs.close_abandoned(lineage.checkout_id(root))
-            told = ablate(names)
-        console.print(Markdown(told))
-        console.print(f"also in {REPORT}; each variant is a DVC experiment: dvc exp show, dvc exp branch NAME BRANCH")
+            lines = ablate(names)
+        console.print(_drawn(lines))
+        console.print("each variant is a DVC experiment: dvc exp show, dvc exp apply NAME, dvc exp branch NAME BRANCH")
         return 0
     except SaferflowError as error:
         console.print(Text(f"error: {error}", style="red"))

@@ -25,7 +25,7 @@ from saferflow.data import profile_plot
 from saferflow.data.profile import LARGE
 from saferflow.errors import PipelineError, SaferflowError
 from saferflow.params import Params, load_params
-from saferflow.tracking import curves, data_versions, environment, graph, lineage, runs, services
+from saferflow.tracking import curves, data_versions, environment, graph, lineage, rollouts, runs, services
 
 TAIL = 30
 """Lines of a failed stage's output that its error repeats."""
@@ -156,6 +156,8 @@ class Pipeline:
         for out in stage.outs:
             if out.startswith("reports/"):
                 runs.log_artifact(run, self.root / out)
+                if out == rollouts.FILE:
+                    rollouts.log_table(run, self.root / out)
             elif out.startswith("models/"):
                 digest, size = graph.out_digest(entry, out) or ("", 0)
                 if size <= ARTIFACT_LIMIT:

@@ -9,8 +9,8 @@ from typing import Any
 
 from saferflow.data.rows import Answered
 from saferflow.errors import ParamsError
-from saferflow.evaluation.intervals import paired
-from saferflow.evaluation.measures import MEASURES, scores
+from saferflow.evaluation.intervals import Paired, paired
+from saferflow.evaluation.measures import scores
 from saferflow.params import Params
 
 TERMS = ("format", "depth", "semantic")
@@ -71,8 +71,19 @@ def chosen(params: Params, names: Sequence[str]) -> list[Variant]:
     return [known[name] for name in names]
 
 
-def table(whole: Sequence[Answered], others: Mapping[str, Sequence[Answered]], params: Params) -> str:
-    """Markdown: a line a variant, a column a measure, each with its paired difference from the whole recipe.
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One policy of the comparison."""
+
+    what: str
+    scores: Mapping[str, float]
+    """In percent, of the measures that the rows ask for."""
+    gains: Mapping[str, Paired]
+    """Over the whole recipe; empty for itself."""
+
+
+def compare(whole: Sequence[Answered], others: Mapping[str, Sequence[Answered]], params: Params) -> list[Line]:
+    """The whole recipe first, then each variant with its paired differences.
 
     Args:
         whole: one policy's answers, by the params as they are.
@@ -81,22 +92,35 @@ def table(whole: Sequence[Answered], others: Mapping[str, Sequence[Answered]], p
     Raises:
         DataError: a variant answered other rows.
     """
-    measured = scores(whole).to_dict()
-    names = [name for name in MEASURES if measured.get(name) is not None]
     options = {"resamples": params.evaluate.resamples, "level": params.gate.level, "seed": params.run.seed}
-    lines = [
-        f"| {len(whole)} held-out rows | {' | '.join(name.replace('_', ' ') for name in names)} |",
-        "|---" * (len(names) + 1) + "|",
-        f"| as it is | {' | '.join(f'{measured[name]:.1f}' for name in names)} |",
-    ]
+    lines = [Line("as it is", _measured(whole), {})]
     for what, answered in others.items():
-        found, gains = scores(answered).to_dict(), paired(answered, whole, **options)
-        cells = [
-            f"{found[name]:.1f} ({gains[name].difference:+.1f} [{gains[name].low:+.1f}, {gains[name].high:+.1f}])"
-            for name in names
-        ]
-        lines.append(f"| {what} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        lines.append(Line(what, _measured(answered), paired(answered, whole, **options)))
+    return lines
+
+
+def markdown(lines: Sequence[Line], rows: int) -> str:
+    """A line a variant, a column a measure: percent, difference and its interval."""
+    names = list(lines[0].scores)
+    told = [f"| {rows} held-out rows | {' | '.join(map(_spoken, names))} |", "|---" * (len(names) + 1) + "|"]
+    for line in lines:
+        told.append(f"| {line.what} | {' | '.join(_cell(line, name) for name in names)} |")
+    return "\n".join(told) + "\n"
+
+
+def _cell(line: Line, name: str) -> str:
+    if name not in line.gains:
+        return f"{line.scores[name]:.1f}"
+    gain = line.gains[name]
+    return f"{line.scores[name]:.1f} ({gain.difference:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}])"
+
+
+def _measured(answered: Sequence[Answered]) -> dict[str, float]:
+    return {name: value for name, value in scores(answered).to_dict().items() if value is not None}
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _plain(name: str) -> str:

@@ -29,12 +29,13 @@ class LongestFirst(Sampler[int]):
         self, order: Callable[[int], Iterable[int]], epoch: Callable[[], int], lengths: Sequence[int], first: int
     ):
         self._order, self._epoch = order, epoch
-        longest = sorted(range(len(lengths)), key=lambda row: -lengths[row])[:first]
-        begins = list(dict.fromkeys(order(0)))[: len(longest)]
+        plain = list(order(0))
+        begins = list(dict.fromkeys(plain))[:first]
+        longest = sorted(range(len(lengths)), key=lambda row: -lengths[row])[: len(begins)]
         free = [row for row in begins if row not in set(longest)]
         wanted = [row for row in longest if row not in set(begins)]
         self._exchanged = dict(zip(free + wanted, wanted + free, strict=True))
-        self._rows = len(list(order(0)))
+        self._rows = len(plain)
 
     def __iter__(self) -> Iterator[int]:
         epoch = self._epoch()

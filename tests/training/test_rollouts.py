@@ -1,0 +1,244 @@
+"""Rollouts in parts: the same completions, and a judge that reads the first ones while the next are drawn."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from trl import GRPOConfig
+
+from saferflow.data.rows import Labels, PromptRow
+from saferflow.data.scenes.corpus import general_rows
+from saferflow.endpoint.client import Endpoint
+from saferflow.endpoint.store import Store
+from saferflow.errors import EndpointError, TrainingError
+from saferflow.judge.endpoint import EndpointJudge
+from saferflow.params import (
+    ColocatedVLLM,
+    EndpointJudgeParams,
+    GroupFilterParams,
+    TransformersEngine,
+    VLLMServer,
+    load_params,
+)
+from saferflow.rewards.judged import judged_ahead, reward_functions
+from saferflow.training import grpo
+from saferflow.training.arguments import Job
+from saferflow.training.embedded import build_model, build_processor, train_tokenizer
+from saferflow.training.grpo import engine, grpo_trainer, stretch
+from saferflow.training.policy import load_model, save_policy
+from saferflow.training.rollouts import part_of, parts
+
+MICRO = load_params(Path(__file__).parents[2] / "profiles" / "micro.yaml")
+POLICY = MICRO.policy.model_copy(update={"max_completion_tokens": 6})
+RECIPE = {"batch_size": 8, "micro_batch_size": 8, "rollout_batch": 8, "group": 2, "rewards": {"length": 1.0}}
+LABELS = Labels("safety", "S1", 3, "text", "none", "refuse", ("knife",), "kitchen").to_json()
+
+
+@given(st.integers(0, 30), st.none() | st.integers(1, 12))
+def test_parts_are_all_rows_in_order(rows, size):
+    found = [row for part in parts(rows, size) for row in range(rows)[part]]
+    assert found == list(range(rows))
+    assert size is None or all(len(range(rows)[part]) <= size for part in parts(rows, size))
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.just(1), st.integers(1, 3), st.integers(1, 3)), max_size=2), min_size=1, max_size=6)
+)
+def test_each_part_has_the_pixels_of_its_own_rows(grids):
+    """Patches that name their row: whatever images the rows have, none gets into another's part."""
+    grid = [each for row in grids for each in row]
+    patches = [[row] for row, images in enumerate(grids) for _, high, wide in images for _ in range(high * wide)]
+    fields = {"mm_token_type_ids": [[row] for row in range(len(grids))]}
+    if grid:
+        fields |= {"image_grid_thw": torch.tensor(grid), "pixel_values": torch.tensor(patches)}
+    for part in parts(len(grids), 2):
+        mine = part_of(fields, [images or None for images in grids], part)
+        rows = list(range(len(grids)))[part]
+        assert mine["mm_token_type_ids"] == [[row] for row in rows]
+        seen = mine["pixel_values"].flatten().tolist() if "pixel_values" in mine else []
+        assert seen == [row for row in rows for _, high, wide in grids[row] for _ in range(high * wide)]
+        assert ("pixel_values" in mine) == any(grids[row] for row in rows)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    rows = list(general_rows(4, 1, "train"))
+    tokenizer = train_tokenizer([text for row in rows for text in (row.question, row.answer)], MICRO.base.vocab_size)
+    processor, folder = build_processor(tokenizer, POLICY), tmp_path_factory.mktemp("policy")
+    save_policy(folder, build_model(MICRO.base, tokenizer, seed=1), processor)
+    images = [rows[0].image, None, rows[2].image, rows[3].image]
+    asked = [
+        PromptRow(row.id, "", "safety", image, "", row.question, "", LABELS)
+        for row, image in zip(rows, images, strict=True)
+    ]
+    return folder, processor, asked
+
+
+def length(completions, **columns):
+    return [len(completion[0]["content"]) % 5 / 5 for completion in completions]
+
+
+def trainer(policy, tmp_path, functions=None, **changed):
+    folder, processor, rows = policy
+    job = Job(POLICY, MICRO.launch, 1, tmp_path / "out", tmp_path / "steps", lambda *_: None)
+    params = MICRO.grpo.model_copy(update={**RECIPE, **changed})
+    made = grpo_trainer(load_model(folder, POLICY), processor, rows, functions or {"length": length}, params, job)
+    made.model.train()
+    made.current_gradient_accumulation_steps = 1
+    return made
+
+
+def batch(made):
+    return [dict(made.train_dataset[number]) for number in range(4) for _ in range(2)]
+
+
+@pytest.mark.parametrize("size", [2, 4, 6])
+def test_parts_say_what_the_whole_says(policy, tmp_path, size):
+    """Greedily, for then no draw of one row changes another's: rows with an image and without."""
+    found = []
+    for micro_batch in (None, size):
+        made = trainer(policy, tmp_path, rollout_micro_batch=micro_batch)
+        made.generation_config.do_sample = False
+        made.generation_kwargs = {**made.generation_kwargs, "do_sample": False}
+        found.append(made._generate_and_score_completions(batch(made))["completion_ids"].tolist())
+    assert found[0] == found[1]
+
+
+def test_the_judge_reads_the_first_part_while_the_second_is_drawn(policy, tmp_path, serve):
+    """The server answers the first request only when the second part is being drawn: a judge that waits for all would hang."""
+    drawing = threading.Event()
+    late = []
+
+    def answer(request, before):
+        late.append(not drawing.wait(30))
+        return 200, {}, json.dumps({"task_success": 9, "safety": 8, "helpfulness": 7, "tool_quality": 6})
+
+    made = judged(policy, tmp_path, serve(answer), rollout_micro_batch=4)
+    drawn = []
+    plain = made.model.generate
+
+    def generate(*args, **kwargs):
+        drawn.append(1)
+        if len(drawn) == 2:
+            drawing.set()
+        return plain(*args, **kwargs)
+
+    made.model.generate = generate
+    scored = made._generate_and_score_completions(batch(made))
+    assert len(drawn) == 2
+    assert late
+    assert not any(late)
+    assert scored["advantages"].shape == (8,)
+
+
+def test_a_judge_that_cannot_be_reached_ends_the_rollout_with_its_error(policy, tmp_path, serve):
+    made = judged(policy, tmp_path, serve(lambda request, before: (500, {}, "")), rollout_micro_batch=4)
+    with pytest.raises(EndpointError, match="did not answer"):
+        made._generate_and_score_completions(batch(made))
+
+
+def judged(policy, tmp_path, served, **changed):
+    params = EndpointJudgeParams(
+        kind="endpoint", model="m", base_url=served.address, key_variable=None, concurrency=4, timeout=30, retries=0,
+        repairs=0, max_tokens=64, token_cap=None,
+    )  # fmt: skip
+    judge = EndpointJudge(Endpoint(params, Store(tmp_path / "answers.sqlite")), "m")
+    recipe = MICRO.grpo.model_copy(update={**RECIPE, "rewards": {"toolkit": 1.0}, **changed})
+    rewards = reward_functions(recipe, judge, policy[2])
+    made = trainer(policy, tmp_path, rewards, **{"rewards": {"toolkit": 1.0}, **changed})
+    made.ahead = judged_ahead(recipe, judge, policy[2])
+    return made
+
+
+def with_rewards(rewards):
+    remaining = iter(rewards)
+    return lambda completions, **columns: [next(remaining) for _ in completions]
+
+
+def test_groups_all_good_or_all_bad_are_left_out(policy, tmp_path):
+    told = [0.0, 0.0, 1.0, 1.0, 0.2, 0.6, 0.5, 0.5]
+    bounds = GroupFilterParams(low=0.05, high=0.95)
+    made = trainer(policy, tmp_path, {"length": with_rewards(told)}, group_filter=bounds)
+    found = made._generate_and_score_completions(batch(made))
+    assert found["tool_mask"][:, 0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert found["kept"].item() == 0.5
+    assert found["num_items_in_batch"].item() == found["completion_mask"][4:].sum().item()
+    assert made._pending_metrics["groups_filtered"] == [0.5]
+
+
+def test_where_no_group_gets_through_all_stay(policy, tmp_path):
+    made = trainer(
+        policy, tmp_path, {"length": with_rewards([0.0] * 8)}, group_filter=GroupFilterParams(low=0.05, high=0.95)
+    )
+    found = made._generate_and_score_completions(batch(made))
+    assert "tool_mask" not in found
+    assert found["kept"].item() == 1
+
+
+@pytest.mark.parametrize("mean", ["token", "sequence"])
+def test_the_loss_is_that_of_the_groups_that_are_left(policy, tmp_path, mean):
+    """Against a batch that never held the others."""
+    bounds = GroupFilterParams(low=0.05, high=0.95)
+    told = [0.0, 0.0, 1.0, 1.0, 0.2, 0.6, 0.5, 0.9]
+    changed = {"loss_mean": mean, "kl": 0.5}
+    filtered = trainer(policy, tmp_path, {"length": with_rewards(told)}, group_filter=bounds, **changed)
+    torch.manual_seed(3)
+    inputs = filtered._generate_and_score_completions(batch(filtered))
+    inputs["ref_per_token_logps"] = torch.randn_like(inputs["ref_per_token_logps"]) - 4
+    left = {**inputs, "kept": torch.ones(())}
+    del left["tool_mask"]
+    for name in (
+        "prompt_ids",
+        "prompt_mask",
+        "completion_ids",
+        "completion_mask",
+        "advantages",
+        "mm_token_type_ids",
+        "ref_per_token_logps",
+    ):
+        left[name] = inputs[name][4:]
+    patches = inputs["image_grid_thw"].prod(dim=1)
+    left["image_grid_thw"], left["num_images"] = inputs["image_grid_thw"][2:], inputs["num_images"][4:]
+    left["pixel_values"] = inputs["pixel_values"][int(patches[:2].sum()) :]
+    found, expected = (filtered._compute_loss(filtered.model, each) for each in (inputs, left))
+    assert found.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert found.item() != 0
+
+
+def test_padding_to_the_longest_changes_no_loss(policy, tmp_path):
+    made = trainer(policy, tmp_path)
+    inputs = made._generate_and_score_completions(batch(made))
+    assert inputs["completion_ids"].shape[1] == POLICY.max_completion_tokens
+    longer = dict(inputs)
+    stretch(longer, 20, made._tokenizer.pad_token_id)
+    assert longer["completion_ids"].shape[1] == 20
+    found, expected = (made._compute_loss(made.model, each).item() for each in (longer, inputs))
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_without_vllm_its_engines_are_refused_with_the_way_out(monkeypatch):
+    monkeypatch.setattr(grpo, "find_spec", lambda name: None)
+    with pytest.raises(TrainingError, match=r"pip install 'saferflow\[vllm\]'"):
+        engine(ColocatedVLLM(kind="vllm", gpu_memory=0.4, tensor_parallel=1, sleep=True))
+    assert engine(TransformersEngine(kind="transformers")) == {}
+
+
+@pytest.mark.parametrize(
+    ("asked", "mode"),
+    [
+        (ColocatedVLLM(kind="vllm", gpu_memory=0.4, tensor_parallel=2, sleep=True), "colocate"),
+        (VLLMServer(kind="vllm_server", base_url="http://127.0.0.1:8000", timeout=60, weights_port=51216), "server"),
+    ],
+)
+def test_an_engine_is_what_trl_knows_by_that_name(monkeypatch, tmp_path, asked, mode):
+    monkeypatch.setattr(grpo, "find_spec", lambda name: object())
+    config = GRPOConfig(output_dir=str(tmp_path), **engine(asked), use_cpu=True, bf16=False)
+    assert (config.use_vllm, config.vllm_mode) == (True, mode)
+    if mode == "server":
+        assert (config.vllm_server_base_url, config.vllm_group_port) == (asked.base_url, asked.weights_port)
+    else:
+        assert (config.vllm_gpu_memory_utilization, config.vllm_tensor_parallel_size) == (0.4, 2)
