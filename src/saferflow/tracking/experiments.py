@@ -20,8 +20,24 @@ def name_of(root: Path, what: str, changes: Mapping[str, Any]) -> str:
 
 def command(name: str, changes: Mapping[str, Any]) -> list[str]:
     """What runs the experiment; stages that it shares with this checkout come from the cache."""
-    changed = [part for key, value in changes.items() for part in ("-S", f"{key}={_override(value)}")]
-    return [*DVC, "exp", "run", "--temp", "--name", name, *changed]
+    return [
+        *DVC,
+        "exp",
+        "run",
+        "--temp",
+        "--name",
+        name,
+        *(part for each in overrides(changes) for part in ("-S", each)),
+    ]
+
+
+def overrides(changes: Mapping[str, Any]) -> list[str]:
+    """The changes in the grammar of DVC's `-S`, which is Hydra's; it would merge a mapping into the one that is there."""
+    found = []
+    for key, value in changes.items():
+        found += [f"{key}=null"] if isinstance(value, Mapping) else []
+        found.append(f"{key}={_override(value)}")
+    return found
 
 
 def revision(root: Path, name: str) -> str | None:
@@ -41,7 +57,6 @@ def fetch(root: Path, revision: str, path: str, to: Path) -> Path:
 
 
 def _override(value: Any) -> str:
-    """A value as DVC's `-S` reads it, which is Hydra's grammar."""
     if isinstance(value, Mapping):
         pairs = (f"{str(key).replace(':', chr(92) + ':')}:{_override(each)}" for key, each in value.items())
         return "{" + ",".join(pairs) + "}"
