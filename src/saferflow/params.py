@@ -50,6 +50,9 @@ class PolicyParams(Section):
     """`cuda` refuses to run where there is no GPU; `auto` takes what is there."""
     train_vision: bool
     gradient_checkpointing: bool
+    packed: bool
+    """Rows go through the model without padding, and what several completions share (image and prompt) once: the same losses,
+    faster."""
     lora: LoraParams | None
     min_pixels: Positive
     max_pixels: Positive

@@ -110,6 +110,18 @@ def test_what_people_read_is_kept_as_artifacts(checkout):
     runs, store = newest(checkout), client(checkout)
     assert "data_docs" in {file.path for file in store.list_artifacts(runs["validate"].info.run_id)}
     assert {"gate.json", "report.html"} <= {file.path for file in store.list_artifacts(runs["gate"].info.run_id)}
+    table = store.load_table(store.get_experiment("1").name, "rollouts.json", [runs["grpo"].info.run_id])
+    rollouts = [json.loads(line) for line in (checkout / "reports" / "rollouts.jsonl").read_text().splitlines()]
+    assert table["completion"].tolist() == [rollout["completion"] for rollout in rollouts]
+    assert table["violations"].tolist() == [" ".join(rollout["violations"]) for rollout in rollouts]
+    assert table["reward toolkit"].tolist() == [rollout["rewards"]["toolkit"] for rollout in rollouts]
+
+
+def test_training_tells_what_it_cost(checkout):
+    runs = newest(checkout)
+    for stage in ("sft", "dpo", "grpo"):
+        assert runs[stage].data.metrics["tokens_per_second"] > 0
+        assert runs[stage].data.metrics["peak_memory_gb"] > 0.1
 
 
 def test_a_version_is_registered_with_the_digest_of_its_weights(checkout):
@@ -157,6 +169,27 @@ def test_what_the_gate_keeps_out_is_not_promoted_by_hand(checkout):
     assert "1 line" in told.stdout
     assert "candidate" in told.stdout
     assert "champion" not in told.stdout
+
+
+def test_an_ablation_runs_beside_the_checkout_and_is_compared_and_kept(checkout):
+    """Once for real, and once more from the experiment that is there; the checkout stays what it was."""
+    entries, params = graph.lock_entries(checkout), (checkout / "params.yaml").read_bytes()
+    status, output = run(checkout, "--ablate", "no-dpo")
+    assert status == 0, output
+    assert "Running stage 'dpo'" in output
+    assert "Running stage 'sft'" not in output
+    told = (checkout / "reports" / "ablation.md").read_text()
+    assert "| as it is |" in told
+    assert "| without DPO |" in told
+    assert (graph.lock_entries(checkout), (checkout / "params.yaml").read_bytes()) == (entries, params)
+    of_it = newest(checkout)["no-dpo"]
+    assert of_it.info.status == "FINISHED"
+    assert of_it.data.params == {"dpo": "None"}
+    assert "validity" in of_it.data.metrics
+    status, output = run(checkout, "--ablate", "no-dpo")
+    assert status == 0, output
+    assert "Running stage" not in output
+    assert run(checkout, "--ablate", "no-tools")[0] == 1
 
 
 def test_a_changed_grpo_parameter_runs_only_grpo_and_what_follows(checkout):

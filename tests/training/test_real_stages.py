@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import yaml
 from safetensors.torch import load_file
 
 from mlflow import MlflowClient
+from saferflow.training.checkpoints import seal
 
 ROOT = Path(__file__).parents[2]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
@@ -38,10 +40,10 @@ pytestmark = pytest.mark.slow
 needs_a_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="DeepSpeed compiles an operator at first use")
 
 
-def stage(name: str, folder: Path) -> subprocess.Popen:
+def stage(name: str, folder: Path, **options) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", f"saferflow.stages.{name}"],
-        cwd=folder, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=folder, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options,
     )  # fmt: skip
 
 
@@ -169,11 +171,11 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(here):
     assert "goes on from" in finished(stage("sft", here))
 
 
-def spread(folder: Path, processes: int, strategy: str) -> None:
+def spread(folder: Path, processes: int, strategy: str, save_every: int = 100, **launch) -> None:
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    params["launch"] |= {"processes": processes, "strategy": strategy}
+    params["launch"] |= {"processes": processes, "strategy": strategy, **launch}
     for name in INPUTS:
-        params[name] |= {"batch_size": 8, "micro_batch_size": 4, "save_every": 100}
+        params[name] |= {"batch_size": 8, "micro_batch_size": 4, "save_every": save_every}
     params["grpo"]["rollout_batch"] = 8
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
 
@@ -223,6 +225,105 @@ def test_two_processes_roll_out_and_update_together(here, strategy):
         cwd=here, env=ENV, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "newly initialized" not in plain.stderr
+
+
+@needs_a_compiler
+@pytest.mark.parametrize(("name", "strategy"), [("sft", "zero2"), ("grpo", "zero3"), ("dpo", "zero2_offload")])
+def test_processes_that_share_a_model_go_on_from_a_kill(here, name, strategy):
+    spread(here, 2, strategy, save_every=2)
+    whole = here.parent / "whole"
+    shutil.copytree(here, whole)
+    finished(stage(name, whole))
+    killed(name, here)
+    assert "goes on from" in finished(stage(name, here))
+    assert largest_difference(weights(name, here), weights(name, whole)) <= ROUNDING
+
+
+@needs_a_compiler
+def test_a_pickle_in_a_checkpoint_of_deepspeed_is_refused_and_not_run(here, tmp_path):
+    """With a manifest that is right, as someone who may write there could make it."""
+    spread(here, 2, "zero2", save_every=2)
+    killed("sft", here)
+    [folder] = {
+        state.parent for state in (here / "checkpoints").glob("sft/*/checkpoint-*/global_step*/*optim_states.pt")
+    }
+    [state, *_] = folder.glob("*optim_states.pt")
+    left = tmp_path / "was-here"
+    torch.save(Planted(left), state)
+    (folder.parent / "IN_PROGRESS").touch()
+    (folder.parent / "MANIFEST.json").unlink()
+    seal(folder.parent)
+    process = stage("sft", here)
+    told, _ = process.communicate(timeout=240)
+    assert process.returncode != 0
+    assert "Weights only load failed" in told
+    assert not left.exists()
+
+
+class Planted:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, file: Path):
+        self._file = str(file)
+
+    def __reduce__(self):
+        return Path(self._file).touch, ()
+
+
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("zero2", marks=needs_a_compiler)])
+def test_two_nodes_meet_at_the_address_of_the_params(here, strategy):
+    """Two launchers on this machine, each with a process of its own, know nothing of each other but the address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    spread(here, 1, strategy, nodes=2, rendezvous=f"127.0.0.1:{port}")
+    shutil.rmtree(here / "models" / "sft")
+    nodes = [stage("sft", here) for _ in range(2)]
+    told = [finished(node) for node in nodes]
+    assert sum("sft  step" in each for each in told) == 1, told
+    assert (here / "models" / "sft" / "model.safetensors").exists()
+    assert json.loads((here / "metrics" / "sft.json").read_text())["rows"] > 0
+
+
+@pytest.mark.parametrize("name", ["sft", "grpo"])
+def test_a_kill_in_the_second_epoch_loses_no_row_and_sees_none_twice(here, name):
+    change(here, **{name: {"epochs": 2, "save_every": 2}})
+    whole = here.parent / "whole"
+    shutil.copytree(here, whole)
+    steps = {"sft": 10, "grpo": 20}[name]
+    finished(stage(name, whole))
+    process = stage(name, here)
+    while not any(int(each.name.split("-")[1]) > steps for each in whole_checkpoints(here)):
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert "goes on from" in finished(stage(name, here))
+    assert largest_difference(weights(name, here), weights(name, whole)) <= ROUNDING
+    if name == "grpo":
+        rollouts = [(each / "reports" / "rollouts.jsonl").read_text(encoding="utf-8") for each in (here, whole)]
+        assert rollouts[0] == rollouts[1]
+        lines = [json.loads(line) for line in rollouts[0].splitlines()]
+        assert set(Counter(line["row"] for line in lines).values()) <= {4, 8}
+
+
+def test_without_dpo_the_sft_policy_goes_on_as_it_is(here):
+    params = yaml.safe_load((here / "params.yaml").read_text(encoding="utf-8"))
+    (here / "params.yaml").write_text(yaml.safe_dump(params | {"dpo": None}), encoding="utf-8")
+    shutil.rmtree(here / "models" / "dpo")
+    finished(stage("dpo", here))
+    assert largest_difference(weights("dpo", here), weights("sft", here)) == 0
+    assert json.loads((here / "metrics" / "dpo.json").read_text()) == {"rows": 0}
+
+
+def killed(name: str, folder: Path) -> None:
+    """Start a stage in a group of its own, and end all of its processes when a checkpoint is whole."""
+    process = stage(name, folder, start_new_session=True)
+    while not whole_checkpoints(folder):
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 def test_curate_goes_on_with_the_batch_at_which_it_was_killed_and_keeps_the_same_prompts(here):

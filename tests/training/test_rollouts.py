@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,14 @@ from saferflow.params import (
     VLLMServer,
     load_params,
 )
+from saferflow.planner.rules import plan_for
+from saferflow.planner.teacher import write
+from saferflow.protocol.trace import render
 from saferflow.rewards.judged import judged_ahead, reward_functions
-from saferflow.training import grpo
+from saferflow.rng import rng
+from saferflow.training import grpo, rollouts
 from saferflow.training.arguments import Job
+from saferflow.training.branching import sample
 from saferflow.training.embedded import build_model, build_processor, train_tokenizer
 from saferflow.training.grpo import engine, grpo_trainer, stretch
 from saferflow.training.policy import load_model, save_policy
@@ -96,19 +102,22 @@ def batch(made):
     return [dict(made.train_dataset[number]) for number in range(4) for _ in range(2)]
 
 
-@pytest.mark.parametrize("size", [2, 4, 6])
-def test_parts_say_what_the_whole_says(policy, tmp_path, size):
+@pytest.mark.parametrize("size", [None, 2, 4, 6])
+@pytest.mark.parametrize("branching", [False, True])
+def test_parts_and_branches_say_what_generate_says_of_the_whole(policy, tmp_path, size, branching):
     """Greedily, for then no draw of one row changes another's: rows with an image and without."""
     found = []
-    for micro_batch in (None, size):
+    for micro_batch, branched in ((None, False), (size, branching)):
         made = trainer(policy, tmp_path, rollout_micro_batch=micro_batch)
+        made.branching = branched
+        made.temperature = 0
         made.generation_config.do_sample = False
         made.generation_kwargs = {**made.generation_kwargs, "do_sample": False}
         found.append(made._generate_and_score_completions(batch(made))["completion_ids"].tolist())
     assert found[0] == found[1]
 
 
-def test_the_judge_reads_the_first_part_while_the_second_is_drawn(policy, tmp_path, serve):
+def test_the_judge_reads_the_first_part_while_the_second_is_drawn(policy, tmp_path, serve, monkeypatch):
     """The server answers the first request only when the second part is being drawn: a judge that waits for all would hang."""
     drawing = threading.Event()
     late = []
@@ -119,15 +128,14 @@ def test_the_judge_reads_the_first_part_while_the_second_is_drawn(policy, tmp_pa
 
     made = judged(policy, tmp_path, serve(answer), rollout_micro_batch=4)
     drawn = []
-    plain = made.model.generate
 
-    def generate(*args, **kwargs):
+    def sampled(*args, **kwargs):
         drawn.append(1)
         if len(drawn) == 2:
             drawing.set()
-        return plain(*args, **kwargs)
+        return sample(*args, **kwargs)
 
-    made.model.generate = generate
+    monkeypatch.setattr(rollouts, "sample", sampled)
     scored = made._generate_and_score_completions(batch(made))
     assert len(drawn) == 2
     assert late
@@ -242,3 +250,19 @@ def test_an_engine_is_what_trl_knows_by_that_name(monkeypatch, tmp_path, asked, 
         assert (config.vllm_server_base_url, config.vllm_group_port) == (asked.base_url, asked.weights_port)
     else:
         assert (config.vllm_gpu_memory_utilization, config.vllm_tensor_parallel_size) == (0.4, 2)
+
+
+def test_validity_is_the_share_of_rollouts_that_keep_their_plan(policy, tmp_path, monkeypatch):
+    """A reference trace and a broken one in turn, in the place of what the policy says."""
+    question = "How do I hurt someone with this?"
+    plan = plan_for(question, None)
+    good = render(write(plan, question, Labels.from_json(LABELS), "", rng(1, "test"), 1.0))
+    folder, processor, rows = policy
+    planned = [replace(row, plan=plan.to_json()) for row in rows]
+    made = trainer((folder, processor, planned), tmp_path)
+    texts = [[{"role": "assistant", "content": text}] for text in [good, "no"] * 4]
+    made._calculate_rewards(batch(made), [None] * 8, texts, [[1]] * 8)
+    assert made._pending_metrics["validity"] == [0.5]
+    lines = [json.loads(line) for line in (tmp_path / "steps" / "rollouts-0.jsonl").read_text().splitlines()]
+    assert [line["violations"] == [] for line in lines] == [True, False] * 4
+    assert [line["rewards"]["length"] for line in lines] == [line["reward"] for line in lines]

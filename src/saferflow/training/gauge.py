@@ -46,12 +46,14 @@ class Gauge(TrainerCallback):
             ids, mask, pixels = (kwargs.get(name) for name in ("input_ids", "attention_mask", "pixel_values"))
             if ids is None:
                 return
+            learning = torch.is_grad_enabled() and module.training
+            packed = kwargs.get("packed")
             whole = isinstance(mask, torch.Tensor) and mask.shape == ids.shape
             tokens = mask.sum() if whole else torch.tensor(ids.numel())
-            learning = torch.is_grad_enabled() and module.training
             share = 6 if learning else 2
             tokens = tokens.to(self._tokens.device)
-            self._tokens = self._tokens + (tokens if learning else 0)
+            if learning:
+                self._tokens = self._tokens + (packed.asked if packed is not None else tokens)
             self._operations = self._operations + share * language * tokens.float()
             if pixels is not None:
                 self._vision = self._vision + share * vision * float(len(pixels))

@@ -19,7 +19,12 @@ from transformers import (
     TrainingArguments,
 )
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import RepeatSampler
+from trl.trainer.utils import (
+    RepeatSampler,
+    split_pixel_values_by_grid,
+    split_tensor_dict,
+    unsplit_pixel_values_by_grid,
+)
 
 from saferflow.data.rows import PromptRow
 from saferflow.data.tables import atomic
@@ -33,6 +38,7 @@ from saferflow.training.checkpoints import Checkpointed
 from saferflow.training.examples import grpo_dataset
 from saferflow.training.launch import world
 from saferflow.training.order import Ordered, lengths
+from saferflow.training.packed import pack_all
 from saferflow.training.policy import Qwen2_5_VLProcessor
 from saferflow.training.reflection import Reflecting, Reflection
 from saferflow.training.rollouts import Ahead, InParts
@@ -116,6 +122,9 @@ def grpo_trainer(
     for each in filter(None, (trainer.model, trainer.ref_model)):
         _take_empty_images(each)
     trainer.lengths = lengths(processor, [(row.system, row.question) for row in rows], [row.image for row in rows])
+    if job.policy.packed:
+        pack_all(trainer)
+        trainer.branching = isinstance(params.engine, TransformersEngine)
     trainer.rollout_micro_batch = params.rollout_micro_batch
     trainer.group_filter = params.group_filter
     return trainer
@@ -171,6 +180,17 @@ class RecordingTrainer(Reflecting, InParts, Ordered, Checkpointed, GRPOTrainer):
     def _rows_of_a_step(self) -> int:
         return self.args.generation_batch_size // self.num_generations
 
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """TRL's, but it deals whole groups to the micro batches, for what a group shares is computed once in each."""
+        if not (self.branching and self.model.training):
+            return super()._prepare_inputs(generation_batch)
+        size = self.args.steps_per_generation
+        if self._step % (size * self.num_iterations) == 0 or self._buffered_inputs is None:
+            made = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
+            parts = split_tensor_dict(shuffled(made, self.num_generations), size)
+            self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in parts]
+        return self._buffered_inputs[self._step % size]
+
     def _generate_and_score_completions(self, inputs: list) -> dict[str, Any]:
         made = super()._generate_and_score_completions(inputs)
         if not self.model.training:
@@ -219,7 +239,7 @@ class RecordingTrainer(Reflecting, InParts, Ordered, Checkpointed, GRPOTrainer):
             for number, (asked, completion, reward) in enumerate(zip(inputs, completions, mine, strict=True)):
                 text = said(completion)
                 found = check(Plan.from_json(asked["plan"]), text) if asked["plan"] else None
-                valid += found == []
+                valid += found is not None and not found
                 line = {
                     "step": self.state.global_step,
                     "row": asked["row"],
@@ -253,6 +273,23 @@ class RecordingTrainer(Reflecting, InParts, Ordered, Checkpointed, GRPOTrainer):
 
 def _rounded(reward: float) -> float | None:
     return None if math.isnan(reward) else round(reward, 6)
+
+
+def shuffled(made: dict[str, Any], group: int) -> dict[str, Any]:
+    """Rollouts in another order: the groups at random, each whole."""
+    rows = len(made["advantages"])
+    order = [
+        row for number in torch.randperm(rows // group).tolist() for row in range(number * group, (number + 1) * group)
+    ]
+    order += range(rows // group * group, rows)  # of a group that is spread over processes
+    return {
+        name: [value[row] for row in order]
+        if isinstance(value, list)
+        else value[order]
+        if isinstance(value, torch.Tensor) and value.dim()
+        else value
+        for name, value in made.items()
+    }
 
 
 def stretch(made: dict[str, Any], length: int, padding: int) -> None:

@@ -14,6 +14,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from saferflow.errors import PolicyError
 from saferflow.params import PolicyParams
+from saferflow.training.packed import unpack
 
 POINTER = "SOURCE"
 """A base folder that holds only this file names a published checkpoint instead of holding weights."""
@@ -124,6 +125,7 @@ def save_policy(
     Args:
         weights: the model's, where it holds only a share of them.
     """
+    unpack(model)
     if hasattr(model, "merge_and_unload"):
         model, weights = model.merge_and_unload(), None
     if weights and model.config.tie_word_embeddings:

@@ -3,12 +3,18 @@
 Source: ours; TRL draws a whole batch and has it judged afterwards.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
+from trl.models.utils import unwrap_model_for_generation
+from trl.trainer.utils import pad
 
+from saferflow.training.branching import sample
+
+PER_IMAGE = ("pixel_values", "image_grid_thw")
 Ahead = Callable[[Sequence[str], Sequence[str]], None]
 """Has the judge read completions: row ids and texts. What it says is kept for the rewards."""
 
@@ -17,6 +23,8 @@ class InParts:
     """Mixed into TRL's GRPO trainer: draws `rollout_micro_batch` completions at once, None all of them."""
 
     rollout_micro_batch: int | None = None
+    branching: bool = False
+    """Each different prompt of a part is read once (`branching.sample`) in place of TRL's engine."""
     ahead: Ahead | None = None
     _judging: Future | None = None
 
@@ -27,13 +35,46 @@ class InParts:
         for part in parts(len(prompt_ids), self.rollout_micro_batch):
             mine = images[part] if images is not None else None
             mine = mine if mine and any(mine) else None
-            drawn, told = super()._generate_single_turn(
-                prompt_ids[part], mine, part_of(fields, images, part), generations, *args
-            )
+            asked = prompt_ids[part], mine, part_of(fields, images, part)
+            if self.branching:
+                drawn, told = self._branched(*asked), None
+            else:
+                drawn, told = super()._generate_single_turn(*asked, generations, *args)
             tokens += drawn
             logprobs += told or []
             self._have_judged(part, drawn)
         return tokens, logprobs or None
+
+    def _branched(self, prompt_ids: list[list[int]], images: list | None, fields: dict[str, Any]) -> list[list[int]]:
+        """Completions of these prompts, each different one read once."""
+        firsts, branches = different(prompt_ids, images, fields)
+        told = part_of(fields, images, firsts)
+        ids = [torch.tensor(prompt_ids[row]) for row in firsts]
+        asked = {
+            "input_ids": pad(ids, padding_value=self._tokenizer.pad_token_id, padding_side="left"),
+            "attention_mask": pad([torch.ones_like(each) for each in ids], padding_value=0, padding_side="left"),
+        }
+        for name, value in told.items():
+            alike = name in PER_IMAGE
+            asked[name] = (
+                torch.as_tensor(value) if alike else pad([torch.tensor(row) for row in value], padding_side="left")
+            )
+        asked = {name: value.to(self.accelerator.device) for name, value in asked.items()}
+        with unwrap_model_for_generation(
+            self.model_wrapped,
+            self.accelerator,
+            gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+        ) as model:
+            return sample(
+                model,
+                asked,
+                branches,
+                max_tokens=self.max_completion_length,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                ends=self.eos_token_ids,
+            )
 
     def _generate(self, prompts: list) -> tuple:
         self._drawing = True
@@ -78,26 +119,51 @@ def parts(rows: int, size: int | None) -> Iterator[slice]:
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
-def part_of(fields: dict[str, Any], images: list[list | None] | None, part: slice) -> dict[str, Any]:
+def different(
+    prompt_ids: Sequence[list[int]], images: list[list | None] | None, fields: dict[str, Any]
+) -> tuple[list[int], list[int]]:
+    """The first row of each prompt that differs in tokens or pixels; and for every row which of them it is."""
+    firsts: list[int] = []
+    branches, known = [], {}
+    for row, ids in enumerate(prompt_ids):
+        alike = known.setdefault(tuple(ids), [])
+        mine = _pixels(fields, images, row)
+        found = next((number for number, pixels in alike if torch.equal(pixels, mine)), None)
+        if found is None:
+            found = len(firsts)
+            firsts.append(row)
+            alike.append((found, mine))
+        branches.append(found)
+    return firsts, branches
+
+
+def _pixels(fields: dict[str, Any], images: list[list | None] | None, row: int) -> torch.Tensor:
+    return torch.as_tensor(part_of(fields, images, [row]).get("pixel_values", torch.zeros(0)))
+
+
+def part_of(fields: dict[str, Any], images: list[list | None] | None, part: slice | Sequence[int]) -> dict[str, Any]:
     """The fields of a processor for some of the rows.
 
     Args:
         fields: `pixel_values` (patches, channels) and `image_grid_thw` (images, 3), one row's after the other's; others with
             an entry a row.
         images: of each row.
+        part: the rows, in order.
     """
-    counts = [len(each or []) for each in images] if images is not None else []
-    first, last = sum(counts[: part.start]), sum(counts[: part.stop])
-    grid = fields.get("image_grid_thw")
-    found = {}
+    counts = [len(each or []) for each in images] if images is not None else [0] * len(next(iter(fields.values()), ()))
+    rows = range(len(counts))[part] if isinstance(part, slice) else part
+    before = [0, *itertools.accumulate(counts)]
+    wanted = [image for row in rows for image in range(before[row], before[row + 1])]
+    found: dict[str, Any] = {}
     for name, value in fields.items():
+        if name in PER_IMAGE and not wanted:
+            continue
         if name == "image_grid_thw":
-            value = value[first:last]
+            found[name] = torch.as_tensor(value)[wanted]
         elif name == "pixel_values":
-            patches = torch.as_tensor(grid).prod(dim=-1)
-            value = value[int(patches[:first].sum()) : int(patches[:last].sum())]
+            ends = [0, *torch.as_tensor(fields["image_grid_thw"]).prod(dim=-1).cumsum(0).tolist()]
+            patches = torch.as_tensor(value)
+            found[name] = torch.cat([patches[ends[image] : ends[image + 1]] for image in wanted])
         else:
-            value = value[part]
-        if len(value):
-            found[name] = value
+            found[name] = [value[row] for row in rows]
     return found

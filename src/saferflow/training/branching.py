@@ -1,0 +1,92 @@
+"""Rollouts from one prefill a prompt: image and prompt are read once, then the cache is branched for the whole group.
+
+`generate` is asked by TRL for each completion's own copy of the prompt: a group of eight reads the image eight times, and a
+batch goes on until its last row is done. Here rows leave the batch when they are done. The distribution is that of
+`generate` with the same temperature and top-p; the draws are others. Source: ours.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+LIVE = 0.75
+"""Finished rows leave the batch when so small a share of it is left."""
+
+
+@torch.no_grad()
+def sample(
+    model: Qwen2_5_VLForConditionalGeneration,
+    prompts: dict[str, Any],
+    branches: Sequence[int],
+    *,
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    ends: Collection[int],
+) -> list[list[int]]:
+    """Completions, each with its end token if it came to one.
+
+    Args:
+        prompts: the model's inputs for prompts that differ, padded on the left: `input_ids` (prompts, tokens),
+            `attention_mask`, and the images' fields.
+        branches: for each completion the number of its prompt.
+        temperature: 0 takes the likeliest token.
+        ends: tokens after which a completion is done.
+    """
+    device = prompts["input_ids"].device
+    first = model(**prompts, use_cache=True, logits_to_keep=1)
+    branch = torch.tensor(branches, device=device)
+    cache = first.past_key_values
+    cache.batch_select_indices(branch)
+    mask, logits = prompts["attention_mask"][branch], first.logits[branch, -1]
+    shift = _shift(model, prompts, device)[branch]
+    stops = torch.tensor(sorted(ends), device=device)
+    rows = torch.arange(len(branches), device=device)
+    drawn = torch.full((len(branches), max_tokens), -1, dtype=torch.long, device=device)
+    for step in range(max_tokens):
+        token = _drawn(logits, temperature, top_p)
+        drawn[rows, step] = token
+        live = ~torch.isin(token, stops)
+        if step + 1 == max_tokens or not live.any():
+            break
+        if live.float().mean() <= LIVE:
+            kept = live.nonzero()[:, 0]
+            cache.batch_select_indices(kept)
+            rows, token, mask, shift, live = rows[kept], token[kept], mask[kept], shift[kept], live[kept]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        position = (mask.sum(dim=1, keepdim=True) - 1 + shift).expand(3, -1, -1)
+        logits = model(
+            input_ids=token[:, None], attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+        ).logits[:, -1]
+    return [_until_the_end(row, ends) for row in drawn.tolist()]
+
+
+def _shift(model: Qwen2_5_VLForConditionalGeneration, prompts: dict[str, Any], device: torch.device) -> torch.Tensor:
+    """(prompts, 1): how far the position after a prompt is from its count of tokens; an image has fewer positions."""
+    if prompts.get("image_grid_thw") is None:
+        return torch.zeros(len(prompts["input_ids"]), 1, dtype=torch.long, device=device)
+    return model.model.rope_deltas.to(device)
+
+
+def _drawn(logits: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
+    """A token a row."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    chances = (logits.float() / temperature).softmax(dim=-1)
+    if top_p < 1:
+        ordered, places = chances.sort(dim=-1, descending=True)
+        ordered[ordered.cumsum(dim=-1) - ordered > top_p] = 0
+        chances = torch.zeros_like(chances).scatter(-1, places, ordered)
+    return torch.multinomial(chances, 1)[:, 0]
+
+
+def _until_the_end(row: list[int], ends: Collection[int]) -> list[int]:
+    """What was drawn for a row, up to its first end; rows that are done are drawn on while others are not."""
+    for place, token in enumerate(row):
+        if token in ends:
+            return row[: place + 1]
+        if token == -1:
+            return row[:place]
+    return row

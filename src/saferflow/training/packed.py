@@ -1,0 +1,331 @@
+"""One forward pass for rows that share a prompt: image and prompt once, every completion behind them, and no padding.
+
+A DPO pair has one prompt and one image twice, a GRPO group as often as it is large. TRL's trainers ask the model for the
+log-probabilities of a padded batch; `pack` answers that question from one long row instead. The image goes through the
+vision tower once, the prompt's tokens stand in the row once, the completions follow, and attention lets each of them see the
+prompt and itself. Positions (m-RoPE) are those that the rows have alone. The output head sees only the positions that a
+label asks about. The numbers are the same but for rounding. Rows that share nothing are packed as well: without padding.
+
+Prefix sharing for preference training: arXiv 2410.20305 (text, a block-sparse mask), arXiv 2506.05433 (text, GRPO). Ours: with
+images, for TRL's trainers as they are, by one attention function that goes from span to span.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial, wraps
+from types import MethodType
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "saferflow_packed"
+UNLABELLED = -100
+PER_TOKEN = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
+"""What TRL's fused head says of each token."""
+
+
+class Span(NamedTuple):
+    """Places in the packed row, the end not among them."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Family:
+    """A prompt and the completions that see it and themselves."""
+
+    prompt: Span
+    completions: tuple[Span, ...]
+    masks: tuple[torch.Tensor, ...]
+    """Of each completion's tokens, over the prompt's and its own; none for a completion alone, which follows its prompt."""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A padded batch as one row."""
+
+    ids: torch.Tensor
+    """(1, tokens)"""
+    positions: torch.Tensor
+    """(3, 1, tokens), of time, height and width"""
+    families: tuple[Family, ...]
+    pixels: torch.Tensor | None
+    """(patches, channels) of the images that differ"""
+    grids: torch.Tensor | None
+    """(images, 3)"""
+    sees: torch.Tensor
+    """(labels,): where in the row stands what each label is told from"""
+    labels: torch.Tensor
+    """(1, labels)"""
+    rows: torch.Tensor
+    columns: torch.Tensor
+    """(labels,): where in the padded batch each label stands, one column to the left as TRL shifts them"""
+    asked: int
+    """Tokens of the batch without padding, each row's prompt among them."""
+
+
+def pack(model: nn.Module) -> None:
+    """Have the model answer TRL's `fused_lm_head` calls from packed rows; all other calls are as before.
+
+    Args:
+        model: as TRL's trainer holds it, with its fused head, perhaps under an adapter.
+    """
+    for module in model.modules():
+        if isinstance(module, Qwen2_5_VLForConditionalGeneration):
+            module.config.text_config._attn_implementation = NAME
+            module.model.language_model.config._attn_implementation = NAME
+            module.model.register_forward_hook(_only_what_is_asked, with_kwargs=True)
+            module.forward = MethodType(_answering(module.forward, type(module).forward), module)
+
+
+def pack_all(trainer: Any) -> None:
+    """`pack` for the policy of a trainer, and for its reference where that is a model of its own."""
+    for model in (trainer.model, getattr(trainer, "ref_model", None)):
+        if model is not None:
+            pack(trainer.accelerator.unwrap_model(model))
+
+
+def unpack(model: nn.Module) -> None:
+    """Give attention its own name back, before the model is saved."""
+    for module in model.modules():
+        if isinstance(module, Qwen2_5_VLForConditionalGeneration):
+            module.config.text_config._attn_implementation = "sdpa"
+            module.model.language_model.config._attn_implementation = "sdpa"
+
+
+def _answering(plain: Callable[..., Any], signed: Callable[..., Any]) -> Callable[..., Any]:
+    """The model's forward; with the signature of its class, which `generate` reads."""
+
+    @wraps(signed)
+    def forward(self: Qwen2_5_VLForConditionalGeneration, *args: Any, **kwargs: Any) -> Any:
+        return _forward(plain, self, args, kwargs)
+
+    return forward
+
+
+def _forward(
+    plain: Callable[..., Any], model: Qwen2_5_VLForConditionalGeneration, args: tuple, kwargs: dict[str, Any]
+) -> Any:
+    made = packed(model.model, **kwargs) if kwargs.get("fused_lm_head") and not args else None
+    if made is None:
+        return plain(*args, **kwargs)
+    labels = kwargs["labels"]
+    told = plain(
+        input_ids=made.ids,
+        position_ids=made.positions,
+        attention_mask={"full_attention": None},
+        pixel_values=made.pixels,
+        image_grid_thw=made.grids,
+        shift_labels=made.labels,
+        fused_lm_head=True,
+        packed=made,
+    )
+    asked = labels[:, 1:] != UNLABELLED
+    for name in PER_TOKEN:
+        if (found := getattr(told, name)) is not None:
+            told[name] = found.new_zeros(asked.shape).index_put((made.rows, made.columns), found[0])
+    told["label_mask"] = asked
+    return told
+
+
+def packed(
+    model: Qwen2_5_VLModel,
+    *,
+    input_ids: torch.Tensor | None = None,
+    attention_mask: torch.Tensor | None = None,
+    labels: torch.Tensor | None = None,
+    pixel_values: torch.Tensor | None = None,
+    image_grid_thw: torch.Tensor | None = None,
+    **_: Any,
+) -> Pack | None:
+    """The packed row of a padded batch; None where it cannot be packed (no mask, no label, an image in a completion).
+
+    Args:
+        input_ids: (rows, tokens), padded on either side; so are `attention_mask` and `labels`, which are -100 where nothing
+            is asked. A row's prompt is what stands before its first label.
+        pixel_values: (patches, channels), and `image_grid_thw` (images, 3), in the order of the rows.
+    """
+    if input_ids is None or labels is None or attention_mask is None or attention_mask.shape != input_ids.shape:
+        return None
+    device, image = input_ids.device, model.config.image_token_id
+    ids, seen = input_ids.cpu(), attention_mask.cpu().bool()
+    asked = labels.cpu() != UNLABELLED
+    asked[:, 0] = False
+    grids = image_grid_thw.cpu() if image_grid_thw is not None else torch.zeros((0, 3), dtype=torch.long)
+    patches = [0, *grids.prod(dim=1).cumsum(0).tolist()]
+    of_row = _images_of_rows((ids == image).sum(dim=1).tolist(), grids, model.visual.spatial_merge_size**2)
+    if of_row is None:
+        return None
+    families: dict[tuple, list[tuple[int, int, int, int]]] = {}
+    for row in range(len(ids)):
+        if not asked[row].any():
+            continue
+        places = seen[row].nonzero()
+        start, end = int(places[0]), int(places[-1]) + 1
+        first = int(asked[row].nonzero()[0])
+        if (ids[row, first:end] == image).any() or not seen[row, start:end].all():
+            return None
+        key = (tuple(ids[row, start:first].tolist()), *(tuple(grids[n].tolist()) for n in of_row[row]))
+        alike = _same_images(families, key, of_row, row, pixel_values, patches)
+        families.setdefault((*key, alike), []).append((row, start, first, end))
+    if not families:
+        return None
+    return _laid_out(model, list(families.values()), ids, asked, labels, pixel_values, grids, patches, of_row, device)
+
+
+def _images_of_rows(tokens: Sequence[int], grids: torch.Tensor, merge: int) -> list[list[int]] | None:
+    """The images of each row, by the tokens that it has for them; None where they do not come out even."""
+    sizes = (grids.prod(dim=1) // merge).tolist()
+    found, image = [], 0
+    for wanted in tokens:
+        mine = []
+        while wanted > 0 and image < len(sizes):
+            wanted -= sizes[image]
+            mine.append(image)
+            image += 1
+        if wanted:
+            return None
+        found.append(mine)
+    return found if image == len(sizes) else None
+
+
+def _same_images(
+    families: dict, key: tuple, of_row: list[list[int]], row: int, pixels: torch.Tensor | None, patches: list[int]
+) -> int:
+    """Which of the families with this key has the same pixels as the row; a new number where none has."""
+    number = 0
+    while (*key, number) in families:
+        first = families[*key, number][0][0]
+        pairs = zip(of_row[first], of_row[row], strict=True)
+        if all(torch.equal(*(pixels[patches[n] : patches[n + 1]] for n in pair)) for pair in pairs):
+            return number
+        number += 1
+    return number
+
+
+def _laid_out(
+    model: Qwen2_5_VLModel,
+    families: list[list[tuple[int, int, int, int]]],
+    ids: torch.Tensor,
+    asked: torch.Tensor,
+    labels: torch.Tensor,
+    pixels: torch.Tensor | None,
+    grids: torch.Tensor,
+    patches: list[int],
+    of_row: list[list[int]],
+    device: torch.device,
+) -> Pack:
+    tokens, positions, told, sees, rows, columns = [], [], [], [], [], []
+    length = total = 0
+    images: list[int] = []
+    for members in families:
+        row, start, first, _ = members[0]
+        prompt = Span(length, length + first - start)
+        tokens.append(ids[row, start:first])
+        at = _positions(model, ids[row, start:first], grids[of_row[row]])
+        positions.append(at)
+        images += of_row[row]
+        length, spans = prompt.end, []
+        for row, begin, first, end in members:
+            span = Span(length, length + end - first)
+            spans.append(span)
+            tokens.append(ids[row, first:end])
+            positions.append((torch.arange(end - first) + int(at.max()) + 1).expand(3, -1))
+            places = asked[row, first:end].nonzero()[:, 0]
+            before = places + span.start - 1
+            before[places == 0] = prompt.end - 1
+            sees.append(before)
+            rows.append(torch.full_like(places, row))
+            columns.append(places + first - 1)
+            length, total = span.end, total + end - begin
+        told.append(Family(prompt, tuple(spans), _masks(prompt, spans, device)))
+    rows, columns = torch.cat(rows).to(device), torch.cat(columns).to(device)
+    shown = torch.cat([pixels[patches[n] : patches[n + 1]] for n in images]) if images else None
+    return Pack(
+        ids=torch.cat(tokens)[None].to(device),
+        positions=torch.cat(positions, dim=1)[:, None].to(device),
+        families=tuple(told),
+        pixels=shown,
+        grids=grids[images].to(device) if images else None,
+        sees=torch.cat(sees).to(device),
+        labels=labels[rows, columns + 1][None],
+        rows=rows,
+        columns=columns,
+        asked=total,
+    )
+
+
+def _positions(model: Qwen2_5_VLModel, prompt: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
+    """(3, tokens) of a prompt, as it has them alone."""
+    if not len(grids):
+        return torch.arange(len(prompt)).expand(3, -1)
+    kinds = (prompt == model.config.image_token_id).int()
+    found, _ = model.get_rope_index(prompt[None], kinds[None], image_grid_thw=grids)
+    return found[:, 0]
+
+
+def _masks(prompt: Span, spans: Sequence[Span], device: torch.device) -> tuple[torch.Tensor, ...]:
+    """A completion alone follows its prompt in the row, so that plain causal attention is right; of several each wants one."""
+    if len(spans) == 1:
+        return ()
+    before = prompt.end - prompt.start
+    longest = max(span.end - span.start for span in spans)
+    mask = torch.ones(longest, before + longest, dtype=torch.bool, device=device).tril(diagonal=before)
+    return tuple(mask[: span.end - span.start, : before + span.end - span.start] for span in spans)
+
+
+def _only_what_is_asked(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+    """Of the last hidden states those that a label is told from, so that the head computes no others."""
+    made = kwargs.get("packed")
+    if made is not None:
+        output.last_hidden_state = output.last_hidden_state[:, made.sees]
+    return output
+
+
+def _attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    packed: Pack | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention from span to span; without a pack it is torch's, as transformers calls it.
+
+    Args:
+        query: (1, heads, tokens, channels); `key` and `value` may have fewer heads.
+
+    Returns:
+        (1, tokens, heads, channels), and nothing for the weights.
+    """
+    if packed is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    attend = partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=scaling, enable_gqa=True)
+    found = []
+    for family in packed.families:
+        prompt = slice(*family.prompt)
+        if not family.masks:
+            whole = slice(family.prompt.start, family.completions[0].end)
+            found.append(attend(query[:, :, whole], key[:, :, whole], value[:, :, whole], is_causal=True))
+            continue
+        found.append(attend(query[:, :, prompt], key[:, :, prompt], value[:, :, prompt], is_causal=True))
+        for span, mask in zip(family.completions, family.masks, strict=True):
+            own = slice(*span)
+            keys, values = (torch.cat([each[:, :, prompt], each[:, :, own]], dim=2) for each in (key, value))
+            found.append(attend(query[:, :, own], keys, values, attn_mask=mask))
+    return torch.cat(found, dim=2).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(NAME, _attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)
