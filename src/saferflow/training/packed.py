@@ -7,7 +7,7 @@ prompt and itself. Positions (m-RoPE) are those that the rows have alone. The ou
 label asks about. The numbers are the same but for rounding. Rows that share nothing are packed as well: without padding.
 
 Prefix sharing for preference training: arXiv 2410.20305 (text, a block-sparse mask), arXiv 2506.05433 (text, GRPO). Ours: with
-images, for TRL's trainers as they are, by one attention function that goes from span to span.
+images, for TRL's trainers as they are, by one attention function.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,13 +37,19 @@ class Span(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Family:
-    """A prompt and the completions that see it and themselves."""
+class Sight:
+    """Who sees whom, as places in the packed row; a place at the end of a line that is padding is 0."""
 
-    prompt: Span
-    completions: tuple[Span, ...]
-    masks: tuple[torch.Tensor, ...]
-    """Of each completion's tokens, over the prompt's and its own; none for a completion alone, which follows its prompt."""
+    lines: torch.Tensor
+    """(lines, places): prompts, each with its completion where it has only one; a place sees those before it in its line"""
+    asking: torch.Tensor
+    """(completions, places) of completions that share a prompt with others"""
+    seen: torch.Tensor
+    """(completions, places): the prompt's and the completion's own"""
+    mask: torch.Tensor
+    """(completions, 1, asking places, seen places)"""
+    back: torch.Tensor
+    """(tokens,): where each place of the row is among all lines' and then all completions' places"""
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Pack:
     """(1, tokens)"""
     positions: torch.Tensor
     """(3, 1, tokens), of time, height and width"""
-    families: tuple[Family, ...]
+    sight: Sight
     pixels: torch.Tensor | None
     """(patches, channels) of the images that differ"""
     grids: torch.Tensor | None
@@ -244,13 +250,13 @@ def _laid_out(
             rows.append(torch.full_like(places, row))
             columns.append(places + first - 1)
             length, total = span.end, total + end - begin
-        told.append(Family(prompt, tuple(spans), _masks(prompt, spans, device)))
+        told.append((prompt, spans))
     rows, columns = torch.cat(rows).to(device), torch.cat(columns).to(device)
     shown = torch.cat([pixels[patches[n] : patches[n + 1]] for n in images]) if images else None
     return Pack(
         ids=torch.cat(tokens)[None].to(device),
         positions=torch.cat(positions, dim=1)[:, None].to(device),
-        families=tuple(told),
+        sight=_sight(told, length, device),
         pixels=shown,
         grids=grids[images].to(device) if images else None,
         sees=torch.cat(sees).to(device),
@@ -270,14 +276,36 @@ def _positions(model: Qwen2_5_VLModel, prompt: torch.Tensor, grids: torch.Tensor
     return found[:, 0]
 
 
-def _masks(prompt: Span, spans: Sequence[Span], device: torch.device) -> tuple[torch.Tensor, ...]:
-    """A completion alone follows its prompt in the row, so that plain causal attention is right; of several each wants one."""
-    if len(spans) == 1:
-        return ()
-    before = prompt.end - prompt.start
-    longest = max(span.end - span.start for span in spans)
-    mask = torch.ones(longest, before + longest, dtype=torch.bool, device=device).tril(diagonal=before)
-    return tuple(mask[: span.end - span.start, : before + span.end - span.start] for span in spans)
+def _sight(families: Sequence[tuple[Span, Sequence[Span]]], tokens: int, device: torch.device) -> Sight:
+    lines, asking, seen = [], [], []
+    for prompt, spans in families:
+        alone = len(spans) == 1
+        lines.append(torch.arange(prompt.start, spans[0].end if alone else prompt.end))
+        for span in () if alone else spans:
+            asking.append(torch.arange(*span))
+            seen.append(torch.cat([torch.arange(*prompt), asking[-1]]))
+    mask = torch.zeros(len(asking), 1, _longest(asking), _longest(seen), dtype=torch.bool)
+    for number, (own, all_of_them) in enumerate(zip(asking, seen, strict=True)):
+        visible = torch.ones(len(own), len(all_of_them), dtype=torch.bool).tril(diagonal=len(all_of_them) - len(own))
+        mask[number, 0, : len(own), : len(all_of_them)] = visible
+        mask[number, 0, len(own) :, 0] = True  # a query that sees nothing would be no number
+    back = torch.zeros(tokens, dtype=torch.long)
+    for number, line in enumerate(lines):
+        back[line] = torch.arange(len(line)) + number * _longest(lines)
+    for number, own in enumerate(asking):
+        back[own] = torch.arange(len(own)) + number * _longest(asking) + len(lines) * _longest(lines)
+    return Sight(*(each.to(device) for each in (_padded(lines), _padded(asking), _padded(seen), mask, back)))
+
+
+def _longest(places: Sequence[torch.Tensor]) -> int:
+    return max(map(len, places), default=0)
+
+
+def _padded(places: Sequence[torch.Tensor]) -> torch.Tensor:
+    made = torch.zeros(len(places), _longest(places), dtype=torch.long)
+    for number, each in enumerate(places):
+        made[number, : len(each)] = each
+    return made
 
 
 def _only_what_is_asked(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
@@ -299,7 +327,7 @@ def _attend(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention from span to span; without a pack it is torch's, as transformers calls it.
+    """Attention of a packed row; without a pack it is torch's, as transformers calls it.
 
     Args:
         query: (1, heads, tokens, channels); `key` and `value` may have fewer heads.
@@ -311,20 +339,24 @@ def _attend(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    sight = packed.sight
     attend = partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=scaling, enable_gqa=True)
-    found = []
-    for family in packed.families:
-        prompt = slice(*family.prompt)
-        if not family.masks:
-            whole = slice(family.prompt.start, family.completions[0].end)
-            found.append(attend(query[:, :, whole], key[:, :, whole], value[:, :, whole], is_causal=True))
-            continue
-        found.append(attend(query[:, :, prompt], key[:, :, prompt], value[:, :, prompt], is_causal=True))
-        for span, mask in zip(family.completions, family.masks, strict=True):
-            own = slice(*span)
-            keys, values = (torch.cat([each[:, :, prompt], each[:, :, own]], dim=2) for each in (key, value))
-            found.append(attend(query[:, :, own], keys, values, attn_mask=mask))
-    return torch.cat(found, dim=2).transpose(1, 2).contiguous(), None
+    asked, keys, values = (_at(each, sight.lines) for each in (query, key, value))
+    found = [_flat(attend(asked, keys, values, is_causal=True))]
+    if len(sight.asking):
+        keys, values = (_at(each, sight.seen) for each in (key, value))
+        found.append(_flat(attend(_at(query, sight.asking), keys, values, attn_mask=sight.mask)))
+    return torch.cat(found)[sight.back][None], None
+
+
+def _at(each: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """(1, heads, tokens, channels) at (lines, places): (lines, heads, places, channels)."""
+    return each[0].transpose(0, 1)[places].transpose(1, 2)
+
+
+def _flat(each: torch.Tensor) -> torch.Tensor:
+    """(lines, heads, places, channels) as (lines * places, heads, channels)."""
+    return each.transpose(1, 2).flatten(0, 1)
 
 
 AttentionInterface.register(NAME, _attend)
