@@ -326,6 +326,26 @@ def killed(name: str, folder: Path) -> None:
     process.communicate()
 
 
+@needs_a_compiler
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("name", INPUTS)
+def test_one_row_with_an_image_does_not_leave_the_other_process_waiting(here, name, packed):
+    """ZeRO-3: the process without an image has a part of the vision tower's weights that the other one needs."""
+    spread(here, 2, "zero3")
+    change(here, policy={"packed": packed}, grpo={"epochs": 1})
+    table = here / "data" / ("curated.parquet" if name == "grpo" else f"tables/{name}.parquet")
+    rows = pq.read_table(table).slice(0, 16)
+    images = rows["image"].to_pylist()
+    few = [image if number % 5 == 0 else None for number, image in enumerate(images)]
+    place = rows.schema.get_field_index("image")
+    pq.write_table(
+        rows.set_column(place, rows.schema.field(place), pa.array(few, rows.schema.field(place).type)), table
+    )
+    assert 1 < sum(image is not None for image in few) < 8
+    finished(stage(name, here))
+    assert weights(name, here)
+
+
 def test_curate_goes_on_with_the_batch_at_which_it_was_killed_and_keeps_the_same_prompts(here):
     change(here, curate={"batch_size": 8, "quality": [0.0, 1.0], "min_instability": 0.0, "keep": 40})
     whole = here.parent / "whole"

@@ -8,8 +8,8 @@ from saferflow.params import DPOParams
 from saferflow.training.arguments import Job, lora, shared_arguments
 from saferflow.training.checkpoints import Checkpointed
 from saferflow.training.examples import dpo_dataset
+from saferflow.training.models import prepare
 from saferflow.training.order import Ordered, lengths
-from saferflow.training.packed import pack_all
 from saferflow.training.policy import Qwen2_5_VLProcessor
 from saferflow.training.running import train
 
@@ -51,8 +51,7 @@ def train_dpo(
         processing_class=processor,
         peft_config=lora(job.policy),
     )
-    if job.policy.packed:
-        pack_all(trainer)
+    prepare(trainer, job.policy)
     texts = [(row.system, row.question, max(row.chosen, row.rejected, key=len)) for row in rows]
     trainer.lengths = lengths(processor, texts, [row.image for row in rows])
     return train("dpo", trainer, job)

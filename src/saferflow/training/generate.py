@@ -12,6 +12,7 @@ from saferflow.data.images import open_rgb
 from saferflow.params import PolicyParams
 from saferflow.protocol.grammar import longest
 from saferflow.protocol.plan import Plan
+from saferflow.training.branching import sample
 from saferflow.training.conversation import chat
 from saferflow.training.policy import Qwen2_5_VLProcessor, device, load_model, load_processor
 
@@ -62,16 +63,26 @@ def complete(
         shown = [[image] for image in images if image is not None]
         inputs = processor(text=texts, images=shown or None, padding=True, return_tensors="pt").to(model.device)
         bound = plans[start : start + batch_size] if plans else []
-        limit = max([max_tokens, *(longest(plan) + 1 for plan in bound if plan)])
-        output = model.generate(
-            **inputs,
-            max_new_tokens=limit,
-            num_return_sequences=samples,
-            use_cache=True,
-            logits_processor=_constraint(processor, bound, samples, inputs["input_ids"].shape[1]),
-            **sampling,
-        )
-        said = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        if any(bound):
+            output = model.generate(
+                **inputs,
+                max_new_tokens=max([max_tokens, *(longest(plan) + 1 for plan in bound if plan)]),
+                num_return_sequences=samples,
+                use_cache=True,
+                logits_processor=_constraint(processor, bound, samples, inputs["input_ids"].shape[1]),
+                **sampling,
+            )[:, inputs["input_ids"].shape[1] :]
+        else:
+            output = sample(
+                model,
+                inputs,
+                [row for row in range(len(batch)) for _ in range(samples)],
+                max_tokens=max_tokens,
+                temperature=temperature or 0.0,
+                top_p=1.0,
+                ends=ends_of(model),
+            )
+        said = processor.batch_decode(output, skip_special_tokens=True)
         yield from (said[i : i + samples] for i in range(0, len(said), samples))
 
 
@@ -91,11 +102,15 @@ def sampler(
     return draw
 
 
+def ends_of(model: Qwen2_5_VLForConditionalGeneration) -> set[int]:
+    """The tokens that end a completion."""
+    ends = model.generation_config.eos_token_id
+    return set(ends) if isinstance(ends, list) else {ends}
+
+
 def _constraint(
     processor: Qwen2_5_VLProcessor, plans: Sequence[Plan | None], samples: int, prompt_tokens: int
 ) -> LogitsProcessorList:
-    if not any(plans):
-        return LogitsProcessorList()
     from saferflow.training.constrained import PlanConstraint
 
     rows = [plan for plan in plans for _ in range(samples)]

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from transformers import (
     Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLModel,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -37,8 +36,8 @@ from saferflow.training.arguments import Job, lora, shared_arguments
 from saferflow.training.checkpoints import Checkpointed
 from saferflow.training.examples import grpo_dataset
 from saferflow.training.launch import world
+from saferflow.training.models import prepare
 from saferflow.training.order import Ordered, lengths
-from saferflow.training.packed import pack_all
 from saferflow.training.policy import Qwen2_5_VLProcessor
 from saferflow.training.reflection import Reflecting, Reflection
 from saferflow.training.rollouts import Ahead, InParts
@@ -119,11 +118,9 @@ def grpo_trainer(
         processing_class=processor,
         peft_config=lora(job.policy),
     )
-    for each in filter(None, (trainer.model, trainer.ref_model)):
-        _take_empty_images(each)
     trainer.lengths = lengths(processor, [(row.system, row.question) for row in rows], [row.image for row in rows])
+    prepare(trainer, job.policy)
     if job.policy.packed:
-        pack_all(trainer)
         trainer.branching = isinstance(params.engine, TransformersEngine)
     trainer.rollout_micro_batch = params.rollout_micro_batch
     trainer.group_filter = params.group_filter
@@ -339,20 +336,3 @@ class StopOnCollapse(TrainerCallback):
                 f"{where} at most {max(self._validity):.0%} of the rollouts kept the protocol, fewer than "
                 f"grpo.min_validity {self._floor:.0%}{kept}. Lower grpo.learning_rate, or train sft longer"
             )
-
-
-def _take_empty_images(model: torch.nn.Module) -> None:
-    """Have the model read pixels of no image as no pixels.
-
-    TRL cuts a batch of rows with and without an image into micro batches; one without any gets an empty tensor.
-    """
-
-    def drop(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        pixels = kwargs.get("pixel_values")
-        if pixels is not None and len(pixels) == 0:
-            kwargs = {**kwargs, "pixel_values": None, "image_grid_thw": None}
-        return args, kwargs
-
-    for module in model.modules():
-        if isinstance(module, Qwen2_5_VLModel):
-            module.register_forward_pre_hook(drop, with_kwargs=True)

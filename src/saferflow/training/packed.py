@@ -90,13 +90,6 @@ def pack(model: nn.Module) -> None:
             module.forward = MethodType(_answering(module.forward, type(module).forward), module)
 
 
-def pack_all(trainer: Any) -> None:
-    """`pack` for the policy of a trainer, and for its reference where that is a model of its own."""
-    for model in (trainer.model, getattr(trainer, "ref_model", None)):
-        if model is not None:
-            pack(trainer.accelerator.unwrap_model(model))
-
-
 def unpack(model: nn.Module) -> None:
     """Give attention its own name back, before the model is saved."""
     for module in model.modules():

@@ -8,8 +8,8 @@ from saferflow.params import TrainingParams
 from saferflow.training.arguments import Job, lora, shared_arguments
 from saferflow.training.checkpoints import Checkpointed
 from saferflow.training.examples import sft_dataset
+from saferflow.training.models import prepare
 from saferflow.training.order import Ordered, lengths
-from saferflow.training.packed import pack_all
 from saferflow.training.policy import Qwen2_5_VLProcessor
 from saferflow.training.running import train
 
@@ -42,8 +42,7 @@ def train_sft(
         processing_class=processor,
         peft_config=lora(job.policy),
     )
-    if job.policy.packed:
-        pack_all(trainer)
+    prepare(trainer, job.policy)
     texts = [(row.system, row.question, row.completion) for row in rows]
     trainer.lengths = lengths(processor, texts, [row.image for row in rows])
     return train(name, trainer, job)

@@ -1,0 +1,54 @@
+"""What the models of a trainer are taught before it trains: batches in which some rows have an image and others none.
+
+Source: ours.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Qwen2_5_VLModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+from saferflow.params import PolicyParams
+from saferflow.training.packed import pack
+
+
+def prepare(trainer: Any, policy: PolicyParams) -> None:
+    """Ready the policy of a trainer of TRL, and its reference where that is a model of its own."""
+    for model in (trainer.model, getattr(trainer, "ref_model", None)):
+        if model is None:
+            continue
+        model = trainer.accelerator.unwrap_model(model)
+        if policy.packed:
+            pack(model)
+        for module in model.modules():
+            if isinstance(module, Qwen2_5_VLModel):
+                module.register_forward_pre_hook(_mind_images, with_kwargs=True)
+
+
+def _mind_images(module: Qwen2_5_VLModel, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Read pixels of no image as no pixels; and where processes share the weights, call the vision tower in each of them.
+
+    TRL cuts a batch of rows with and without an image into micro batches; one without any gets an empty tensor. With
+    ZeRO-3 a process whose rows have no image would leave the others waiting for its part of the tower's weights.
+    """
+    pixels = kwargs.get("pixel_values")
+    if pixels is not None and len(pixels) == 0:
+        pixels = None
+        kwargs = {**kwargs, "pixel_values": None, "image_grid_thw": None}
+    begins = kwargs.get("past_key_values") is None and kwargs.get("inputs_embeds") is None
+    if pixels is None and begins and kwargs.get("input_ids") is not None and is_deepspeed_zero3_enabled():
+        embedded = module.get_input_embeddings()(kwargs["input_ids"])
+        kwargs = {**kwargs, "inputs_embeds": embedded + 0.0 * _seen_nothing(module, embedded)}
+    return args, kwargs
+
+
+def _seen_nothing(module: Qwen2_5_VLModel, like: torch.Tensor) -> torch.Tensor:
+    """The sum of what the vision tower says of the smallest black image."""
+    vision: nn.Module = module.visual
+    merge, config = vision.spatial_merge_size, module.config.vision_config
+    width = config.in_channels * config.temporal_patch_size * config.patch_size**2
+    pixels = torch.zeros(merge**2, width, device=like.device, dtype=like.dtype)
+    grid = torch.tensor([[1, merge, merge]], device=like.device)
+    return module.get_image_features(pixels, grid, return_dict=True).pooler_output[0].sum()
