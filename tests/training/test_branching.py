@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from saferflow.data.scenes.corpus import general_rows
 from saferflow.params import load_params
-from saferflow.training.branching import _drawn, _until_the_end, sample
+from saferflow.training.branching import _drawn, _until_the_end, sample, unsayable
 from saferflow.training.embedded import build_model, build_processor, train_tokenizer
 from saferflow.training.generate import Prompt, complete, ends_of
 
@@ -102,6 +102,22 @@ def test_completions_stand_in_the_order_of_the_prompts_each_as_often_as_asked(pa
     alone = [next(iter(complete(model, processor, [p], batch_size=1, max_tokens=6)))[0] for p in prompts]
     together = list(complete(model, processor, prompts, batch_size=3, max_tokens=6, samples=2))
     assert together == [[text, text] for text in alone]
+
+
+def test_no_completion_has_the_token_of_an_image(parts):
+    """Though the policy would say nothing else."""
+    model, told = parts[0], inputs(parts)
+    unsaid = unsayable(model.config)
+    likeliest = model.lm_head.register_forward_hook(
+        lambda module, args, logits: logits.index_fill(-1, torch.tensor(unsaid), 99.0)
+    )
+    try:
+        torch.manual_seed(1)
+        for temperature in (0, 1.0):
+            found = sample(model, told, [0, 1, 2, 3] * 4, max_tokens=6, temperature=temperature, top_p=1, ends=set())
+            assert not {token for row in found for token in row} & set(unsaid)
+    finally:
+        likeliest.remove()
 
 
 def test_the_ends_are_those_of_the_model(parts):

@@ -231,8 +231,8 @@ def test_padding_to_the_longest_changes_no_loss(policy, tmp_path):
 def test_without_vllm_its_engines_are_refused_with_the_way_out(monkeypatch):
     monkeypatch.setattr(grpo, "find_spec", lambda name: None)
     with pytest.raises(TrainingError, match=r"pip install 'saferflow\[vllm\]'"):
-        engine(ColocatedVLLM(kind="vllm", gpu_memory=0.4, tensor_parallel=1, sleep=True))
-    assert engine(TransformersEngine(kind="transformers")) == {}
+        engine(ColocatedVLLM(kind="vllm", gpu_memory=0.4, tensor_parallel=1, sleep=True), [])
+    assert engine(TransformersEngine(kind="transformers"), [7])["generation_kwargs"] == {"suppress_tokens": [7]}
 
 
 @pytest.mark.parametrize(
@@ -244,8 +244,9 @@ def test_without_vllm_its_engines_are_refused_with_the_way_out(monkeypatch):
 )
 def test_an_engine_is_what_trl_knows_by_that_name(monkeypatch, tmp_path, asked, mode):
     monkeypatch.setattr(grpo, "find_spec", lambda name: object())
-    config = GRPOConfig(output_dir=str(tmp_path), **engine(asked), use_cpu=True, bf16=False)
+    config = GRPOConfig(output_dir=str(tmp_path), **engine(asked, [7]), use_cpu=True, bf16=False)
     assert (config.use_vllm, config.vllm_mode) == (True, mode)
+    assert config.generation_kwargs == {"logit_bias": {7: -100.0}}
     if mode == "server":
         assert (config.vllm_server_base_url, config.vllm_group_port) == (asked.base_url, asked.weights_port)
     else:

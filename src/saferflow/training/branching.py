@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 LIVE = 0.75
 """Finished rows leave the batch when so small a share of it is left."""
@@ -26,7 +26,7 @@ def sample(
     top_p: float,
     ends: Collection[int],
 ) -> list[list[int]]:
-    """Completions, each with its end token if it came to one.
+    """Completions, each with its end token if it came to one; none has the token of an image, for which there would be none.
 
     Args:
         prompts: the model's inputs for prompts that differ, padded on the left: `input_ids` (prompts, tokens),
@@ -44,8 +44,10 @@ def sample(
     shift = _shift(model, prompts, device)[branch]
     stops = torch.tensor(sorted(ends), device=device)
     rows = torch.arange(len(branches), device=device)
+    unsaid = [token for token in unsayable(model.config) if token < logits.shape[-1]]
     drawn = torch.full((len(branches), max_tokens), -1, dtype=torch.long, device=device)
     for step in range(max_tokens):
+        logits[:, unsaid] = -torch.inf
         token = _drawn(logits, temperature, top_p)
         drawn[rows, step] = token
         live = ~torch.isin(token, stops)
@@ -61,6 +63,11 @@ def sample(
             input_ids=token[:, None], attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
         ).logits[:, -1]
     return [_until_the_end(row, ends) for row in drawn.tolist()]
+
+
+def unsayable(config: Qwen2_5_VLConfig) -> list[int]:
+    """Tokens that stand for pixels; a completion that had one would want an image of its own in the next forward pass."""
+    return [config.image_token_id, config.video_token_id]
 
 
 def _shift(model: Qwen2_5_VLForConditionalGeneration, prompts: dict[str, Any], device: torch.device) -> torch.Tensor:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
 from saferflow.rewards.judged import RewardFunction, said
 from saferflow.training.arguments import Job, lora, shared_arguments
+from saferflow.training.branching import unsayable
 from saferflow.training.checkpoints import Checkpointed
 from saferflow.training.examples import grpo_dataset
 from saferflow.training.launch import world
@@ -112,7 +113,7 @@ def grpo_trainer(
             scale_rewards=params.advantage,
             loss_type=LOSS[params.loss_mean],
             disable_dropout=True,
-            **engine(params.engine),
+            **engine(params.engine, unsayable(model.config)),
         ),
         train_dataset=grpo_dataset(rows),
         processing_class=processor,
@@ -127,28 +128,32 @@ def grpo_trainer(
     return trainer
 
 
-def engine(params: TransformersEngine | ColocatedVLLM | VLLMServer) -> dict[str, Any]:
+def engine(params: TransformersEngine | ColocatedVLLM | VLLMServer, unsaid: Sequence[int]) -> dict[str, Any]:
     """Keyword arguments of TRL's config for what draws the rollouts.
+
+    Args:
+        unsaid: tokens that are never drawn.
 
     Raises:
         TrainingError: vLLM is asked for and not installed.
     """
     if isinstance(params, TransformersEngine):
-        return {}
+        return {"generation_kwargs": {"suppress_tokens": list(unsaid)}}
     if find_spec("vllm") is None:
         raise TrainingError(
             f"grpo.engine is {params.kind}, and vLLM is not installed: pip install 'saferflow[vllm]' on a machine with a "
             "GPU, or set grpo.engine to {kind: transformers}"
         )
+    never = {"generation_kwargs": {"logit_bias": dict.fromkeys(unsaid, -100.0)}}
     if isinstance(params, VLLMServer):
-        return {
+        return never | {
             "use_vllm": True,
             "vllm_mode": "server",
             "vllm_server_base_url": params.base_url,
             "vllm_server_timeout": params.timeout,
             "vllm_group_port": params.weights_port,
         }
-    return {
+    return never | {
         "use_vllm": True,
         "vllm_mode": "colocate",
         "vllm_gpu_memory_utilization": params.gpu_memory,

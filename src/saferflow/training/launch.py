@@ -4,7 +4,9 @@ A stage's module calls `spread` first. With one process and no DeepSpeed it goes
 which starts the same module once a process. Source: ours.
 """
 
+import ctypes
 import os
+import signal
 import sys
 from importlib.util import find_spec
 from typing import Any
@@ -12,6 +14,8 @@ from typing import Any
 from saferflow.errors import TrainingError
 from saferflow.params import LaunchParams, PolicyParams
 
+PARENT_DEATH_SIGNAL = 1
+"""`PR_SET_PDEATHSIG` of prctl(2)."""
 INSIDE = "TORCHELASTIC_RUN_ID"
 """Set by the launcher in the processes that it starts."""
 
@@ -23,6 +27,7 @@ def spread(module: str, launch: LaunchParams, policy: PolicyParams) -> None:
         TrainingError: DeepSpeed is wanted and not installed, or there are fewer GPUs than processes.
     """
     if INSIDE in os.environ:
+        _end_with_the_launcher()
         if launch.strategy != "ddp":
             import deepspeed
 
@@ -61,6 +66,12 @@ def spread(module: str, launch: LaunchParams, policy: PolicyParams) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.processes)))
     sys.stdout.flush()
     os.execv(sys.executable, command)  # noqa: S606 the launcher takes this process's place, so that signals reach it
+
+
+def _end_with_the_launcher() -> None:
+    """The launcher puts each process into a session of its own: a kill of the launcher alone would leave them at work."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _allow_its_checkpoints() -> None:
