@@ -113,6 +113,7 @@ def grpo_trainer(
             scale_rewards=params.advantage,
             loss_type=LOSS[params.loss_mean],
             disable_dropout=True,
+            log_multimodal=False,  # a process whose rows have no image would not take part, and the others would wait
             **engine(params.engine, unsayable(model.config)),
         ),
         train_dataset=grpo_dataset(rows),

@@ -3,6 +3,9 @@
 Source: ours.
 """
 
+from collections.abc import Callable
+from functools import wraps
+from types import MethodType
 from typing import Any
 
 import torch
@@ -24,10 +27,20 @@ def prepare(trainer: Any, policy: PolicyParams) -> None:
             pack(model)
         for module in model.modules():
             if isinstance(module, Qwen2_5_VLModel):
-                module.register_forward_pre_hook(_mind_images, with_kwargs=True)
+                module.forward = MethodType(_minding_images(module.forward, type(module).forward), module)
 
 
-def _mind_images(module: Qwen2_5_VLModel, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+def _minding_images(plain: Callable[..., Any], signed: Callable[..., Any]) -> Callable[..., Any]:
+    """The model's forward: not a hook, which would call the tower before DeepSpeed's own hooks know of the model."""
+
+    @wraps(signed)
+    def forward(self: Qwen2_5_VLModel, *args: Any, **kwargs: Any) -> Any:
+        return plain(*args, **_mind_images(self, kwargs))
+
+    return forward
+
+
+def _mind_images(module: Qwen2_5_VLModel, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Read pixels of no image as no pixels; and where processes share the weights, call the vision tower in each of them.
 
     TRL cuts a batch of rows with and without an image into micro batches; one without any gets an empty tensor. With
@@ -41,7 +54,7 @@ def _mind_images(module: Qwen2_5_VLModel, args: tuple, kwargs: dict[str, Any]) -
     if pixels is None and begins and kwargs.get("input_ids") is not None and is_deepspeed_zero3_enabled():
         embedded = module.get_input_embeddings()(kwargs["input_ids"])
         kwargs = {**kwargs, "inputs_embeds": embedded + 0.0 * _seen_nothing(module, embedded)}
-    return args, kwargs
+    return kwargs
 
 
 def _seen_nothing(module: Qwen2_5_VLModel, like: torch.Tensor) -> torch.Tensor:
