@@ -4,7 +4,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test slow lint bench-protocol ui stop status doctor clean
+.PHONY: help run test slow lint bench bench-protocol ui stop status doctor clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1@/' | awk -F@ '{ printf "%-22s %s\n", $$1, $$2 }'
@@ -21,6 +21,9 @@ slow: .venv/test ## the tests that take minutes
 lint: .venv/test ## style and layers
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports
+
+bench: .venv/run ## our trainers against a plain TRL script; ARGS="--only dpo"
+	@PYTHONPATH=src $(BIN)/python -W ignore benchmarks/training.py $(ARGS)
 
 bench-protocol: .venv/run ## speed of the check, and how its time grows; ARGS="--search 60"
 	@PYTHONPATH=src $(BIN)/python benchmarks/protocol.py $(ARGS)

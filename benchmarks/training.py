@@ -48,7 +48,7 @@ SIZES = {
     "hidden_size": 320, "layers": 10, "heads": 8, "kv_heads": 2, "intermediate_size": 1024, "vision_hidden_size": 256,
     "vision_layers": 6, "vision_heads": 8, "vision_intermediate_size": 704, "initializer_range": 0.02,
 }  # fmt: skip
-BATCH = {"sft": 8, "dpo": 4, "grpo": 8}
+BATCH = {"sft": 4, "dpo": 2, "grpo": 8}
 """Rows of a forward pass: examples, pairs, completions of one group."""
 STEPS = 3
 """Of a run; the first is warm-up."""

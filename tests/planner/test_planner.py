@@ -29,6 +29,14 @@ def test_every_reference_passes_its_plans_check():
         assert check(plan, render(response)) == (), row.id
 
 
+def test_without_its_graph_a_plan_has_the_same_tools_and_a_reference_that_passes():
+    for row in ROWS:
+        plan = plan_for(row.question, row.image).linear()
+        assert (plan.topology, plan.tools) == ("linear", plan_for(row.question, row.image).tools)
+        response = write(plan, row.question, row.labels, row.answer, rng(3, row.id), 0.5)
+        assert check(plan, render(response)) == (), row.id
+
+
 def test_the_planner_gives_equal_plans_whatever_the_labels_say():
     """It cannot leak the verdict: its signature takes no labels, and equal questions and images give equal plans."""
     for row in ROWS[:20]:

@@ -157,3 +157,19 @@ def test_the_real_records_become_tables_whose_images_open(project):
     assert len(held_out) == counts["evaluation"] > 100
     assert {Labels.from_json(row.labels).decision for row in held_out} == {"answer", "refuse"}
     assert all(open_rgb(row.image).mode == "RGB" for row in held_out if row.image is not None)
+
+
+def test_without_topologies_every_plan_is_linear(project):
+    write(good(24))
+    for topologies in (True, False):
+        raw = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+        raw["plan"]["topologies"] = topologies
+        Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+        plan.main()
+        kinds = {
+            Plan.from_json(row.plan).topology
+            for name, kind in (("sft", SFTRow), ("dpo", DPORow), ("grpo", PromptRow), ("evaluation", PromptRow))
+            for row in read_table(TABLES / f"{name}.parquet", kind)
+            if row.plan
+        }
+        assert (kinds == {"linear"}) is not topologies
