@@ -53,6 +53,9 @@ def write(path: Path, digest: str, params: dict) -> None:
         path.write_text(json.dumps({"passed": passed, "checks": [check]}))
     elif path.name == "data_profile.json":
         path.write_text(json.dumps({"sft": {"source": {digest: 100}}}))
+    elif path.name == "rollouts.jsonl":
+        told = {"step": 0, "row": "r", "reward": 0.5, "rewards": {"toy": 0.5}, "violations": None, "corrected": False}
+        path.write_text(json.dumps({**told, "completion": digest}) + "\n")
     elif path.suffix:
         path.write_text(digest)
     else:

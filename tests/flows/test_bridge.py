@@ -59,6 +59,7 @@ def test_a_run_holds_curves_numbers_parameters_and_artifacts(finished):
     assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {
         "model",
         "model.json",
+        "rollouts.json",
         "rollouts.jsonl",
         "logs",
     }
