@@ -110,7 +110,7 @@ def test_what_people_read_is_kept_as_artifacts(checkout):
     runs, store = newest(checkout), client(checkout)
     assert "data_docs" in {file.path for file in store.list_artifacts(runs["validate"].info.run_id)}
     assert {"gate.json", "report.html"} <= {file.path for file in store.list_artifacts(runs["gate"].info.run_id)}
-    table = store.load_table(store.get_experiment("1").name, "rollouts.json", [runs["grpo"].info.run_id])
+    table = store.load_table("1", "rollouts.json", [runs["grpo"].info.run_id])
     rollouts = [json.loads(line) for line in (checkout / "reports" / "rollouts.jsonl").read_text().splitlines()]
     assert table["completion"].tolist() == [rollout["completion"] for rollout in rollouts]
     assert table["violations"].tolist() == [" ".join(rollout["violations"]) for rollout in rollouts]
