@@ -31,7 +31,7 @@ from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from saferflow.data.rows import DPORow, PromptRow, SFTRow
 from saferflow.params import load_params
@@ -214,7 +214,7 @@ def one_run(bench: Bench, kind: str, side: str, rows: list, *, prepared: bool) -
                 trainer.model.generation_config.eos_token_id = None
             timed(trainer, "_generate_single_turn", parts["drawn"])
             timed(trainer, "_generate_and_score_completions", parts["scored"])
-        trainer.remove_callback("PrinterCallback")
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         steps = times.steps[1:]
         if kind != "grpo":
