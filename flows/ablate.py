@@ -13,16 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from flows import process
-from flows.bridge import alone, console, reachable
+from flows.bridge import alone, console, prepared, reachable
 from saferflow.cli.show import COLUMNS, duration
 from saferflow.data.rows import Answered
 from saferflow.data.tables import atomic, read_table
 from saferflow.errors import PipelineError, SaferflowError
 from saferflow.evaluation.ablation import Line, Variant, chosen, compare, markdown
 from saferflow.evaluation.measures import scores
-from saferflow.params import Params, load_params
+from saferflow.params import load_params
 from saferflow.stages.gate import CANDIDATE, EVALUATED
-from saferflow.tracking import environment, experiments, graph, lineage, runs
+from saferflow.tracking import experiments, graph, lineage, runs
 
 REPORT = Path("reports/ablation.md")
 
@@ -125,14 +125,6 @@ def _told(line: Line, name: str) -> str:
     return f"\n{gain.difference:+.1f}{'*' if gain.low > 0 or gain.high < 0 else ' '}"
 
 
-def _params(root: Path) -> Params:
-    params = load_params(root / "params.yaml")
-    environment.prepare(root=root)
-    if params.policy.base == "embedded" or Path(params.policy.base).exists():
-        environment.offline()
-    return params
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the sweep and print its table.
 
@@ -144,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     names = tuple(parser.parse_args(argv).names)
     root = Path.cwd()
     try:
-        chosen(_params(root), names)  # a wrong name is told before servers start
+        chosen(prepared(root), names)  # a wrong name is told before servers start
         with alone(root), reachable(root):
             runs.close_abandoned(lineage.checkout_id(root))
             lines = ablate(names)

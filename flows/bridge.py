@@ -227,10 +227,7 @@ def main(align: Flow, argv: list[str] | None = None) -> int:
     force = tuple(parser.parse_args(argv).force)
     root = Path.cwd()
     try:
-        params = load_params(root / "params.yaml")
-        environment.prepare(root=root)
-        if params.policy.base == "embedded" or Path(params.policy.base).exists():
-            environment.offline()
+        params = prepared(root)
         with alone(root):
             return _bring_up_to_date(align, root, params, force)
     except SaferflowError as error:
@@ -239,6 +236,15 @@ def main(align: Flow, argv: list[str] | None = None) -> int:
     except (KeyboardInterrupt, TerminationSignal):
         console.print("interrupted. Finished stages are kept; the next run goes on with the one that was not.")
         return 130
+
+
+def prepared(root: Path) -> Params:
+    """The project's parameters, with the environment set for its servers; offline where nothing is fetched from a hub."""
+    params = load_params(root / "params.yaml")
+    environment.prepare(root=root)
+    if params.policy.base == "embedded" or Path(params.policy.base).exists():
+        environment.offline()
+    return params
 
 
 def _bring_up_to_date(align: Flow, root: Path, params: Params, force: tuple[str, ...]) -> int:

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from flows import process
 from flows.align import align
-from flows.bridge import alone, console, reachable
+from flows.bridge import alone, console, prepared, reachable
 from flows.registration import pending
 from saferflow.errors import SaferflowError
 from saferflow.params import Params, load_params
@@ -139,10 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     asked = parser.parse_args(argv)
     root = Path.cwd()
     try:
-        params = load_params(root / "params.yaml")
-        environment.prepare(root=root)
-        if params.policy.base == "embedded" or Path(params.policy.base).exists():
-            environment.offline()
+        prepared(root)
         with reachable(root):
             retrain(tuple(asked.force))
         return 0
