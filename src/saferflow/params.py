@@ -53,6 +53,9 @@ class PolicyParams(Section):
     packed: bool
     """Rows go through the model without padding, and what several completions share (image and prompt) once: the same losses,
     faster."""
+    cache_gb: Annotated[float, Field(ge=0)]
+    """Disk for what is computed once and read again in other epochs and runs: image features where the vision tower is frozen,
+    log-probabilities of DPO's reference. 0 keeps nothing."""
     lora: LoraParams | None
     min_pixels: Positive
     max_pixels: Positive

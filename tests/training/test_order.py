@@ -11,7 +11,7 @@ from saferflow.data.images import open_rgb
 from saferflow.data.scenes.corpus import general_rows
 from saferflow.params import load_params
 from saferflow.training.embedded import build_processor, train_tokenizer
-from saferflow.training.order import LongestFirst, lengths
+from saferflow.training.order import Balanced, LongestFirst, dealt, lengths
 
 MICRO = load_params(Path(__file__).parents[2] / "profiles" / "micro.yaml")
 row_lengths = st.lists(st.integers(1, 50), min_size=1, max_size=40)
@@ -61,3 +61,22 @@ def test_a_length_is_that_of_the_texts_and_of_the_image():
     with_image = lengths(processor, texts, [rows[0].image, None, None])
     assert with_image == [bare[0] + list(seen).count(processor.image_token_id), *bare[1:]]
     assert with_image[0] > bare[0]
+
+
+@given(row_lengths, st.integers(1, 4), st.integers(1, 4), st.randoms())
+def test_steps_keep_their_rows_and_their_micro_batches_are_about_as_long(row_lengths, parts, size, draw):
+    order = list(range(len(row_lengths)))
+    draw.shuffle(order)
+    found = list(Balanced(order, row_lengths, parts, size))
+    step = parts * size
+    for start in range(0, len(order), step):
+        before, after = order[start : start + step], found[start : start + step]
+        assert sorted(before) == sorted(after)
+        if len(after) == step:
+            tokens = [sum(row_lengths[row] for row in after[i : i + size]) for i in range(0, step, size)]
+            assert tokens[0] == max(tokens)
+            assert max(tokens) - min(tokens) <= max(row_lengths[row] for row in after)
+
+
+def test_long_and_short_rows_share_micro_batches():
+    assert dealt([0, 1, 2, 3], [10, 10, 1, 1], 2) == [0, 2, 1, 3]

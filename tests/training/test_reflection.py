@@ -108,11 +108,22 @@ def test_corrections_stand_under_the_original_prompt_and_one_unsafe_completion_s
     assert logged["reflection/gain"] == [1.0]
 
 
-def test_a_real_policy_reflects_and_answers_anew_with_its_image_in_view(parts, tmp_path):
-    made = trainer(parts, tmp_path, Reflection(0.5, by_order([0.1, 0.2, 0.9, 0.9]), lambda columns, text: 0.0))
+@pytest.mark.parametrize(("earned", "corrected"), [([1.0, 0.0], {1}), ([0.0, 0.0], set()), ([0.0, 1.0], set())])
+def test_a_real_policy_answers_anew_and_only_what_earns_more_takes_a_place(parts, tmp_path, earned, corrected):
+    left = list(earned)
+    made = trainer(parts, tmp_path, Reflection(0.5, by_order([0.1, 0.2, 0.9, 0.9]), lambda columns, text: left.pop(0)))
     found = rolled_out(made)
-    assert made.corrected == {1}
-    assert found["completion_ids"].shape[0] == 4
+    assert left == []
+    assert made.corrected == corrected
+    logged = made._metrics["train"]
+    assert logged["reflection/corrected"] == [0.25]
+    assert logged["reflection/helped"] == [float(bool(corrected))]
+    plain = rolled_out(trainer(parts, tmp_path, None))
+    for number in {0, 1, 2, 3} - corrected:
+        tokens, before = (
+            each["completion_ids"][number][each["completion_mask"][number].bool()] for each in (found, plain)
+        )
+        assert tokens.tolist() == before.tolist()
 
 
 @pytest.mark.parametrize("off", [None, Reflection(0.0, by_order([1.0] * 4), lambda columns, text: 0.0)])

@@ -51,7 +51,7 @@ def train_dpo(
         processing_class=processor,
         peft_config=lora(job.policy),
     )
-    prepare(trainer, job.policy)
-    texts = [(row.system, row.question, max(row.chosen, row.rejected, key=len)) for row in rows]
+    prepare(trainer, job.policy, fixed_rows=True)
+    texts = [(row.system, row.question, row.chosen, row.rejected) for row in rows]
     trainer.lengths = lengths(processor, texts, [row.image for row in rows])
     return train("dpo", trainer, job)

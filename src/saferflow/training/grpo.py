@@ -183,6 +183,9 @@ class RecordingTrainer(Reflecting, InParts, Ordered, Checkpointed, GRPOTrainer):
     def _rows_of_a_step(self) -> int:
         return self.args.generation_batch_size // self.num_generations
 
+    def _micro_batches_of_a_step(self) -> int:
+        return 1  # what the prompts of a rollout become is dealt when it is drawn
+
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """TRL's, but it deals whole groups to the micro batches, for what a group shares is computed once in each."""
         if not (self.branching and self.model.training):

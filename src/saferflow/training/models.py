@@ -1,4 +1,4 @@
-"""What the models of a trainer are taught before it trains: batches in which some rows have an image and others none.
+"""What the models of a trainer are taught before it trains: packed rows, what to remember, and rows without an image.
 
 Source: ours.
 """
@@ -14,11 +14,18 @@ from transformers import Qwen2_5_VLModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from saferflow.params import PolicyParams
+from saferflow.training.checkpoints import ROOT
 from saferflow.training.packed import pack
+from saferflow.training.remembered import Remembered, remember_reference, remember_vision
 
 
-def prepare(trainer: Any, policy: PolicyParams) -> None:
-    """Ready the policy of a trainer of TRL, and its reference where that is a model of its own."""
+def prepare(trainer: Any, policy: PolicyParams, *, fixed_rows: bool = False) -> None:
+    """Ready the policy of a trainer of TRL, and its reference where that is a model of its own.
+
+    Args:
+        fixed_rows: the reference is asked about the same rows in each epoch, not about what the policy has just said.
+    """
+    store = remembered(policy)
     for model in (trainer.model, getattr(trainer, "ref_model", None)):
         if model is None:
             continue
@@ -28,6 +35,20 @@ def prepare(trainer: Any, policy: PolicyParams) -> None:
         for module in model.modules():
             if isinstance(module, Qwen2_5_VLModel):
                 module.forward = MethodType(_minding_images(module.forward, type(module).forward), module)
+        if store is not None:
+            remember_vision(model, store)
+    if store is not None and fixed_rows and getattr(trainer, "ref_model", None) is not None:
+        remember_reference(trainer.accelerator.unwrap_model(trainer.ref_model), store)
+
+
+def remembered(policy: PolicyParams) -> Remembered | None:
+    """Where this checkout keeps what is computed once; None where nothing is kept.
+
+    Nothing is with ZeRO-3, whose processes have to call a model together.
+    """
+    if not policy.cache_gb or is_deepspeed_zero3_enabled():
+        return None
+    return Remembered(ROOT / "remembered", int(policy.cache_gb * 1e9))
 
 
 def _minding_images(plain: Callable[..., Any], signed: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,10 +1,13 @@
 """The order of the rows: at random, but the longest go first, so that memory runs out in the first minute or never.
 
-Source: ours; transformers brings the one longest batch to the front where it groups rows by length.
+Within a step the rows are dealt to its micro batches, which are many where processes or accumulation are, so that each has
+about as many tokens: the longest micro batch decides how much memory a step takes, and how long the other processes wait.
+A step has the same rows either way. Source: ours; transformers brings the one longest batch to the front where it groups rows.
 """
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from itertools import islice
 
 import torch
 from PIL import Image
@@ -46,8 +49,51 @@ class LongestFirst(Sampler[int]):
         return self._rows
 
 
+class Balanced(Sampler[int]):
+    """The order of another sampler, but for the rows within a step, whose micro batches get about as many tokens each.
+
+    Args:
+        lengths: of each row.
+        parts: micro batches of a step, over all processes, each of `size` rows.
+    """
+
+    def __init__(self, order: Sampler[int], lengths: Sequence[int], parts: int, size: int):
+        self._order, self._lengths, self._parts, self._size = order, lengths, parts, size
+
+    def __iter__(self) -> Iterator[int]:
+        for rows in batched(self._order, self._parts * self._size):
+            yield from dealt(rows, self._lengths, self._size)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+
+def dealt(rows: Sequence[int], lengths: Sequence[int], size: int) -> list[int]:
+    """The rows of a step so that each `size` that follow each other have about as many tokens; a step cut short is left alone.
+
+    The longest row goes to the lightest micro batch that has room, and so on; the heaviest micro batch is the first.
+    """
+    if len(rows) % size:
+        return list(rows)
+    parts: list[list[int]] = [[] for _ in range(len(rows) // size)]
+    tokens = [0] * len(parts)
+    for row in sorted(rows, key=lambda row: -lengths[row]):
+        lightest = min((part for part in range(len(parts)) if len(parts[part]) < size), key=tokens.__getitem__)
+        parts[lightest].append(row)
+        tokens[lightest] += lengths[row]
+    heaviest_first = sorted(range(len(parts)), key=lambda part: -tokens[part])
+    return [row for part in heaviest_first for row in parts[part]]
+
+
+def batched(rows: Iterable[int], size: int) -> Iterator[list[int]]:
+    """Python's own, which 3.11 lacks."""
+    left = iter(rows)
+    while batch := list(islice(left, size)):
+        yield batch
+
+
 class Ordered:
-    """Mixed into a trainer of TRL: `lengths` of its rows set, the longest of them are in the first step."""
+    """Mixed into a trainer of TRL: `lengths` of its rows set, the longest are in the first step, each step's well dealt."""
 
     lengths: Sequence[int] = ()
 
@@ -55,15 +101,21 @@ class Ordered:
         def epoch() -> int:
             return int((self.state.epoch or 0) + 1e-6)
 
-        return LongestFirst(self._order, epoch, self.lengths, self._rows_of_a_step())
+        order = LongestFirst(self._order, epoch, self.lengths, self._rows_of_a_step())
+        parts = self._micro_batches_of_a_step()
+        if parts == 1:
+            return order
+        return Balanced(order, self.lengths, parts, self.args.per_device_train_batch_size)
 
     def _order(self, epoch: int) -> Iterable[int]:
         source = torch.Generator().manual_seed(self.args.seed + epoch)
         return torch.randperm(len(self.train_dataset), generator=source).tolist()
 
+    def _micro_batches_of_a_step(self) -> int:
+        return self.args.gradient_accumulation_steps * self.accelerator.num_processes
+
     def _rows_of_a_step(self) -> int:
-        args = self.args
-        return args.per_device_train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes
+        return self.args.per_device_train_batch_size * self._micro_batches_of_a_step()
 
 
 def lengths(

@@ -158,7 +158,7 @@ def packed(
     asked[:, 0] = False
     grids = image_grid_thw.cpu() if image_grid_thw is not None else torch.zeros((0, 3), dtype=torch.long)
     patches = [0, *grids.prod(dim=1).cumsum(0).tolist()]
-    of_row = _images_of_rows((ids == image).sum(dim=1).tolist(), grids, model.visual.spatial_merge_size**2)
+    of_row = images_of_rows((ids == image).sum(dim=1).tolist(), grids, model.visual.spatial_merge_size**2)
     if of_row is None:
         return None
     families: dict[tuple, list[tuple[int, int, int, int]]] = {}
@@ -178,7 +178,7 @@ def packed(
     return _laid_out(model, list(families.values()), ids, asked, labels, pixel_values, grids, patches, of_row, device)
 
 
-def _images_of_rows(tokens: Sequence[int], grids: torch.Tensor, merge: int) -> list[list[int]] | None:
+def images_of_rows(tokens: Sequence[int], grids: torch.Tensor, merge: int) -> list[list[int]] | None:
     """The images of each row, by the tokens that it has for them; None where they do not come out even."""
     sizes = (grids.prod(dim=1) // merge).tolist()
     found, image = [], 0

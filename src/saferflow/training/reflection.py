@@ -1,9 +1,10 @@
 """The safety-aware rollout [V]: an unsafe completion is reflected on and corrected instead of thrown away.
 
 Where the judge finds the thinking or the answer unsafe, the policy is asked what it missed, its reflection is appended to
-the context, and it answers anew. The correction takes the completion's place in its group under the *original* prompt, so
-that reflection tokens carry no loss; the most unsafe completion of each group stays as it is, as the negative. Published:
-that unsafe generations are reflected on, corrected and learnt from. Ours: the trigger, one round, the wording, which stays.
+the context, and it answers anew. A correction that earns more takes the completion's place in its group under the
+*original* prompt, so that reflection tokens carry no loss; the most unsafe completion of each group stays as it is, as the
+negative. Published: that unsafe generations are reflected on, corrected and learnt from. Ours: the trigger, one round, the
+wording, which stays, and that a correction must earn more than what it corrects.
 """
 
 from collections import defaultdict
@@ -97,7 +98,7 @@ class Reflecting:
 
     reflection: Reflection | None = None
     corrected: frozenset[int] = frozenset()
-    """Which completions of the batch under way are corrections."""
+    """Which completions of the batch under way are corrections that took their place."""
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._asked, self.corrected = inputs, frozenset()
@@ -124,12 +125,14 @@ class Reflecting:
                 for turns, thought in zip(asked, thoughts, strict=True)
             ]
         )
-        gains = []
+        gains, helped = [], set()
         for number, text, tokens in zip(unsafe, anew, ids, strict=False):
             row = self._asked[number]
             gains.append(self.reflection.reward(row, text) - self.reflection.reward(row, said(completions[number])))
-            completion_ids[number], completions[number] = tokens, [_turn("assistant", text)]
-        self.corrected = frozenset(unsafe)
+            if gains[-1] > 0:
+                helped.add(number)
+                completion_ids[number], completions[number] = tokens, [_turn("assistant", text)]
+        self.corrected = frozenset(helped)
         self._log_reflection(len(completions), gains)
         return prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest
 
