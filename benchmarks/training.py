@@ -48,12 +48,14 @@ SIZES = {
     "hidden_size": 320, "layers": 10, "heads": 8, "kv_heads": 2, "intermediate_size": 1024, "vision_hidden_size": 256,
     "vision_layers": 6, "vision_heads": 8, "vision_intermediate_size": 704, "initializer_range": 0.02,
 }  # fmt: skip
-BATCH = {"sft": 4, "dpo": 2, "grpo": 8}
-"""Rows of a forward pass: examples, pairs, completions of one group."""
+BATCH = {"sft": 4, "dpo": 2, "dpo_again": 2, "grpo": 8}
+"""Rows of a forward pass: examples, pairs, completions of one group. `dpo_again`: the vision tower frozen on both sides, and rows
+that were trained on before, in an earlier epoch or run; ours remembers them (`policy.cache_gb`)."""
 STEPS = 3
 """Of a run; the first is warm-up."""
 TARGETS = {
     "sft": (1.25, 0.8), "dpo": (1.6, 0.7), "grpo_update": (2.5, 0.5), "grpo_rollout": (1.4, None), "grpo_step": (1.8, None),
+    "dpo_again": (None, None),
 }  # fmt: skip
 WORSE = 0.9
 """A speed-up under so much of the committed one is told as a regression."""
@@ -98,7 +100,7 @@ class Bench:
                 SFTRow(str(n), "", "safety", image, "", self.text(PROMPT), self.response(), "", "{}")
                 for n, image in enumerate(images)
             ]
-        if kind == "dpo":
+        if kind.startswith("dpo"):
             return [
                 DPORow(str(n), "", image, "", self.text(PROMPT), self.response(), self.response(), "", "", "{}")
                 for n, image in enumerate(images)
@@ -138,12 +140,12 @@ def plain(bench: Bench, kind: str, rows: list, folder: str):
     from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
     told = arguments(folder, BATCH[kind])
-    common = {"model": bench.model(), "processing_class": bench.processor}
+    common = {"model": frozen(bench.model(), kind), "processing_class": bench.processor}
     if kind == "sft":
         return SFTTrainer(args=SFTConfig(**told, max_length=None), train_dataset=sft_dataset(rows), **common)
-    if kind == "dpo":
+    if kind.startswith("dpo"):
         config = DPOConfig(**told, max_length=None)
-        return DPOTrainer(args=config, ref_model=bench.model(), train_dataset=dpo_dataset(rows), **common)
+        return DPOTrainer(args=config, ref_model=frozen(bench.model(), kind), train_dataset=dpo_dataset(rows), **common)
     config = GRPOConfig(**told, **of_grpo())
     return GRPOTrainer(args=config, reward_funcs=[length], train_dataset=grpo_dataset(rows), **common)
 
@@ -157,12 +159,14 @@ def ours(bench: Bench, kind: str, rows: list, folder: str):
     from saferflow.training.sft import Trainer as SFTWithOurs
 
     told = arguments(folder, BATCH[kind])
-    common = {"model": bench.model(), "processing_class": bench.processor}
+    common = {"model": frozen(bench.model(), kind), "processing_class": bench.processor}
     if kind == "sft":
         made = SFTWithOurs(args=SFTConfig(**told, max_length=None), train_dataset=sft_dataset(rows), **common)
-    elif kind == "dpo":
+    elif kind.startswith("dpo"):
         config = DPOConfig(**told, max_length=None)
-        made = DPOWithOurs(args=config, ref_model=bench.model(), train_dataset=dpo_dataset(rows), **common)
+        made = DPOWithOurs(
+            args=config, ref_model=frozen(bench.model(), kind), train_dataset=dpo_dataset(rows), **common
+        )
     else:
         changed = {
             "batch_size": 8, "micro_batch_size": 8, "rollout_batch": 8, "group": 8, "kl": 0.01, "rewards": {"length": 1.0},
@@ -173,9 +177,16 @@ def ours(bench: Bench, kind: str, rows: list, folder: str):
         made = our_grpo.grpo_trainer(common["model"], bench.processor, rows, {"length": length}, params, job)
         made.args.max_steps = STEPS
         return made
-    prepare(made, POLICY)
+    again = kind == "dpo_again"
+    prepare(made, POLICY.model_copy(update={"cache_gb": 1.0 if again else 0.0}), fixed_rows=again)
     made.lengths = [1] * len(rows)
     return made
+
+
+def frozen(model: torch.nn.Module, kind: str) -> torch.nn.Module:
+    if kind == "dpo_again":
+        model.model.visual.requires_grad_(False)
+    return model
 
 
 def of_grpo() -> dict:
@@ -245,8 +256,10 @@ def timed(trainer: object, name: str, into: list[float]) -> None:
 
 def memory(kind: str, side: str) -> float:
     """Megabytes by which the peak of a process that trains is over what it held before."""
-    command = [sys.executable, "-W", "ignore", __file__, "--memory", kind, side]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+    command = [sys.executable, "-W", "ignore", str(ROOT / "benchmarks" / "training.py"), "--memory", kind, side]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    )
     return float(done.stdout.splitlines()[-1])
 
 
@@ -288,8 +301,14 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.memory:
-        return measure_memory(*asked.memory)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # what is remembered is remembered there
+        if asked.memory:
+            return measure_memory(*asked.memory)
+        return compare(asked)
+
+
+def compare(asked: argparse.Namespace) -> None:
     bench, console = Bench(), Console(highlight=False)
     size = bench.model().num_parameters()
     console.print(f"{size:,} parameters, {torch.get_num_threads()} threads, {asked.repeat} runs a side, alternating")
@@ -297,13 +316,16 @@ def main() -> None:
     peaks: dict[str, dict[str, float]] = {}
     for kind in asked.only or BATCH:
         rows = bench.rows(kind, BATCH[kind] * STEPS)
+        if kind == "dpo_again":
+            one_run(bench, kind, "ours", rows, prepared=False)
         for number in range(asked.repeat):
             for side in SIDES:
                 for prepared in (True, False) if kind == "grpo" else (False,):
                     for name, found in one_run(bench, kind, side, rows, prepared=prepared).items():
                         seconds.setdefault(name, {}).setdefault(side, []).extend(found)
             console.print(f"{kind}  run {number + 1}/{asked.repeat}", style="dim")
-        peaks["grpo_update" if kind == "grpo" else kind] = {side: memory(kind, side) for side in SIDES}
+        if kind != "dpo_again":
+            peaks["grpo_update" if kind == "grpo" else kind] = {side: memory(kind, side) for side in SIDES}
     before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cpu": {}, "gpu": None}
     found = dict(before["cpu"])
     for name, sides in seconds.items():
@@ -342,8 +364,10 @@ def show(console: Console, found: dict, before: dict) -> None:
     table = Table(title="Ours against a plain TRL script", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("", "seconds a step, plain", "ours", "rows/s", "target", "peak memory", "target", "committed"):
         table.add_column(heading, justify="right" if heading else "left")
-    for name, each in found.items():
-        speed, room = TARGETS[name]
+    for name, (speed, room) in TARGETS.items():
+        if name not in found:
+            continue
+        each = found[name]
         former = before.get(name, {}).get("speedup")
         worse = former is not None and each["speedup"] < WORSE * former
         table.add_row(
@@ -351,7 +375,7 @@ def show(console: Console, found: dict, before: dict) -> None:
             f"{each['seconds']['plain']:.2f}",
             f"{each['seconds']['ours']:.2f}",
             f"{each['speedup']:.2f}x",
-            f"{speed:g}x",
+            f"{speed:g}x" if speed else "-",
             f"{each['memory']:.2f}" if each["memory"] else "-",
             f"{room:g}" if room else "-",
             "-" if former is None else f"{former:.2f}x" + (" REGRESSION" if worse else ""),
