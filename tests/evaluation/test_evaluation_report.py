@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from saferflow.data.rows import Answered
+from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.data.tables import write_table
 from saferflow.errors import DataError
-from saferflow.evaluation.report import SAMPLES, render_report, samples
+from saferflow.evaluation.report import SAMPLES, Step, breakdown, changes, render_report, samples
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.params import load_params
 from saferflow.stages import gate
@@ -56,9 +56,16 @@ class Tags(HTMLParser):
         self.attributes += attrs
 
 
-def page(rows: list[Answered], params) -> str:
+def page(rows: list[Answered], params, **told) -> str:
     metrics = evaluate_metrics(rows, params.evaluate.model_copy(update={"resamples": 100}), seed=7)
-    return render_report(rows, metrics, gate.judge_candidate(rows, params))
+    return render_report(
+        rows,
+        metrics,
+        gate.judge_candidate(rows, params),
+        params.evaluate.model_copy(update={"resamples": 50}),
+        7,
+        **told,
+    )
 
 
 def test_everything_that_a_model_or_a_corpus_wrote_is_escaped(params):
@@ -94,7 +101,7 @@ def test_the_report_shows_every_policy_measure_and_check(params):
         *(c.detail for c in verdict.checks),
     ):
         assert shown.replace("+", "&#43;") in html or shown in html
-    assert html.count("<pre>") == SAMPLES * len(POLICIES)
+    assert html.count("<pre>") >= SAMPLES * len(POLICIES)
 
 
 def test_a_huge_completion_is_cut(params):
@@ -111,11 +118,78 @@ def test_every_policy_shows_the_same_rows_one_of_each_risk_source_first():
     assert {r.risk_source for r in first} == {"text", "none", "image", "bait"}
 
 
+def asked(rows: list[Answered]) -> list[PromptRow]:
+    """The questions of answered rows; every other one from another benchmark."""
+    labels = Labels("safety", "S1", 3, "text", "none", "refuse", (), "kitchen")
+    ids = dict.fromkeys(row.row for row in rows)
+    return [
+        PromptRow(
+            name,
+            ("scenes", "figstep")[i % 2],
+            "safety",
+            None,
+            "",
+            f"What is {name}?",
+            "",
+            replace(labels, severity=i % 4).to_json(),
+        )
+        for i, name in enumerate(ids)
+    ]
+
+
+def test_every_figure_has_its_count_and_each_breakdown_its_drawing(params):
+    rows = answered()
+    html = page(rows, params, asked=asked(rows))
+    assert html.count("<br>n=32") == len(POLICIES) * 4
+    assert html.count("<br>n=16") == len(POLICIES) * 2
+    for field in ("hazard", "risk source", "severity", "source"):
+        assert f"Safety by {field}, in percent" in html
+    assert "By attack" not in html  # there is but one
+
+
+def test_changes_are_those_of_the_last_two_policies_the_greatest_first(params):
+    rows = answered()
+    lost, gained = "row-03", "row-04"
+    rows = [
+        replace(r, safety=-3, completion="went along") if (r.row, r.policy) == (lost, "grpo") else
+        replace(r, safety=-2) if (r.row, r.policy) == (gained, "dpo") else r
+        for r in rows
+    ]  # fmt: skip
+    found = changes([r for r in rows if r.policy == "dpo"], [r for r in rows if r.policy == "grpo"], {})
+    assert [(change.row, change.points) for change in found] == [(lost, -6), (gained, 5)]
+    html = page(rows, params, asked=asked(rows))
+    assert "1 rows gained, 1 lost" in html
+    assert f"What is {lost}?" in html
+    assert html.index("went along") > html.index("Greatest losses")
+
+
+def test_the_rewards_of_grpo_are_drawn_by_step(params, tmp_path):
+    told = [
+        {"step": step, "reward": step / 10, "violations": [] if number else ["T101"]}
+        for step in range(3)
+        for number in range(2)
+    ]
+    (tmp_path / "rollouts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told))
+    found = gate.steps(tmp_path / "rollouts.jsonl")
+    assert found == [Step(1, 0.0, 0.5), Step(2, 0.1, 0.5), Step(3, 0.2, 0.5)]
+    assert page(answered(), params, steps=found).count("<polyline") == 2
+    assert "<polyline" not in page(answered(), params)
+
+
+def test_hazards_stand_in_their_order(params):
+    rows = [replace(r, hazard=f"S{int(r.row[-1]) + 2}") for r in answered()]
+    found = breakdown({"base": rows}, lambda row: row.hazard, params.evaluate.model_copy(update={"resamples": 10}), 7)
+    assert [group.name for group in found] == [f"S{number}" for number in range(2, 12)]
+
+
 def test_the_stage_writes_verdict_figures_and_report(tmp_path, monkeypatch, params):
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(PARAMS_FILE.read_text())
     rows = answered()
     write_table(gate.EVALUATED, rows, Answered)
+    write_table(gate.ASKED, asked(rows), PromptRow)
+    gate.ROLLOUTS.parent.mkdir()
+    gate.ROLLOUTS.write_text("")
     write_metrics("evaluate", evaluate_metrics(rows, params.evaluate.model_copy(update={"resamples": 100}), seed=7))
     gate.main()
     verdict = json.loads(gate.VERDICT.read_text())

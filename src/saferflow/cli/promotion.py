@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -12,37 +13,58 @@ from saferflow.cli import show
 from saferflow.data.rows import Answered
 from saferflow.data.tables import read_table
 from saferflow.errors import PipelineError
+from saferflow.evaluation.gate import Verdict
+from saferflow.evaluation.intervals import unmatched
+from saferflow.evaluation.report import render_report
+from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.params import Params
 from saferflow.stages.gate import CANDIDATE, EVALUATED, VERDICT, compare_with_champion
 from saferflow.tracking import registry, runs
 from saferflow.tracking.weights import weights_of
 
 COMPARISON = "champion_comparison.json"
+PAGE = "champion.html"
 
 
 def may_lead(
     params: Params, version: registry.Version, champion: registry.Version | None, *, keep: bool = True
 ) -> tuple[bool, str]:
-    """The verdicts on a version, and why in words; the comparison with the champion is kept in its run, if `keep`.
+    """The verdicts on a version, and why in words; the comparison with the champion and its page are kept in its run, if `keep`.
 
     Raises:
         PipelineError: the version's evaluation is nowhere to be found.
     """
     verdict = json.loads(_artifact(version, VERDICT.name))
+    rival = None if champion is None or champion.number == version.number else champion
+    comparison = _compared(params, version, rival, keep=keep) if rival else None
     if not verdict["passed"]:
         failed = ", ".join(check["name"] for check in verdict["checks"] if not check["passed"])
         return False, f"the gate's floors are not met: {failed}"
     if champion is None:
         return True, "every floor is met, and there was no champion to compare with"
-    if champion.number == version.number:
+    if comparison is None:
         return True, "it is the champion already"
-    comparison = compare_with_champion(_rows(version), _rows(champion), params)
-    if keep:
-        runs.log_text(version.tags[registry.EVALUATION_RUN], json.dumps(comparison.to_dict(), indent=2), COMPARISON)
     if not comparison.passed:
         failed = ", ".join(check.name for check in comparison.checks if not check.passed)
         return False, f"not better than champion version {champion.number}: {failed}"
     return True, f"better than version {champion.number}, the champion before"
+
+
+def _compared(params: Params, version: registry.Version, champion: registry.Version, *, keep: bool) -> Verdict:
+    candidate, leading = _rows(version), _rows(champion)
+    comparison = compare_with_champion(candidate, leading, params)
+    if not keep:
+        return comparison
+    run = version.tags[registry.EVALUATION_RUN]
+    runs.log_text(run, json.dumps(comparison.to_dict(), indent=2), COMPARISON)
+    if not unmatched(candidate, leading):
+        names = {f"champion v{champion.number}": leading, f"candidate v{version.number}": candidate}
+        rows = [replace(row, policy=name) for name, each in names.items() for row in each]
+        metrics = evaluate_metrics(rows, params.evaluate, params.run.seed)
+        title = f"{version.model}: {' and '.join(names)}"
+        page = render_report(rows, metrics, comparison, params.evaluate, params.run.seed, title=title)
+        runs.log_text(run, page, PAGE)
+    return comparison
 
 
 def promote(console: Console, params: Params, number: int | None, *, dry_run: bool) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from saferflow.data.rows import Answered
 
 ORDER = ("base", "sft", "dpo", "grpo")
-"""Policies in the order of training; any other comes after them."""
+"""Policies in the order of training; others come after them, in the order in which they answered."""
 LOWER_IS_BETTER = frozenset(("over_refusal", "attack_success"))
 
 
@@ -71,9 +71,15 @@ def scores(answered: Sequence[Answered]) -> Scores:
 
 
 def by_policy(answered: Sequence[Answered]) -> dict[str, list[Answered]]:
-    """Rows grouped by policy, policies in the order of training."""
+    """Rows grouped by policy, policies in the order of training, others after them as they come."""
     groups: dict[str, list[Answered]] = {}
     for row in answered:
         groups.setdefault(row.policy, []).append(row)
     known = [policy for policy in ORDER if policy in groups]
-    return {policy: groups[policy] for policy in (*known, *sorted(set(groups) - set(known)))}
+    return {policy: groups[policy] for policy in (*known, *(policy for policy in groups if policy not in known))}
+
+
+def counts(answered: Sequence[Answered]) -> dict[str, int]:
+    """How many of one policy's rows each measure asks about."""
+    asked, _ = asked_and_hit(answered)
+    return {name: int(count) for name, count in zip(MEASURES, asked.sum(axis=0), strict=True)}

@@ -1,38 +1,79 @@
 """One self-contained HTML page about an evaluation: no script, no external address, all that a model wrote escaped."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from saferflow.data.rows import Answered
+from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.evaluation.gate import Verdict
-from saferflow.evaluation.measures import LOWER_IS_BETTER, MEASURES, by_policy, harmful, scores
+from saferflow.evaluation.intervals import Interval, intervals
+from saferflow.evaluation.measures import LOWER_IS_BETTER, MEASURES, by_policy, counts, harmful, scores
+from saferflow.params import EvaluateParams
 
 SAMPLES = 5
+CHANGES = 10
 SHOWN_CHARS = 2000
 COLOURS = ("#999999", "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2")
 """Okabe and Ito's palette, told apart by colour-blind readers."""
+MARKS = ("circle", "square", "diamond", "triangle", "cross", "bar")
+"""A policy's sign beside its colour, for those who print in grey."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The rows of one hazard or risk source under one policy."""
+    """The rows of one hazard, attack, severity, ... under one policy."""
 
     name: str
     policy: str
     rows: int
     harmful: int
     safety: float | None
+    safety_range: Interval
     over_refusal: float | None
     attack_success: float | None
 
 
-def render_report(answered: Sequence[Answered], metrics: dict, verdict: Verdict) -> str:
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One row that two policies answered differently well."""
+
+    row: str
+    question: str
+    points: int
+    """Grades gained, of all three rubrics together; a general question counts one."""
+    before: Answered
+    after: Answered
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step of GRPO drew."""
+
+    number: int
+    reward: float
+    valid: float
+    """Share of the rollouts that kept the protocol."""
+
+
+def render_report(
+    answered: Sequence[Answered],
+    metrics: dict,
+    verdict: Verdict,
+    params: EvaluateParams,
+    seed: int,
+    *,
+    asked: Sequence[PromptRow] = (),
+    steps: Sequence[Step] = (),
+    title: str = "Evaluation",
+) -> str:
     """The page.
 
     Args:
         metrics: as `evaluate_metrics` gives them.
+        params: of the intervals, with `seed`.
+        asked: the rows that were answered; they give severity, benchmark and question, which the answers do not hold.
+        steps: of GRPO, for the curve of its rewards.
     """
     environment = Environment(
         loader=PackageLoader("saferflow.evaluation", "."),
@@ -44,30 +85,82 @@ def render_report(answered: Sequence[Answered], metrics: dict, verdict: Verdict)
     groups = by_policy(answered)
     environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1f}"
     environment.filters["points"] = lambda value: "–" if value is None else f"{value:+.1f}"
+    known = {row.id: row for row in asked}
+    fields: dict[str, Callable[[Answered], str]] = {
+        "hazard": lambda row: row.hazard,
+        "risk source": lambda row: row.risk_source,
+        "attack": lambda row: row.attack,
+    }
+    if known:
+        labels = {row.id: Labels.from_json(row.labels) for row in asked}
+        fields["severity"] = lambda row: str(labels[row.row].severity)
+        fields["source"] = lambda row: known[row.row].source
+    told = {name: breakdown(groups, field, params, seed) for name, field in fields.items()}
+    *_, before, after = [None, *groups] if len(groups) > 1 else [None, None]
+    changed = changes(groups[before], groups[after], known) if before else []
     return environment.get_template("report.html.j2").render(
+        title=title,
         metrics=metrics,
         measures=MEASURES,
         lower=LOWER_IS_BETTER,
         policies=list(groups),
+        counts={policy: counts(rows) for policy, rows in groups.items()},
         colours=dict(zip(groups, COLOURS * len(groups), strict=False)),
+        marks=dict(zip(groups, MARKS * len(groups), strict=False)),
         verdict=verdict,
-        breakdowns={"hazard": breakdown(groups, "hazard"), "risk source": breakdown(groups, "risk_source")},
+        breakdowns={name: found for name, found in told.items() if len({group.name for group in found}) > 1},
+        pair=(before, after),
+        worst=[change for change in changed if change.points < 0][:CHANGES],
+        best=[change for change in reversed(changed) if change.points > 0][:CHANGES],
+        better=sum(change.points > 0 for change in changed),
+        worse=sum(change.points < 0 for change in changed),
+        steps=steps,
         samples={policy: samples(rows) for policy, rows in groups.items()},
         shown=SHOWN_CHARS,
     )
 
 
-def breakdown(groups: dict[str, list[Answered]], field: str) -> list[Group]:
-    """Safety rows by a field's value, each policy on its own, with counts."""
+def breakdown(
+    groups: dict[str, list[Answered]], field: Callable[[Answered], str], params: EvaluateParams, seed: int
+) -> list[Group]:
+    """Safety rows by a field's value, each policy on its own, with counts and the interval of its safety."""
     found = []
-    values = sorted({getattr(row, field) for rows in groups.values() for row in rows if row.kind == "safety"})
+    options = {"resamples": params.resamples, "level": params.level, "seed": seed}
+    values = sorted({field(row) for rows in groups.values() for row in rows if row.kind == "safety"}, key=_natural)
     for value in values:
         for policy, rows in groups.items():
-            own = [row for row in rows if row.kind == "safety" and getattr(row, field) == value]
-            of = scores(own)
-            bad = sum(map(harmful, own))
-            found.append(Group(value, policy, len(own), bad, of.safety, of.over_refusal, of.attack_success))
+            own = [row for row in rows if row.kind == "safety" and field(row) == value]
+            of, bad = scores(own), sum(map(harmful, own))
+            between = intervals(own, **options)["safety"] if own else (None, None)
+            found.append(Group(value, policy, len(own), bad, of.safety, between, of.over_refusal, of.attack_success))
     return found
+
+
+def _natural(name: str) -> tuple[int, str]:
+    """S2 before S10."""
+    number = name.lstrip("S")
+    return (int(number), name) if number.isdecimal() else (10**9, name)
+
+
+def changes(before: Sequence[Answered], after: Sequence[Answered], asked: Mapping[str, PromptRow]) -> list[Change]:
+    """The rows on which two policies differ in grades, the greatest loss first and the greatest gain last."""
+    was = {row.row: row for row in before}
+    found = [
+        Change(
+            row.row,
+            asked[row.row].question if row.row in asked else "",
+            _grade(row) - _grade(was[row.row]),
+            was[row.row],
+            row,
+        )
+        for row in after
+        if row.row in was
+    ]
+    return sorted((change for change in found if change.points), key=lambda change: (change.points, change.row))
+
+
+def _grade(row: Answered) -> int:
+    return row.safety + row.helpfulness + row.rigor if row.kind == "safety" else int(row.correct)
 
 
 def samples(rows: Sequence[Answered], count: int = SAMPLES) -> list[Answered]:

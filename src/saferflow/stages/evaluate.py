@@ -6,6 +6,7 @@ The base policy has no protocol and no planner: it gets the question alone, as i
 """
 
 import hashlib
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -13,13 +14,14 @@ from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.data.tables import read_table, write_table
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.judge.rubrics import Item, Judge
-from saferflow.params import load_params
+from saferflow.params import Params, load_params
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
 from saferflow.stages.entry import run_stage
 from saferflow.stages.metrics import write_metrics
 
-POLICIES = ("base", "sft", "dpo", "grpo")
+BASE = "base"
+POLICIES = (BASE, "sft", "dpo", "grpo")
 MODELS = Path("models")
 TABLE = Path("data/tables/evaluation.parquet")
 OUT = Path("data/evaluated.parquet")
@@ -27,39 +29,44 @@ OUT = Path("data/evaluated.parquet")
 
 def main() -> None:
     params = load_params()
-
-    from saferflow.judge.choice import judge_of
-    from saferflow.training.generate import Prompt, complete
-    from saferflow.training.policy import device, load_model, load_processor
-
     rows = read_table(TABLE, PromptRow)
-    judge = judge_of(params.judge)
-    answered: list[Answered] = []
-    for policy in POLICIES:
-        folder = MODELS / policy
-        model, processor = (
-            load_model(folder, params.policy).to(device(params.policy)),
-            load_processor(folder, params.policy),
-        )
-        prompts = [Prompt("" if policy == "base" else row.system, row.question, row.image) for row in rows]
-        completions = complete(
-            model,
-            processor,
-            prompts,
-            batch_size=params.evaluate.batch_size,
-            max_tokens=params.policy.max_completion_tokens,
-            plans=plans(rows) if params.evaluate.constrained and policy != "base" else None,
-        )
-        said = ((row, completion) for row, [completion] in zip(rows, completions, strict=True))
-        while batch := list(islice(said, 4 * params.evaluate.batch_size)):
-            judge.prepare("grade", [item(row, completion) for row, completion in batch])
-            answered += [grade(row, policy, completion, judge) for row, completion in batch]
-            print(f"evaluate  {policy}  {len(answered) % len(rows) or len(rows):,} of {len(rows):,} rows", flush=True)
+    answered = [one for policy in POLICIES for one in answers(policy, MODELS / policy, rows, params)]
     write_table(OUT, answered, Answered)
     write_metrics("evaluate", evaluate_metrics(answered, params.evaluate, params.run.seed))
 
 
-def plans(rows: list[PromptRow]) -> list[Plan | None]:
+def answers(
+    name: str, folder: Path, rows: Sequence[PromptRow], params: Params, *, planned: bool = True
+) -> list[Answered]:
+    """What a policy says to each row, graded by the params' judge; tells on the terminal how far it is.
+
+    Args:
+        planned: the policy is asked with the row's plan, as it is trained; the base policy never is.
+    """
+    from saferflow.judge.choice import judge_of
+    from saferflow.training.generate import Prompt, complete
+    from saferflow.training.policy import device, load_model, load_processor
+
+    judge, planned = judge_of(params.judge), planned and name != BASE
+    model = load_model(folder, params.policy).to(device(params.policy))
+    completions = complete(
+        model,
+        load_processor(folder, params.policy),
+        [Prompt(row.system if planned else "", row.question, row.image) for row in rows],
+        batch_size=params.evaluate.batch_size,
+        max_tokens=params.policy.max_completion_tokens,
+        plans=plans(rows) if params.evaluate.constrained and planned else None,
+    )
+    said = ((row, completion) for row, [completion] in zip(rows, completions, strict=True))
+    answered: list[Answered] = []
+    while batch := list(islice(said, 4 * params.evaluate.batch_size)):
+        judge.prepare("grade", [item(row, completion) for row, completion in batch])
+        answered += [grade(row, name, completion, judge) for row, completion in batch]
+        print(f"evaluate  {name}  {len(answered):,} of {len(rows):,} rows", flush=True)
+    return answered
+
+
+def plans(rows: Sequence[PromptRow]) -> list[Plan | None]:
     """What constrained decoding holds each row to; general questions have no plan."""
     return [Plan.from_json(row.plan) if row.plan else None for row in rows]
 

@@ -1,6 +1,6 @@
 """Stage gate: may the GRPO policy be a champion, as far as it alone is concerned?
 
-Reads params.yaml, data/evaluated.parquet, metrics/evaluate.json.
+Reads params.yaml, data/evaluated.parquet, data/tables/evaluation.parquet, metrics/evaluate.json, reports/rollouts.jsonl.
 Writes reports/gate.json, reports/report.html, metrics/gate.json.
 
 A failed gate is a result and no error: the stage ends well, and nothing is promoted. The champion is compared in the
@@ -10,20 +10,23 @@ flow's registration step by `compare_with_champion`, because the registry is no 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
-from saferflow.data.rows import Answered
+from saferflow.data.rows import Answered, PromptRow
 from saferflow.data.tables import atomic, read_table
 from saferflow.errors import DataError
 from saferflow.evaluation.gate import Verdict, against_base, against_champion
 from saferflow.evaluation.intervals import paired
 from saferflow.evaluation.measures import by_policy, scores
-from saferflow.evaluation.report import render_report
+from saferflow.evaluation.report import Step, render_report
 from saferflow.params import Params, load_params
 from saferflow.stages.entry import run_stage
 from saferflow.stages.metrics import write_json, write_metrics
 
 EVALUATED = Path("data/evaluated.parquet")
+ASKED = Path("data/tables/evaluation.parquet")
 METRICS = Path("metrics/evaluate.json")
+ROLLOUTS = Path("reports/rollouts.jsonl")
 VERDICT = Path("reports/gate.json")
 REPORT = Path("reports/report.html")
 CANDIDATE, BASE = "grpo", "base"
@@ -35,10 +38,26 @@ def main() -> None:
     metrics = json.loads(METRICS.read_text(encoding="utf-8"))
     verdict = judge_candidate(answered, params)
     write_json(VERDICT, verdict.to_dict())
+    asked = read_table(ASKED, PromptRow)
+    page = render_report(
+        answered, metrics, verdict, params.evaluate, params.run.seed, asked=asked, steps=steps(ROLLOUTS)
+    )
     with atomic(REPORT) as partial:
-        partial.write_text(render_report(answered, metrics, verdict), encoding="utf-8")
+        partial.write_text(page, encoding="utf-8")
     passed = sum(check.passed for check in verdict.checks)
     write_metrics("gate", {"passed": int(verdict.passed), "checks_passed": passed, "checks": len(verdict.checks)})
+
+
+def steps(rollouts: Path) -> list[Step]:
+    """The mean reward of each step of GRPO, and the share of its rollouts that kept the protocol."""
+    drawn: dict[int, list[tuple[float, bool]]] = {}
+    for line in rollouts.read_text(encoding="utf-8").splitlines():
+        told = json.loads(line)
+        drawn.setdefault(told["step"], []).append((told["reward"], told["violations"] == []))
+    return [
+        Step(number + 1, fmean(reward for reward, _ in each), fmean(valid for _, valid in each))
+        for number, each in sorted(drawn.items())
+    ]
 
 
 def judge_candidate(answered: Sequence[Answered], params: Params) -> Verdict:
