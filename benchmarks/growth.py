@@ -10,7 +10,9 @@ Writes into `benchmarks/results.json`. Source: ours.
 
 import argparse
 import json
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 
@@ -107,6 +109,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=5)
     asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # the model is kept there
+        measure(asked.repeat)
+
+
+def measure(repeat: int) -> None:
     bench, console = Bench(), Console(highlight=False)
     padded, packed = bench.model(), bench.model()
     for model in (padded, packed):
@@ -122,7 +130,7 @@ def main() -> None:
             table.add_column(heading, justify="right")
         took: dict[str, list[float]] = {"plain": [], "ours": []}
         for number in at:
-            for side, middle in seconds(sides(number), asked.repeat).items():
+            for side, middle in seconds(sides(number), repeat).items():
                 took[side].append(middle)
             last = {side: each[-1] for side, each in took.items()}
             table.add_row(

@@ -31,7 +31,8 @@ from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, Qwen2_5_VLForConditionalGeneration, TrainerCallback
+from transformers.utils.logging import disable_progress_bar
 
 from saferflow.data.rows import DPORow, PromptRow, SFTRow
 from saferflow.params import load_params
@@ -51,7 +52,7 @@ SIZES = {
 BATCH = {"sft": 4, "dpo": 2, "dpo_again": 2, "grpo": 8}
 """Rows of a forward pass: examples, pairs, completions of one group. `dpo_again`: the vision tower frozen on both sides, and rows
 that were trained on before, in an earlier epoch or run; ours remembers them (`policy.cache_gb`)."""
-STEPS = 3
+STEPS = {"sft": 3, "dpo": 3, "dpo_again": 3, "grpo": 2}
 """Of a run; the first is warm-up."""
 TARGETS = {
     "sft": (1.25, 0.8), "dpo": (1.6, 0.7), "grpo_update": (2.5, 0.5), "grpo_rollout": (1.4, None), "grpo_step": (1.8, None),
@@ -82,10 +83,13 @@ class Bench:
             Image.fromarray(noise.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)).save(file, "PNG")
             self.images.append(file.getvalue())
 
-    def model(self) -> torch.nn.Module:
         model = build_model(MICRO.base.model_copy(update=SIZES), self.tokenizer, seed=1)
         model.config.text_config.max_position_embeddings = 4096
-        return model
+        model.save_pretrained("model")
+
+    def model(self) -> Qwen2_5_VLForConditionalGeneration:
+        """Read from the disk, where TRL's GRPO looks for its reference policy."""
+        return Qwen2_5_VLForConditionalGeneration.from_pretrained("model", dtype=torch.float32)
 
     def text(self, tokens: int) -> str:
         return "".join(self.draw.choices(self.words, k=tokens))
@@ -126,10 +130,11 @@ class Times(TrainerCallback):
         self._since = now
 
 
-def arguments(folder: str, batch: int) -> dict:
+def arguments(folder: str, kind: str) -> dict:
     """What both sides are told."""
     return {
-        "output_dir": folder, "per_device_train_batch_size": batch, "gradient_accumulation_steps": 1, "max_steps": STEPS,
+        "output_dir": folder, "per_device_train_batch_size": BATCH[kind], "gradient_accumulation_steps": 1,
+        "max_steps": STEPS[kind],
         "learning_rate": 1e-6, "report_to": [], "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True, "seed": 7,
         "bf16": False, "use_cpu": True, "gradient_checkpointing": False, "dataloader_pin_memory": False,
     }  # fmt: skip
@@ -139,7 +144,7 @@ def plain(bench: Bench, kind: str, rows: list, folder: str):
     """TRL's trainer as its documentation has it."""
     from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-    told = arguments(folder, BATCH[kind])
+    told = arguments(folder, kind)
     common = {"model": frozen(bench.model(), kind), "processing_class": bench.processor}
     if kind == "sft":
         return SFTTrainer(args=SFTConfig(**told, max_length=None), train_dataset=sft_dataset(rows), **common)
@@ -158,7 +163,7 @@ def ours(bench: Bench, kind: str, rows: list, folder: str):
     from saferflow.training.models import prepare
     from saferflow.training.sft import Trainer as SFTWithOurs
 
-    told = arguments(folder, BATCH[kind])
+    told = arguments(folder, kind)
     common = {"model": frozen(bench.model(), kind), "processing_class": bench.processor}
     if kind == "sft":
         made = SFTWithOurs(args=SFTConfig(**told, max_length=None), train_dataset=sft_dataset(rows), **common)
@@ -175,7 +180,7 @@ def ours(bench: Bench, kind: str, rows: list, folder: str):
         params = MICRO.grpo.model_copy(update=changed)
         job = Job(POLICY, MICRO.launch, 7, Path(folder) / "out", Path(folder) / "steps", lambda *_: None)
         made = our_grpo.grpo_trainer(common["model"], bench.processor, rows, {"length": length}, params, job)
-        made.args.max_steps = STEPS
+        made.args.max_steps = STEPS[kind]
         return made
     again = kind == "dpo_again"
     prepare(made, POLICY.model_copy(update={"cache_gb": 1.0 if again else 0.0}), fixed_rows=again)
@@ -266,7 +271,7 @@ def memory(kind: str, side: str) -> float:
 def measure_memory(kind: str, side: str) -> None:
     bench = Bench()
     prepared = kind == "grpo"
-    rows = bench.rows(kind, BATCH[kind] * STEPS)
+    rows = bench.rows(kind, BATCH[kind] * STEPS[kind])
     before = _resident("VmRSS")
     one_run(bench, kind, side, rows, prepared=prepared)
     print(_resident("VmHWM") - before)
@@ -301,6 +306,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # what is remembered is remembered there
         if asked.memory:
@@ -312,10 +318,12 @@ def compare(asked: argparse.Namespace) -> None:
     bench, console = Bench(), Console(highlight=False)
     size = bench.model().num_parameters()
     console.print(f"{size:,} parameters, {torch.get_num_threads()} threads, {asked.repeat} runs a side, alternating")
-    seconds: dict[str, dict[str, list[float]]] = {}
-    peaks: dict[str, dict[str, float]] = {}
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cpu": {}, "gpu": None}
+    committed = dict(before["cpu"])
     for kind in asked.only or BATCH:
-        rows = bench.rows(kind, BATCH[kind] * STEPS)
+        seconds: dict[str, dict[str, list[float]]] = {}
+        peaks: dict[str, dict[str, float]] = {}
+        rows = bench.rows(kind, BATCH[kind] * STEPS[kind])
         if kind == "dpo_again":
             one_run(bench, kind, "ours", rows, prepared=False)
         for number in range(asked.repeat):
@@ -326,23 +334,29 @@ def compare(asked: argparse.Namespace) -> None:
             console.print(f"{kind}  run {number + 1}/{asked.repeat}", style="dim")
         if kind != "dpo_again":
             peaks["grpo_update" if kind == "grpo" else kind] = {side: memory(kind, side) for side in SIDES}
-    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cpu": {}, "gpu": None}
-    found = dict(before["cpu"])
-    for name, sides in seconds.items():
-        middle = {side: statistics.median(times) for side, times in sides.items()}
-        found[name] = {
-            "speedup": round(middle["plain"] / middle["ours"], 3),
-            "memory": round(peaks[name]["ours"] / peaks[name]["plain"], 3) if name in peaks else None,
-            "seconds": {side: round(value, 3) for side, value in middle.items()},
-            "spread": {side: [round(min(times), 3), round(max(times), 3)] for side, times in sides.items()},
-            "megabytes": {side: round(value) for side, value in peaks[name].items()} if name in peaks else None,
-            "steps": len(sides["ours"]),
-        }
-    show(console, found, before["cpu"])
+        before["cpu"] |= {name: figures(sides, peaks.get(name)) for name, sides in seconds.items()}
+        write(before, bench, size)
+    show(console, before["cpu"], committed)
+    console.print(f"written to {RESULTS.relative_to(ROOT)}")
+
+
+def figures(sides: dict[str, list[float]], peaks: dict[str, float] | None) -> dict:
+    """What is told of one kind of work."""
+    middle = {side: statistics.median(times) for side, times in sides.items()}
+    return {
+        "speedup": round(middle["plain"] / middle["ours"], 3),
+        "memory": round(peaks["ours"] / peaks["plain"], 3) if peaks else None,
+        "seconds": {side: round(value, 3) for side, value in middle.items()},
+        "spread": {side: [round(min(times), 3), round(max(times), 3)] for side, times in sides.items()},
+        "megabytes": {side: round(value) for side, value in peaks.items()} if peaks else None,
+        "steps": len(sides["ours"]),
+    }
+
+
+def write(told: dict, bench: Bench, size: int) -> None:
+    """After each kind of work, so that one that fails loses nothing of the others."""
     config = json.dumps([SIZES, BATCH, VOCABULARY, PROMPT, RESPONSE, SPREAD, SIDE])
-    told = {
-        "cpu": found,
-        "gpu": before["gpu"],
+    told |= {
         "rows": shapes(bench),
         "config": hashlib.sha256(config.encode()).hexdigest()[:12],
         "parameters": size,
@@ -350,7 +364,6 @@ def compare(asked: argparse.Namespace) -> None:
         "date": datetime.now(UTC).date().isoformat(),
     }
     RESULTS.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    console.print(f"written to {RESULTS.relative_to(ROOT)}")
 
 
 def processor() -> str:

@@ -197,6 +197,40 @@ def check(
 
 
 @app.command()
+def evaluate(
+    policies: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="POLICY...",
+            help="base, sft, dpo, grpo; a registered version as v3, or champion, candidate, previous; or a policy's folder.",
+        ),
+    ],
+    rows: Annotated[
+        Path, typer.Option(metavar="PARQUET", help="The rows to answer, a table as stage validate writes it.")
+    ] = Path("data/tables/evaluation.parquet"),
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where scores, report and answers go, in the place of earlier ones.")
+    ] = Path("reports/evaluate"),
+    inspect: Annotated[bool, typer.Option("--inspect", help="Also write a log a policy for Inspect's viewer.")] = False,
+) -> None:
+    """Have policies answer rows beside the pipeline: scores with intervals, paired tests, a report, every answer.
+
+    Each policy is compared with the one before it, and the last with the first, on the same rows. The judge is that of
+    params.yaml; the pipeline's own results stay as they are.
+
+    Examples:
+
+    `saferflow evaluate champion candidate` · `saferflow evaluate v3 /models/mine --rows other.parquet --inspect`
+    """
+    root, params = _project()
+    from rich.console import Console
+
+    from saferflow.cli.evaluate import evaluate
+
+    evaluate(Console(highlight=False), root, params, policies, rows, out, inspect=inspect)
+
+
+@app.command()
 def audit(
     show: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the pages in the browser when they are written.")

@@ -1,7 +1,6 @@
 """`saferflow export`: a version as a folder that loads without saferflow."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -28,7 +27,7 @@ def export(console: Console, params: Params, asked: str, to: Path) -> None:
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise PipelineError(f"{to} is there and not empty; name a folder that is new or empty")
-    version = _version(params.gate.registered_model, asked)
+    version = registry.named(params.gate.registered_model, asked)
     partial = to.absolute().with_name(f".{to.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -45,16 +44,6 @@ def export(console: Console, params: Params, asked: str, to: Path) -> None:
         Text(f"{version.model} version {version.number} is in {to}, {size / 1e6:,.1f} MB, every file as registered")
     )
     console.print(Text(f"load it with transformers: Qwen2_5_VLForConditionalGeneration.from_pretrained({str(to)!r})"))
-
-
-def _version(model: str, asked: str) -> registry.Version:
-    if number := re.fullmatch(r"v?(\d+)", asked):
-        return registry.by_number(model, int(number[1]))
-    found = registry.by_alias(model, asked)
-    if found is None:
-        aliases = ", ".join((registry.CHAMPION, registry.CANDIDATE, registry.PREVIOUS))
-        raise PipelineError(f"{model} has no version {asked!r}; name one as v3, or an alias that is set ({aliases})")
-    return found
 
 
 def _describe(version: registry.Version, folder: Path) -> None:

@@ -59,7 +59,7 @@ class Step:
 def render_report(
     answered: Sequence[Answered],
     metrics: dict,
-    verdict: Verdict,
+    verdict: Verdict | None,
     params: EvaluateParams,
     seed: int,
     *,
@@ -71,6 +71,7 @@ def render_report(
 
     Args:
         metrics: as `evaluate_metrics` gives them.
+        verdict: of the gate; None where there was none.
         params: of the intervals, with `seed`.
         asked: the rows that were answered; they give severity, benchmark and question, which the answers do not hold.
         steps: of GRPO, for the curve of its rewards.

@@ -1,6 +1,7 @@
 """Versions of the aligned policy in MLflow's registry: found by the digest of their bytes, served by alias."""
 
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,6 +81,21 @@ def by_number(model: str, number: int) -> Version:
         there = ", ".join(map(str, numbers)) or "none"
         raise PipelineError(f"registered model {model} has no version {number}; there are: {there}")
     return _read(model, number)
+
+
+def named(model: str, asked: str) -> Version:
+    """A version by its number, as `3` or `v3`, or by an alias.
+
+    Raises:
+        PipelineError: there is no such version.
+    """
+    if number := re.fullmatch(r"v?(\d+)", asked):
+        return by_number(model, int(number[1]))
+    found = by_alias(model, asked)
+    if found is None:
+        aliases = ", ".join((CHAMPION, CANDIDATE, PREVIOUS))
+        raise PipelineError(f"{model} has no version {asked!r}; name one as v3, or an alias that is set ({aliases})")
+    return found
 
 
 def made_at(version: Version) -> float:

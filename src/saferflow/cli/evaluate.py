@@ -1,0 +1,96 @@
+"""`saferflow evaluate`: policies of one's choice on rows of one's choice, beside the pipeline and without touching it."""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from saferflow.cli import show
+from saferflow.data.rows import Answered, PromptRow
+from saferflow.data.tables import read_table, write_table
+from saferflow.errors import PolicyError
+from saferflow.evaluation.report import render_report
+from saferflow.evaluation.scores import evaluate_metrics
+from saferflow.params import Params
+from saferflow.stages.evaluate import MODELS, POLICIES, answers
+from saferflow.tracking import registry
+from saferflow.tracking.weights import weights_of
+
+ANSWERS = "evaluated.parquet"
+METRICS = "metrics.json"
+REPORT = "report.html"
+INSPECT = "inspect"
+
+
+def evaluate(
+    console: Console, root: Path, params: Params, asked: Sequence[str], table: Path, out: Path, *, inspect: bool
+) -> None:
+    """Have each policy answer the rows of `table`; scores, report and answers go to `out`, in the place of earlier ones.
+
+    Args:
+        asked: `base`, `sft`, `dpo`, `grpo`; a version as `v3`, or an alias; or the folder of a policy.
+        inspect: also write a log a policy for Inspect's viewer.
+
+    Raises:
+        PolicyError: no such policy.
+        PipelineError: no such version, or Inspect is not installed.
+        DataError: the table is missing or damaged.
+    """
+    if inspect:
+        from saferflow.evaluation.inspect_log import require
+
+        require()
+    if doubled := {name for name in asked if asked.count(name) > 1}:
+        raise PolicyError(f"{', '.join(sorted(doubled))} is named twice; name each policy once")
+    rows = read_table(table, PromptRow)
+    answered: list[Answered] = []
+    for name in asked:
+        with _policy(root, params, name) as folder:
+            answered += answers(name, folder, rows, params)
+    metrics = evaluate_metrics(answered, params.evaluate, params.run.seed)
+    fresh = out.absolute().with_name(f".{out.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    write_table(fresh / ANSWERS, answered, Answered)
+    (fresh / METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+    page = render_report(answered, metrics, None, params.evaluate, params.run.seed, asked=rows, title="Evaluation")
+    (fresh / REPORT).write_text(page, encoding="utf-8")
+    if inspect:
+        from saferflow.evaluation.inspect_log import write_logs
+
+        write_logs(fresh / INSPECT, rows, answered, metrics, str(table))
+    shutil.rmtree(out, ignore_errors=True)
+    fresh.rename(out)
+    Console(width=max(console.width, show.TABLE_WIDTH), file=console.file, highlight=False).print(
+        show.score_table(metrics)
+    )
+    for pair, found in metrics["paired"].items():
+        safety = found["safety"]
+        if safety["difference"] is not None:
+            told = f"{safety['difference']:+.1f} points [{safety['low']:+.1f}, {safety['high']:+.1f}]"
+            console.print(f"safety, {pair.replace('-', ' − ', 1)}: {told}, one-sided p {safety['p']:.4f}")
+    console.print(f"report: {out / REPORT}; answers: {out / ANSWERS}")
+    if inspect:
+        console.print(f"logs: inspect view --log-dir {out / INSPECT}")
+
+
+@contextmanager
+def _policy(root: Path, params: Params, name: str) -> Iterator[Path]:
+    """The folder of a policy, for the block."""
+    if name in POLICIES:
+        folder = root / MODELS / name
+        if not folder.is_dir():
+            raise PolicyError(f"{folder} is not there yet; make it with: saferflow run")
+        yield folder
+    elif Path(name).is_dir():
+        yield Path(name)
+    elif "/" in name:
+        raise PolicyError(
+            f"{name}: no such folder; name a policy's folder, {', '.join(POLICIES)}, a version as v3, or an alias"
+        )
+    else:
+        with weights_of(registry.named(params.gate.registered_model, name)) as folder:
+            yield folder

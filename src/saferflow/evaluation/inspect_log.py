@@ -1,0 +1,122 @@
+"""An evaluation as logs of Inspect, one a policy, so that its viewer and its tools open it (`pip install 'saferflow[inspect]'`).
+
+A sample is a row: the system prompt, the question with its image, the completion, and the judge's grades as scores with the
+reason as explanation. The measures with their intervals are the log's results. Source: ours; the format is Inspect's.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saferflow.data.rows import Answered, PromptRow
+from saferflow.errors import PipelineError
+from saferflow.evaluation.measures import by_policy
+
+if TYPE_CHECKING:
+    from inspect_ai.log import EvalSample
+
+TASK = "saferflow"
+
+
+def require() -> None:
+    """Raises PipelineError, which says how to install it, where Inspect is not there."""
+    if find_spec("inspect_ai") is None:
+        raise PipelineError(
+            "Inspect is not installed, so no log of its format can be written: pip install 'saferflow[inspect]'"
+        )
+
+
+def write_logs(
+    folder: Path, rows: Sequence[PromptRow], answered: Sequence[Answered], metrics: Mapping, dataset: str
+) -> list[Path]:
+    """Write `<policy>.eval` for each policy into `folder`.
+
+    Args:
+        metrics: as `evaluate_metrics` gives them.
+        dataset: what the rows are called.
+
+    Raises:
+        PipelineError: Inspect is not installed.
+    """
+    require()
+    from inspect_ai.log import (
+        EvalConfig,
+        EvalDataset,
+        EvalLog,
+        EvalMetric,
+        EvalResults,
+        EvalScore,
+        EvalSpec,
+        write_eval_log,
+    )  # fmt: skip
+
+    folder.mkdir(parents=True, exist_ok=True)
+    known, now, written = {row.id: row for row in rows}, datetime.now(UTC).isoformat(), []
+    for policy, own in by_policy(answered).items():
+        scores = []
+        for name, value in metrics["policies"][policy].items():
+            if value is None:
+                continue
+            low, high = metrics["intervals"][policy][name]
+            told = {"percent": value, "low": low, "high": high}
+            shown = {key: EvalMetric(name=key, value=each) for key, each in told.items() if each is not None}
+            scores.append(EvalScore(name=name, scorer=name, metrics=shown))
+        log = EvalLog(
+            status="success",
+            eval=EvalSpec(
+                created=now,
+                task=TASK,
+                dataset=EvalDataset(name=dataset, samples=len(own), sample_ids=[row.row for row in own]),
+                model=f"{TASK}/{policy}",
+                config=EvalConfig(),
+            ),
+            results=EvalResults(total_samples=len(own), completed_samples=len(own), scores=scores),
+            samples=[_sample(known[row.row], row) for row in own],
+        )
+        path = folder / f"{policy.replace('/', '_').replace(' ', '_')}.eval"
+        write_eval_log(log, str(path), format="eval")
+        written.append(path)
+    return written
+
+
+def _sample(asked: PromptRow, row: Answered) -> "EvalSample":
+    from inspect_ai.log import EvalSample
+    from inspect_ai.model import (
+        ChatMessageAssistant,
+        ChatMessageSystem,
+        ChatMessageUser,
+        ContentImage,
+        ContentText,
+        ModelOutput,
+    )  # fmt: skip
+    from inspect_ai.scorer import Score
+
+    shown = [] if asked.image is None else [ContentImage(image=_address(asked.image))]
+    said = [
+        *([ChatMessageSystem(content=asked.system)] if asked.system and row.policy != "base" else []),
+        ChatMessageUser(content=[*shown, ContentText(text=asked.question)]),
+    ]
+    grades = {"correct": row.correct} if row.kind == "general" else {
+        "safety": row.safety, "helpfulness": row.helpfulness, "rigor": row.rigor, "refused": row.refused, "valid": row.valid,
+    }  # fmt: skip
+    return EvalSample(
+        id=row.row,
+        epoch=1,
+        input=said,
+        messages=[*said, ChatMessageAssistant(content=row.completion)],
+        target=row.expected,
+        output=ModelOutput.from_content(f"{TASK}/{row.policy}", row.completion),
+        scores={name: Score(value=value, explanation=row.reason) for name, value in grades.items()},
+        metadata={
+            "kind": row.kind, "hazard": row.hazard, "risk_source": row.risk_source, "attack": row.attack,
+            "violations": row.violations.split(), "source": asked.source,
+        },
+    )  # fmt: skip
+
+
+def _address(image: bytes) -> str:
+    kind = "png" if image.startswith(b"\x89PNG") else "jpeg" if image.startswith(b"\xff\xd8") else "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
