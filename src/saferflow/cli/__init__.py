@@ -231,6 +231,32 @@ def evaluate(
 
 
 @app.command()
+def judge(
+    misses: Annotated[
+        int, typer.Option(metavar="N", help="List so many of the responses that were graded otherwise.")
+    ] = 0,
+    held_back: Annotated[
+        bool, typer.Option("--held-back", help="Only the half of the responses that no rule may be written by.")
+    ] = False,
+) -> None:
+    """Measure the judge of params.yaml, and the rule judge beside it, on 125 responses whose grades are known.
+
+    Exact agreement, agreement within one point, Krippendorff's alpha and a confusion table for each rubric; then how often a
+    judge sees what is there and what a rate that it measures stands for.
+
+    Examples:
+
+    `saferflow judge` · `saferflow judge --misses 10` · `saferflow judge --held-back`
+    """
+    _, params = _project()
+    from rich.console import Console
+
+    from saferflow.cli.judge import judge
+
+    judge(Console(highlight=False), params, misses=misses, held_back=held_back)
+
+
+@app.command()
 def audit(
     show: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the pages in the browser when they are written.")

@@ -1,0 +1,88 @@
+"""`saferflow judge`: how far the judges can be trusted, on responses whose grades are known."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from saferflow.evaluation.calibration import RUBRICS, Agreement, agreement, astray, cases, errors, graded
+from saferflow.judge.choice import judge_of
+from saferflow.judge.rubrics import Grades, Judge
+from saferflow.judge.rules import RuleJudge, answer_of
+from saferflow.params import Params
+
+SHOWN = 120
+
+
+def judge(console: Console, params: Params, *, misses: int, held_back: bool) -> None:
+    """Print the agreement of the params' judge and of the rule judge with the calibration set, and with each other.
+
+    Args:
+        misses: how many of the cases that a judge graded otherwise are listed.
+        held_back: only the half that no rule may be written by; of it no case is listed.
+
+    Raises:
+        EndpointError: the judge cannot be reached.
+    """
+    known = [case for case in cases() if case.held_back or not held_back]
+    right = [case.grades for case in known]
+    judges: dict[str, Judge] = {"rules": RuleJudge()}
+    if params.judge.kind != "rules":
+        judges[params.judge.model] = judge_of(params.judge)
+    given = {name: graded(one, known) for name, one in judges.items()}
+    half = "the half that is held back" if held_back else "all"
+    console.print(f"{len(known)} responses with known grades ({half})")
+    for name, grades in given.items():
+        found = agreement(right, grades)
+        console.print(_agreement(name, found))
+        for rubric in RUBRICS:
+            console.print(_confusion(name, found[rubric]))
+        told = errors(right, grades)
+        console.print(_errors(name, told))
+        if not held_back:
+            for case, grade in [pair for pair in astray(known, grades) if not pair[0].held_back][:misses]:
+                wanted, got = (tuple(getattr(each, rubric) for rubric in RUBRICS) for each in (case.grades, grade))
+                said = " ".join(answer_of(case.item.completion).split()) or "(nothing)"
+                console.print(Text(f"{case.scene}: wanted {wanted}, got {got}: {said[:SHOWN]}"))
+    if len(given) > 1:
+        console.print(_between(given))
+
+
+def _agreement(name: str, found: Mapping[str, Agreement]) -> Table:
+    table = Table(title=f"{name}: agreement", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("rubric", "exact", "within one", "alpha"):
+        table.add_column(heading, justify="left" if heading == "rubric" else "right")
+    for rubric, one in found.items():
+        table.add_row(rubric, f"{one.exact:.1%}", f"{one.within_one:.1%}", f"{one.alpha:.3f}")
+    return table
+
+
+def _confusion(name: str, found: Agreement) -> Table:
+    scale = [str(grade) for grade in RUBRICS[found.rubric]]
+    table = Table(
+        title=f"{name}: {found.rubric}, known grade down, given across", title_justify="left", box=SIMPLE_HEAD
+    )
+    for heading in ("", *scale):
+        table.add_column(heading, justify="right")
+    for grade, counts in zip(scale, found.confusion, strict=True):
+        table.add_row(grade, *(str(count) if count else "·" for count in counts))
+    return table
+
+
+def _errors(name: str, found: Mapping) -> Table:
+    table = Table(title=f"{name}: what a measured rate stands for", title_justify="left", box=SIMPLE_HEAD)
+    headings = ("rate", "sensitivity", "specificity", "10% measured is", "50% is", "90% is")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "rate" else "right")
+    for rate, one in found.items():
+        corrected = [one.corrected(share) for share in (0.1, 0.5, 0.9)]
+        told = ["-" if each is None else f"{each:.0%}" for each in corrected]
+        table.add_row(rate, f"{one.sensitivity:.1%}", f"{one.specificity:.1%}", *told)
+    return table
+
+
+def _between(given: Mapping[str, Sequence[Grades]]) -> Table:
+    (first, one), (second, other) = given.items()
+    return _agreement(f"{first} and {second}", agreement(one, other))
