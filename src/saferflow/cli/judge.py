@@ -72,7 +72,8 @@ def _confusion(name: str, found: Agreement) -> Table:
 
 
 def _errors(name: str, found: Mapping) -> Table:
-    table = Table(title=f"{name}: what a measured rate stands for", title_justify="left", box=SIMPLE_HEAD)
+    title = f"{name}: what a measured rate stands for"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     headings = ("rate", "sensitivity", "specificity", "10% measured is", "50% is", "90% is")
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "rate" else "right")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.cache_utils import DynamicLayer
 
 LIVE = 0.75
 """Finished rows leave the batch when so small a share of it is left."""
@@ -40,6 +41,7 @@ def sample(
     branch = torch.tensor(branches, device=device)
     cache = first.past_key_values
     cache.batch_select_indices(branch)
+    cache.layers = [_roomy(layer, max_tokens) for layer in cache.layers]
     mask, logits = prompts["attention_mask"][branch], first.logits[branch, -1]
     shift = _shift(model, prompts, device)[branch]
     stops = torch.tensor(sorted(ends), device=device)
@@ -63,6 +65,43 @@ def sample(
             input_ids=token[:, None], attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
         ).logits[:, -1]
     return [_until_the_end(row, ends) for row in drawn.tolist()]
+
+
+class Roomy(DynamicLayer):
+    """Keys and values with room for what will be said: a step writes one place, and does not copy all that stands before it."""
+
+    def __init__(self, layer: DynamicLayer, room: int):
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
+        self._most = layer.keys.shape[-2] + room
+        self._hold(layer.keys, layer.values)
+
+    def _hold(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        told = keys.shape[-2]
+        self._keys, self._values = (
+            each.new_empty((*each.shape[:-2], self._most, each.shape[-1])) for each in (keys, values)
+        )
+        self._keys[..., :told, :], self._values[..., :told, :] = keys, values
+        self.keys, self.values = self._keys[..., :told, :], self._values[..., :told, :]
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """All keys and values, those of the new places among them."""
+        start = self.keys.shape[-2]
+        end = start + key_states.shape[-2]
+        self._keys[..., start:end, :], self._values[..., start:end, :] = key_states, value_states
+        self.keys, self.values = self._keys[..., :end, :], self._values[..., :end, :]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Only keep the `indices` in the batch dimension."""
+        self._hold(self.keys[indices], self.values[indices])
+
+
+def _roomy(layer: DynamicLayer, room: int) -> DynamicLayer:
+    """The layer with room; one that keeps a window of the past alone stays as it is."""
+    return Roomy(layer, room) if type(layer) is DynamicLayer else layer
 
 
 def unsayable(config: Qwen2_5_VLConfig) -> list[int]:
