@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.cache_utils import DynamicLayer
 
 from saferflow.data.scenes.corpus import general_rows
 from saferflow.params import load_params
-from saferflow.training.branching import _drawn, _until_the_end, sample, unsayable
+from saferflow.training.branching import Roomy, _drawn, _until_the_end, sample, unsayable
 from saferflow.training.embedded import build_model, build_processor, train_tokenizer
 from saferflow.training.generate import Prompt, complete, ends_of
 
@@ -123,3 +124,31 @@ def test_no_completion_has_the_token_of_an_image(parts):
 def test_the_ends_are_those_of_the_model(parts):
     model, processor, _ = parts
     assert ends_of(model) == {processor.tokenizer.eos_token_id}
+
+
+moves = st.lists(st.one_of(st.integers(1, 2), st.lists(st.integers(0, 2), min_size=1, max_size=4)), max_size=6)
+
+
+@given(moves)
+def test_a_cache_with_room_holds_what_one_without_holds(moves):
+    source = torch.Generator().manual_seed(1)
+
+    def drawn(rows, places):
+        return torch.randn(rows, 2, places, 3, generator=source), torch.randn(rows, 2, places, 3, generator=source)
+
+    plain = DynamicLayer()
+    plain.update(*drawn(3, 4))
+    roomy = Roomy(plain, sum(move for move in moves if isinstance(move, int)))
+    for move in moves:
+        rows = len(plain.keys)
+        if isinstance(move, int):
+            told = drawn(rows, move)
+            for expected, found in zip(plain.update(*told), roomy.update(*told), strict=True):
+                assert torch.equal(expected, found)
+        else:
+            kept = torch.tensor([row % rows for row in move])
+            plain.batch_select_indices(kept)
+            roomy.batch_select_indices(kept)
+        assert roomy.get_seq_length() == plain.get_seq_length()
+        assert torch.equal(roomy.keys, plain.keys)
+        assert torch.equal(roomy.values, plain.values)
