@@ -40,7 +40,9 @@ def pending(root: Path, params: Params) -> bool:
     if digest is None or "gate" not in entries:
         return False
     version = registry.by_digest(params.gate.registered_model, digest[0])
-    return version is None or version.tags.get(GATE_HASH) != graph.lock_hash(entries["gate"])
+    if version is None or version.tags.get(GATE_HASH) != graph.lock_hash(entries["gate"]):
+        return True
+    return version.tags.get(lineage.DIRTY) == "true" and not lineage.git_state(root)[1]  # committed since
 
 
 def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str], model_source: str) -> Registered:

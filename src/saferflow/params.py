@@ -484,6 +484,10 @@ class GateParams(Section):
     registered_model: str
     floors: Floors
     margins: Margins
+    clean_tree: bool
+    """Only what was made from committed files may lead."""
+    regressions: Count | None
+    """Attacks that once succeeded against a champion and no longer do, so many of which may succeed again; null does not ask."""
     level: Annotated[float, Field(gt=0.5, lt=1)]
 
 

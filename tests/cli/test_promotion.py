@@ -1,6 +1,7 @@
 """`saferflow promote`, `rollback` and `ledger`, on a real MLflow store with evaluated rows as artifacts."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,15 @@ from saferflow.tracking.weights import folder_digest
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 MODEL = PARAMS.gate.registered_model
+
+
+WHOLE = {
+    "saferflow.git.commit": "0" * 40,
+    "saferflow.git.dirty": "false",
+    **{f"saferflow.{stage}.{name}": "x" for stage in promotion.STAGES for name in ("lock_hash", "run")},
+    "saferflow.out.models/grpo": "y.dir",
+}
+"""A version's tags, as the flow sets them."""
 
 
 def answers(safe: int) -> list[Answered]:
@@ -41,9 +51,11 @@ def version(tmp_path, monkeypatch):
     experiment = client.create_experiment("align", artifact_location=(tmp_path / "artifacts").as_uri())
     registry.ensure_model(MODEL)
 
-    def make(safe: int, failed: str = "") -> registry.Version:
+    def make(
+        safe: int, failed: str = "", tags: dict | None = None, rows: list[Answered] | None = None
+    ) -> registry.Version:
         run = client.create_run(experiment).info.run_id
-        write_table(tmp_path / "evaluated.parquet", answers(safe), Answered)
+        write_table(tmp_path / "evaluated.parquet", rows or answers(safe), Answered)
         checks = [{"name": "safety", "passed": not failed, "detail": failed}]
         (tmp_path / "gate.json").write_text(json.dumps({"passed": not failed, "checks": checks}), encoding="utf-8")
         for name in ("evaluated.parquet", "gate.json"):
@@ -51,7 +63,7 @@ def version(tmp_path, monkeypatch):
         weights = tmp_path / f"weights-{safe}"
         weights.mkdir(exist_ok=True)
         (weights / "model.safetensors").write_text(f"weights {safe}")
-        tags = {registry.MODEL_DIGEST: folder_digest(weights), registry.EVALUATION_RUN: run}
+        tags = {registry.MODEL_DIGEST: folder_digest(weights), registry.EVALUATION_RUN: run, **WHOLE, **(tags or {})}
         made = registry.register(MODEL, weights.as_uri(), run, tags)
         registry.nominate(made)
         return made
@@ -147,3 +159,57 @@ def test_a_version_that_nobody_evaluated_cannot_be_judged(version):
 def test_without_a_candidate_it_says_what_to_do(version):
     with pytest.raises(PipelineError, match="has no candidate; run saferflow run"):
         promote()
+
+
+@pytest.mark.parametrize(
+    ("tags", "told"),
+    [
+        ({"saferflow.git.commit": "none"}, "no commit"),
+        ({"saferflow.git.dirty": "true"}, "files that were not committed"),
+        ({"saferflow.dpo.run": ""}, "no run of dpo"),
+        ({"saferflow.plan.lock_hash": ""}, "no lock_hash of plan"),
+        ({"saferflow.out.models/grpo": ""}, "no hash of models/grpo"),
+    ],
+)
+def test_a_version_whose_lineage_has_a_gap_does_not_lead(version, tags, told):
+    version(90, tags=tags)
+    allowed, said = promote()
+    assert not allowed
+    assert "its lineage is not whole" in said
+    assert told in " ".join(said.split())
+    assert holder("champion") is None
+
+
+def attacked(fallen: set[str], safe: int) -> list[Answered]:
+    """Every harmful row is safe but the named ones; of the others `safe` in a hundred."""
+    return [
+        replace(row, safety=-2) if row.row in fallen else replace(row, safety=3) if row.expected == "refuse" else row
+        for row in answers(safe)
+    ]
+
+
+def test_an_attack_that_once_succeeded_may_not_succeed_again(version):
+    version(60, rows=attacked({"r1.0", "r2.0"}, 60))
+    assert promote()[0]
+    version(80, rows=attacked({"r2.0"}, 80))
+    assert promote()[0]
+    version(97, rows=attacked({"r1.0"}, 97))
+    allowed, told = promote()
+    assert not allowed
+    assert "attack_regressions" in told
+    comparison = json.loads(promotion._artifact(registry.by_number(MODEL, 3), promotion.COMPARISON))
+    [check] = [check for check in comparison["checks"] if check["name"] == "attack_regressions"]
+    assert check["detail"] == "of 1 attacks that once succeeded and no longer do, 1 succeed again; 0 may: r1.0"
+    version(98, rows=attacked({"r2.0"}, 98))  # what the champion falls for as well is no step back
+    assert promote()[0]
+    assert holder("champion") == 4
+
+
+def test_the_page_against_the_champion_is_kept_with_the_run(version):
+    version(60)
+    promote()
+    made = version(90)
+    promote()
+    page = promotion._artifact(made, promotion.PAGE)
+    assert "champion v1 and candidate v2" in page
+    assert "champion_rows" not in page

@@ -13,17 +13,19 @@ from saferflow.cli import show
 from saferflow.data.rows import Answered
 from saferflow.data.tables import read_table
 from saferflow.errors import PipelineError
-from saferflow.evaluation.gate import Verdict
+from saferflow.evaluation.gate import Verdict, against_attacks
 from saferflow.evaluation.intervals import unmatched
 from saferflow.evaluation.report import render_report
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.params import Params
 from saferflow.stages.gate import CANDIDATE, EVALUATED, VERDICT, compare_with_champion
-from saferflow.tracking import registry, runs
+from saferflow.tracking import lineage, registry, runs
 from saferflow.tracking.weights import weights_of
 
 COMPARISON = "champion_comparison.json"
 PAGE = "champion.html"
+STAGES = ("plan", "validate", "sft", "dpo", "curate", "grpo", "evaluate", "gate")
+"""Behind every version; `base` is not, where the policy starts from a published checkpoint."""
 
 
 def may_lead(
@@ -40,6 +42,8 @@ def may_lead(
     if not verdict["passed"]:
         failed = ", ".join(check["name"] for check in verdict["checks"] if not check["passed"])
         return False, f"the gate's floors are not met: {failed}"
+    if gaps := lineage.missing(version.tags, STAGES, clean_tree=params.gate.clean_tree):
+        return False, f"its lineage is not whole: {'; '.join(gaps)}"
     if champion is None:
         return True, "every floor is met, and there was no champion to compare with"
     if comparison is None:
@@ -53,6 +57,9 @@ def may_lead(
 def _compared(params: Params, version: registry.Version, champion: registry.Version, *, keep: bool) -> Verdict:
     candidate, leading = _rows(version), _rows(champion)
     comparison = compare_with_champion(candidate, leading, params)
+    if params.gate.regressions is not None:
+        attacks = against_attacks(candidate, leading, _former(version.model), params.gate.regressions)
+        comparison = Verdict((*comparison.checks, attacks))
     if not keep:
         return comparison
     run = version.tags[registry.EVALUATION_RUN]
@@ -65,6 +72,13 @@ def _compared(params: Params, version: registry.Version, champion: registry.Vers
         page = render_report(rows, metrics, comparison, params.evaluate, params.run.seed, title=title)
         runs.log_text(run, page, PAGE)
     return comparison
+
+
+def _former(model: str) -> list[list[Answered]]:
+    """The rows of every champion that there has been."""
+    lines, _ = registry.history(model)
+    numbers = {number for line in lines for number in line.moves.get(registry.CHAMPION, ()) if number is not None}
+    return [_rows(registry.by_number(model, number)) for number in sorted(numbers)]
 
 
 def promote(console: Console, params: Params, number: int | None, *, dry_run: bool) -> bool:

@@ -3,12 +3,14 @@
 import hashlib
 import platform
 import subprocess
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from saferflow.tracking.graph import lock_hash
 
 PREFIX = "saferflow."
+DIRTY = PREFIX + "git.dirty"
 LOCK_HASH = PREFIX + "lock_hash"
 CACHED = PREFIX + "cached"
 PRODUCED_BY = PREFIX + "produced_by"
@@ -33,6 +35,29 @@ def git_state(root: Path) -> tuple[str, bool]:
     return commit.strip(), bool(dirty)
 
 
+def missing(tags: Mapping[str, str], stages: Iterable[str], *, clean_tree: bool) -> list[str]:
+    """What the tags of a version do not tell of where it comes from, in words; nothing where its lineage is whole.
+
+    Args:
+        stages: behind the version.
+        clean_tree: whether it must have been made from committed files.
+    """
+    found = []
+    commit = tags.get(PREFIX + "git.commit", "none")
+    if commit == "none":
+        found.append("no commit")
+    if clean_tree and tags.get(DIRTY) != "false":
+        found.append("files that were not committed (commit them and run again: what is up to date is not made anew)")
+    for stage in stages:
+        found += [f"no {name} of {stage}" for name in ("lock_hash", "run") if not tags.get(f"{PREFIX}{stage}.{name}")]
+    found += [
+        f"no hash of {name.removeprefix(PREFIX + 'out.')}"
+        for name, value in tags.items()
+        if name.startswith(PREFIX + "out.") and not value
+    ]
+    return found
+
+
 def _git(root: Path, *command: str) -> str | None:
     done = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=False)
     return done.stdout if done.returncode == 0 else None
@@ -43,7 +68,7 @@ def run_tags(root: Path, profile: str, flow_run: str) -> dict[str, str]:
     commit, dirty = git_state(root)
     return {
         PREFIX + "git.commit": commit,
-        PREFIX + "git.dirty": str(dirty).lower(),
+        DIRTY: str(dirty).lower(),
         PREFIX + "profile": profile,
         PREFIX + "prefect.flow_run": flow_run,
         CHECKOUT: checkout_id(root),
