@@ -33,6 +33,16 @@ def test_telemetry_of_every_library_is_off(root):
     assert {name: environ[name] for name in environment.TELEMETRY_OFF} == environment.TELEMETRY_OFF
 
 
+def test_no_pickle_of_a_registered_model_is_read(root):
+    from mlflow import environment_variables
+
+    environ = {}
+    environment.prepare(environ, root)
+    for name, value in environment.GUARDED.items():
+        assert environ[name] == value
+        assert hasattr(environment_variables, name)  # MLflow still knows it by that name
+
+
 def test_the_folder_that_dvc_unpickles_from_is_the_users_own(root):
     environ = {}
     environment.prepare(environ, root)

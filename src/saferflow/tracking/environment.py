@@ -18,6 +18,8 @@ TELEMETRY_OFF = {
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
+GUARDED = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+"""What a file of a registered model may not do."""
 QUIET = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
@@ -36,6 +38,7 @@ def prepare(environ: MutableMapping[str, str] = os.environ, root: Path | None = 
     settings = {
         **TELEMETRY_OFF,
         **QUIET,
+        **GUARDED,
         **records,
         "PREFECT_HOME": str(home / "prefect"),
         "DVC_SITE_CACHE_DIR": str(home / "dvc"),  # its default folder is shared by all users, and DVC unpickles from it
