@@ -97,6 +97,43 @@ def seconds(sides: dict[str, Callable[[], None]], repeat: int) -> dict[str, floa
     return {name: statistics.median(each) for name, each in times.items()}
 
 
+def parts(case: Case, model: torch.nn.Module, group: int) -> dict[str, Callable[[], None]]:
+    """The parts of a plain update of a group, each with its backward pass; what of them the copies repeat is in the names."""
+    asked = case.copies(group)
+    hidden, prompt = model.config.text_config.hidden_size, asked["input_ids"].shape[1]
+
+    def decoder(tokens: int) -> Callable[[], None]:
+        embedded = torch.randn(group, tokens, hidden)
+
+        def work() -> None:
+            model.zero_grad()
+            made = model.model.language_model(inputs_embeds=embedded.clone().requires_grad_(), use_cache=False)
+            made.last_hidden_state.sum().backward()
+
+        return work
+
+    def head(tokens: int) -> Callable[[], None]:
+        states = torch.randn(group * tokens, hidden)
+
+        def work() -> None:
+            model.zero_grad()
+            model.lm_head(states).logsumexp(dim=-1).sum().backward()
+
+        return work
+
+    def vision() -> None:
+        model.zero_grad()
+        model.model.visual(asked["pixel_values"], grid_thw=asked["image_grid_thw"]).pooler_output.sum().backward()
+
+    return {
+        f"vision tower, {group} times the same image": vision,
+        f"decoder, {group} x {prompt + RESPONSE} tokens": decoder(prompt + RESPONSE),
+        f"of it the prompt alone, {group} x {prompt}": decoder(prompt),
+        "output head on every token": head(prompt + RESPONSE),
+        "of it on the responses alone": head(RESPONSE),
+    }
+
+
 def fitted(at: list[int], took: list[float]) -> dict[str, float]:
     """fixed + each * n, and the share of the variance that the line explains."""
     each, fixed = np.polyfit(at, took, 1)
@@ -122,7 +159,11 @@ def measure(repeat: int) -> None:
     pack(packed)
     speaker = bench.model().eval()
     case = Case(bench, PROMPT)
-    found: dict = {}
+    found: dict = {
+        "parts": {name: round(took, 4) for name, took in seconds(parts(case, bench.model(), GROUP), repeat).items()}
+    }
+    for name, took in found["parts"].items():
+        console.print(f"{name}: {took:.3f} s")
 
     def measured(name: str, at: tuple[int, ...], sides: Callable[[int], dict[str, Callable[[], None]]]) -> None:
         table = Table(title=name, title_justify="left", box=SIMPLE_HEAD)

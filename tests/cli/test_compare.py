@@ -102,3 +102,29 @@ def test_other_rows_have_no_paired_difference(store, tmp_path):
     write_table(tmp_path / "evaluated.parquet", answers(90, rows=99), Answered)
     client.log_artifact(found[1][0], str(tmp_path / "evaluated.parquet"))
     assert "no paired differences: 1 rows are not the same on both sides, among them r99" in told("v1", "v2")
+
+
+def test_the_page_shows_what_differs_and_both_curves(store, tmp_path):
+    found, client = store
+    for (_, child), values in zip(found, ((1.0, 0.5), (0.9, 0.1)), strict=True):
+        for step, value in enumerate(values):
+            client.log_metric(child, "loss", value, step=step)
+    console, page = Console(record=True, width=120), tmp_path / "pages" / "page.html"
+    compare(console, PARAMS, "v1", "v2", page)
+    text = page.read_text()
+    assert "sft.learning_rate" in text
+    assert "src/saferflow/training/sft.py" in text
+    assert text.count("<polyline") == 2
+    assert "sft: loss" in text
+    assert "v2 − v1" in text
+    assert "dpo: loss" not in text  # nothing was logged
+    assert not list(page.parent.glob(".*"))
+
+
+def test_no_page_where_the_rows_differ(store, tmp_path):
+    found, client = store
+    write_table(tmp_path / "evaluated.parquet", answers(90, rows=99), Answered)
+    client.log_artifact(found[1][0], str(tmp_path / "evaluated.parquet"))
+    with pytest.raises(PipelineError, match="not the same on both sides"):
+        compare(Console(record=True), PARAMS, "v1", "v2", tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()

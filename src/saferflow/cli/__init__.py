@@ -282,6 +282,9 @@ def audit(
 def compare(
     first: Annotated[str, typer.Argument(metavar="RUN", help="The run to compare with.")],
     second: Annotated[str, typer.Argument(metavar="RUN", help="The run that is compared.")] = "candidate",
+    page: Annotated[
+        Path | None, typer.Option(metavar="HTML", help="Also write a page, with both runs' curves over each other.")
+    ] = None,
 ) -> None:
     """What sets two pipeline runs apart: parameters, data, code, scores with paired intervals, seconds.
 
@@ -290,14 +293,15 @@ def compare(
 
     Examples:
 
-    `saferflow compare champion` · `saferflow compare v2 v5` · `saferflow compare 1fbef73 candidate`
+    `saferflow compare champion` · `saferflow compare v2 v5` · `saferflow compare 1fbef73 candidate` ·
+    `saferflow compare v2 v5 --page reports/v2-v5.html`
     """
     _, params = _project()
     from rich.console import Console
 
     from saferflow.cli.compare import compare as print_comparison
 
-    print_comparison(Console(highlight=False), params, first, second)
+    print_comparison(Console(highlight=False), params, first, second, page)
 
 
 @app.command()

@@ -1,6 +1,8 @@
 """`saferflow compare`: what sets two pipeline runs apart, and whether it shows in their scores."""
 
 import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -10,9 +12,11 @@ from rich.text import Text
 
 from saferflow.cli import show
 from saferflow.data.rows import Answered
-from saferflow.data.tables import read_table
+from saferflow.data.tables import atomic, read_table
 from saferflow.errors import PipelineError
 from saferflow.evaluation.intervals import Paired, paired, unmatched
+from saferflow.evaluation.report import Curve, Differing, render_report
+from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.params import Params
 from saferflow.stages.gate import CANDIDATE, EVALUATED
 from saferflow.tracking import runs
@@ -22,41 +26,91 @@ SECONDS = "stage_seconds"
 SHORT = 10
 
 
-def compare(console: Console, params: Params, first: str, second: str) -> None:
+CURVES = {
+    "sft": ("loss",),
+    "dpo": ("loss", "rewards/margins"),
+    "grpo": ("reward", "kl", "validity", "completions/mean_length"),
+}
+"""What is drawn of each stage, as its trainer logs it."""
+
+
+def compare(console: Console, params: Params, first: str, second: str, page: Path | None = None) -> None:
     """Print the differences from the first run to the second.
 
+    Args:
+        page: where they go as one HTML file, with both runs' curves over each other.
+
     Raises:
-        PipelineError: one of them cannot be found.
+        PipelineError: one of them cannot be found; or, for the page, they did not answer the same rows.
     """
     before, after = (find(name, params.gate.registered_model) for name in (first, second))
     for run in (before, after):
         commit, dirty = run.tags.get(COMMIT, "unknown")[:SHORT], run.tags.get("saferflow.git.dirty") == "true"
         console.print(f"{run.asked}: run {run.run}, commit {commit}{' with uncommitted changes' if dirty else ''}")
-    _differing(console, "Parameters that differ", before.params, after.params, before.asked, after.asked)
+    differing = _differing(before, after)
+    for one in differing:
+        _print_differing(console, one, before.asked, after.asked)
+    _scores(console, params, before, after)
+    _cost(console, before, after)
+    if page is not None:
+        _write_page(page, params, before, after, differing)
+        console.print(f"page: {page}")
+
+
+def _differing(before: PipelineRun, after: PipelineRun) -> list[Differing]:
     ours, theirs = before.files, after.files
     paths = {*ours, *theirs}
     data = {path for path in paths if path.startswith(("data/", "models/"))}
     code = {path for path in paths if path.startswith("src/")}
+    found = [_told("Parameters that differ", before.params, after.params)]
     for title, wanted in (("Data and models that differ", data), ("Code that differs", code)):
-        sides = [{path: side.get(path, "")[:SHORT] for path in wanted} for side in (ours, theirs)]
-        _differing(console, title, *sides, before.asked, after.asked)
-    _scores(console, params, before, after)
-    _cost(console, before, after)
+        found.append(_told(title, *({path: side.get(path, "")[:SHORT] for path in wanted} for side in (ours, theirs))))
+    return found
 
 
-def _differing(
-    console: Console, title: str, before: dict[str, str], after: dict[str, str], first: str, second: str
-) -> None:
+def _told(title: str, before: Mapping[str, str], after: Mapping[str, str]) -> Differing:
     names = sorted(name for name in {*before, *after} if before.get(name, "") != after.get(name, ""))
-    if not names:
-        console.print(Text(f"{title}: none", "dim"))
+    return Differing(title, tuple((name, before.get(name) or "-", after.get(name) or "-") for name in names))
+
+
+def _print_differing(console: Console, one: Differing, first: str, second: str) -> None:
+    if not one.rows:
+        console.print(Text(f"{one.title}: none", "dim"))
         return
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=one.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("", first, second):
         table.add_column(heading, overflow="fold")
-    for name in names:
-        table.add_row(Text(name), Text(before.get(name, "-") or "-"), Text(after.get(name, "-") or "-"))
+    for row in one.rows:
+        table.add_row(*map(Text, row))
     console.print(table)
+
+
+def _write_page(
+    page: Path, params: Params, before: PipelineRun, after: PipelineRun, differing: Sequence[Differing]
+) -> None:
+    sides = {before.asked: before, after.asked: after}
+    if len(sides) < 2:
+        raise PipelineError(f"{before.asked} is named twice; a page compares two runs")
+    rows = {name: _rows(run) for name, run in sides.items()}
+    if strangers := unmatched(rows[after.asked], rows[before.asked]):
+        raise PipelineError(
+            f"no page: {len(strangers)} rows are not the same on both sides, among them {strangers[0]}; compare the runs without "
+            "--page, or evaluate both on the same rows: saferflow evaluate"
+        )
+    answered = [replace(row, policy=name) for name, each in rows.items() for row in each]
+    metrics = evaluate_metrics(answered, params.evaluate, params.run.seed)
+    curves = []
+    for stage, figures in CURVES.items():
+        for figure in figures:
+            lines = {name: run.curve(stage, figure) for name, run in sides.items()}
+            curves.append(Curve(f"{stage}: {figure.replace('_', ' ')}", lines))
+    title = f"{before.asked} and {after.asked}"
+    text = render_report(
+        answered, metrics, None, params.evaluate, params.run.seed, differing=differing, curves=curves, title=title
+    )
+    page.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(page) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _scores(console: Console, params: Params, before: PipelineRun, after: PipelineRun) -> None:

@@ -56,6 +56,24 @@ class Step:
     """Share of the rollouts that kept the protocol."""
 
 
+@dataclass(frozen=True, slots=True)
+class Differing:
+    """What is not the same on both sides: parameters, data, code."""
+
+    title: str
+    rows: tuple[tuple[str, str, str], ...]
+    """Name, what it is on the one side, on the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A figure over the steps of training, a line a run."""
+
+    title: str
+    lines: Mapping[str, Sequence[tuple[int, float]]]
+    """Run -> (step, value), in order; the runs in the order of the policies."""
+
+
 def render_report(
     answered: Sequence[Answered],
     metrics: dict,
@@ -65,6 +83,8 @@ def render_report(
     *,
     asked: Sequence[PromptRow] = (),
     steps: Sequence[Step] = (),
+    differing: Sequence[Differing] = (),
+    curves: Sequence[Curve] = (),
     title: str = "Evaluation",
 ) -> str:
     """The page.
@@ -75,6 +95,7 @@ def render_report(
         params: of the intervals, with `seed`.
         asked: the rows that were answered; they give severity, benchmark and question, which the answers do not hold.
         steps: of GRPO, for the curve of its rewards.
+        differing, curves: of two runs that are compared.
     """
     environment = Environment(
         loader=PackageLoader("saferflow.evaluation", "."),
@@ -116,6 +137,8 @@ def render_report(
         better=sum(change.points > 0 for change in changed),
         worse=sum(change.points < 0 for change in changed),
         steps=steps,
+        differing=differing,
+        plots=[(curve, _scaled(curve)) for curve in curves if any(curve.lines.values())],
         samples={policy: samples(rows) for policy, rows in groups.items()},
         shown=SHOWN_CHARS,
     )
@@ -135,6 +158,22 @@ def breakdown(
             between = intervals(own, **options)["safety"] if own else (None, None)
             found.append(Group(value, policy, len(own), bad, of.safety, between, of.over_refusal, of.attack_success))
     return found
+
+
+def _scaled(curve: Curve) -> dict[str, object]:
+    """The ends of a curve's axes, and the points of each line within a box of 480 by 150."""
+    points = [point for line in curve.lines.values() for point in line]
+    last, low, high = (
+        max(step for step, _ in points),
+        min(value for _, value in points),
+        max(value for _, value in points),
+    )
+    wide, tall = 480 / max(last, 1), 150 / ((high - low) or 1.0)
+    lines = {
+        run: " ".join(f"{step * wide:.1f},{150 - (value - low) * tall:.1f}" for step, value in line)
+        for run, line in curve.lines.items()
+    }
+    return {"last": last, "low": low, "high": high, "lines": lines}
 
 
 def _natural(name: str) -> tuple[int, str]:

@@ -47,6 +47,14 @@ class PipelineRun:
                 found |= {tag.removeprefix(kind): value for tag, value in part.tags.items() if tag.startswith(kind)}
         return found
 
+    def curve(self, stage: str, figure: str) -> list[tuple[int, float]]:
+        """What a stage's trainer logged, as (step, value); of a stage from the cache what its producer logged."""
+        part = self.stages.get(stage)
+        if part is None:
+            return []
+        told = client().get_metric_history(part.tags.get(lineage.PRODUCED_BY) or part.run, figure)
+        return sorted((point.step, point.value) for point in told)
+
 
 def find(asked: str, model: str) -> PipelineRun:
     """A run by its MLflow id (or a stage's), a version of the registered model (`v3`), an alias, or a git revision.
