@@ -1,6 +1,6 @@
 """What a GRPO group costs against its size and against the length of its prompt: padded copies, and packed or branched.
 
-    PYTHONPATH=src python benchmarks/growth.py [--repeat 5]
+    PYTHONPATH=src python benchmarks/growth.py [--repeat 3]
 
 The model and rows of `make bench` (`training.py`): an image of 256 tokens, responses of 250. An update is one forward pass to the
 responses' log-probabilities and one backward pass; a rollout is `generate` with a copy of the prompt for each response, against
@@ -86,14 +86,13 @@ class Case:
 
 
 def seconds(sides: dict[str, Callable[[], None]], repeat: int) -> dict[str, float]:
-    """Medians, alternating, after one call of each that does not count."""
+    """Medians, the sides alternating."""
     times: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(repeat + 1):
+    for _ in range(repeat):
         for name, work in sides.items():
             started = time.perf_counter()
             work()
-            if number:
-                times[name].append(time.perf_counter() - started)
+            times[name].append(time.perf_counter() - started)
     return {name: statistics.median(each) for name, each in times.items()}
 
 
@@ -144,7 +143,7 @@ def fitted(at: list[int], took: list[float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--repeat", type=int, default=3)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # the model is kept there
@@ -170,6 +169,7 @@ def measure(repeat: int) -> None:
         for heading in ("n", "plain, s", "ours, s", "ratio"):
             table.add_column(heading, justify="right")
         took: dict[str, list[float]] = {"plain": [], "ours": []}
+        seconds(sides(at[0]), 1)  # does not count
         for number in at:
             for side, middle in seconds(sides(number), repeat).items():
                 took[side].append(middle)

@@ -18,7 +18,9 @@ from saferflow.rng import rng
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> "
-LINEAGE = Lineage("abc123", "embedded", "0123.dir", "2026-11-21T04:00+00:00")
+LINEAGE = Lineage(
+    "abc123", "embedded", "0123.dir", "2026-11-21T04:00+00:00", {"grpo": "weights 99.dir, run r1, saferflow version 5"}
+)
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -131,6 +133,23 @@ def test_filters_search_links_and_keys(pages):
         page.wait_for_function("document.querySelector('article h2').textContent.includes('case 144')")
         page.keyboard.press("k")
         page.wait_for_function("location.hash === '#row-44'")
+
+
+@needs_a_browser
+def test_answers_and_reasons_are_searched_where_asked_for(pages):
+    with opened(pages) as page:
+        page.fill("#search", "rule 203")
+        assert page.inner_text("#count") == "0 of 450 rows"
+        page.check("#deep")
+        page.wait_for_function("document.getElementById('count').textContent === '1 of 450 rows'")
+        page.uncheck("#deep")
+        assert page.inner_text("#count") == "0 of 450 rows"
+
+
+@needs_a_browser
+def test_a_policy_says_where_it_comes_from(pages):
+    with opened(pages, "#row-203") as page:
+        assert "weights 99.dir, run r1, saferflow version 5" in page.inner_text("article")
 
 
 @needs_a_browser

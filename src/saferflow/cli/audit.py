@@ -3,6 +3,7 @@
 import webbrowser
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -10,7 +11,9 @@ from saferflow.data.rows import Answered, PromptRow
 from saferflow.data.tables import read_table
 from saferflow.evaluation.audit import Lineage, write_audit
 from saferflow.params import Params
-from saferflow.tracking import graph, lineage
+from saferflow.stages.evaluate import POLICIES
+from saferflow.stages.gate import CANDIDATE
+from saferflow.tracking import graph, lineage, registry
 
 ROWS = Path("data/tables/evaluation.parquet")
 EVALUATED = Path("data/evaluated.parquet")
@@ -25,11 +28,31 @@ def write_pages(root: Path, params: Params, console: Console, *, show: bool) -> 
     """
     answered = read_table(root / EVALUATED, Answered)
     rows = read_table(root / ROWS, PromptRow)
-    digest, _ = graph.out_digest(graph.lock_entries(root).get("evaluate", {}), str(EVALUATED)) or ("unknown", 0)
+    entries = graph.lock_entries(root)
+    digest, _ = graph.out_digest(entries.get("evaluate", {}), str(EVALUATED)) or ("unknown", 0)
     made = datetime.now(UTC).isoformat(timespec="minutes")
     commit = lineage.run_tags(root, params.run.profile, "").get(lineage.PREFIX + "git.commit", "unknown")
     pages = root / PAGES
-    written = write_audit(pages, rows, answered, Lineage(commit, params.run.profile, digest, made))
+    written = write_audit(
+        pages, rows, answered, Lineage(commit, params.run.profile, digest, made, _policies(entries, params))
+    )
     console.print(f"{written:,} rows: {pages / 'index.html'}")
     if show:
         webbrowser.open((pages / "index.html").as_uri())
+
+
+def _policies(entries: dict[str, dict[str, Any]], params: Params) -> dict[str, str]:
+    """Where each policy comes from, in words."""
+    digests = {
+        stage: found[0] for stage in POLICIES if (found := graph.out_digest(entries.get(stage, {}), f"models/{stage}"))
+    }
+    version = registry.by_digest(params.gate.registered_model, digests[CANDIDATE]) if CANDIDATE in digests else None
+    told = {}
+    for stage, digest in digests.items():
+        words = [f"weights {digest}"]
+        if version and (run := version.tags.get(f"{lineage.PREFIX}{stage}.run")):
+            words.append(f"run {run}")
+        if version and stage == CANDIDATE:
+            words.append(f"{version.model} version {version.number}")
+        told[stage] = ", ".join(words)
+    return told

@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Lineage:
     """DVC digest of the evaluated rows."""
     made: str
     """When the pages were written."""
+    policies: Mapping[str, str] = field(default_factory=dict)
+    """Policy -> its weights' hash, the run that made them, the version that they are registered as, in words."""
 
 
 def write_audit(folder: Path, rows: Sequence[PromptRow], answered: Sequence[Answered], lineage: Lineage) -> int:
