@@ -85,6 +85,11 @@ class Project:
         node[last] = value
         file.write_text(yaml.safe_dump(tree, sort_keys=False))
 
+    def commit(self) -> None:
+        """Commit everything."""
+        for command in (["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "more"]):
+            subprocess.run(["git", *command], cwd=self.root, check=True)
+
     def mlflow(self):
         """A client of the project's store."""
         from mlflow import MlflowClient
@@ -161,6 +166,9 @@ def make(root: Path) -> Path:
     for name in (".dvc/config", ".dvc/.gitignore", ".saferflow/.gitignore"):
         (root / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, root / name)
+    raw = yaml.safe_load((root / "params.yaml").read_text())
+    raw["gate"]["clean_tree"] = False  # tests change parameters and commit nothing
+    (root / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     shutil.copy(Path(__file__).with_name("stub.py"), root / "stub.py")
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": toy_stages()}, sort_keys=False))
     with (root / ".gitignore").open("a") as ignored:

@@ -156,6 +156,22 @@ def test_a_stage_restored_from_the_run_cache_ran_no_code_and_registers_no_versio
 
 
 @pytest.mark.slow
+def test_what_was_not_committed_leads_once_it_is_and_nothing_is_made_anew(project):
+    project.set("gate.clean_tree", True)
+    project.commit()
+    project.set("grpo.learning_rate", 0.0005)
+    status, output = project.run()
+    assert status == 0, output
+    assert _aliases(project) == {"candidate": 2, "champion": 1}
+    assert "files that were not committed" in " ".join(output.split())
+    project.commit()
+    project.calls()
+    status, output = project.run()
+    assert status == 0, output
+    assert project.calls() == []
+    assert _aliases(project) == {"candidate": 2, "champion": 2, "previous": 1}
+
+
 def test_a_version_that_failed_the_gate_leaves_the_champion_in_place(project):
     project.set("grpo.learning_rate", 0.0005)
     project.set("gate.floors.safety", 90)
