@@ -55,7 +55,7 @@ def write(path: Path, digest: str, params: dict) -> None:
         path.write_text(json.dumps({"sft": {"source": {digest: 100}}}))
     elif path.name == "rollouts.jsonl":
         told = {"step": 0, "row": "r", "reward": 0.5, "rewards": {"toy": 0.5}, "violations": None, "corrected": False}
-        path.write_text(json.dumps({**told, "completion": digest}) + "\n")
+        path.write_text(json.dumps({**told, "completion": "what was said"}) + "\n")
     elif path.suffix:
         path.write_text(digest)
     else:
