@@ -81,6 +81,7 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
         version = registry.register(model, model_source, parent, _with_parents(tags, champion))
     else:
         registry.retag(version, tags)
+        version = registry.by_number(model, version.number)
     registry.nominate(version)
     allowed, reason = may_lead(params, version, champion)
     if allowed:

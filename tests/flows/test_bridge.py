@@ -172,6 +172,7 @@ def test_what_was_not_committed_leads_once_it_is_and_nothing_is_made_anew(projec
     assert _aliases(project) == {"candidate": 2, "champion": 2, "previous": 1}
 
 
+@pytest.mark.slow
 def test_a_version_that_failed_the_gate_leaves_the_champion_in_place(project):
     project.set("grpo.learning_rate", 0.0005)
     project.set("gate.floors.safety", 90)
