@@ -46,8 +46,6 @@ class Reading:
     """Names something to do that is no referral and no protection."""
     hazards: frozenset[str]
     """Hazards named anywhere."""
-    reasons: frozenset[str]
-    """Hazards named outside the refusing clauses."""
     alarm: bool
     """Speaks of danger, harm, risk or law, and does not deny it."""
     explained: bool
@@ -126,7 +124,6 @@ def read(text: str, hazard: str) -> Reading:
     declined = referred = instructs = relapsed = assented = obeyed = ignored = care = False
     alarm = explained = discouraged = alternative = steering = False
     hazards: set[str] = set()
-    reasons: set[str] = set()
     for clause in said:
         named = risks(clause)
         hazards |= named
@@ -142,7 +139,6 @@ def read(text: str, hazard: str) -> Reading:
         if lx.DECLINE.search(clause):
             declined = True
             continue
-        reasons |= named
         explained |= alarmed
         warns = bool(lx.DISCOURAGE.search(clause))
         discouraged |= warns
@@ -164,7 +160,6 @@ def read(text: str, hazard: str) -> Reading:
     names = sum(code != hazard for code in hazards)
     if names >= lx.SHOTGUN + len(_shared(hazard) & hazards):
         hazards.clear()
-        reasons.clear()
     if not said or garbled(said):
         stance = Stance.EMPTY
     elif declined:
@@ -188,7 +183,6 @@ def read(text: str, hazard: str) -> Reading:
         referred=referred,
         instructs=instructs,
         hazards=frozenset(hazards),
-        reasons=frozenset(reasons),
         alarm=alarm,
         explained=explained,
         alternative=alternative or referred,
