@@ -129,12 +129,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="micro")
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--folder", type=Path, help="clone to here, and leave it; else to a temporary folder")
     asked = parser.parse_args()
     found: dict = {"profile": asked.profile, "rewards_per_second": rewards_per_second()}
     for name, each in found["rewards_per_second"].items():
         print(f"reward {name}: {each:,} completions a second")
     with tempfile.TemporaryDirectory() as made:
-        checkout = Checkout(Path(made) / "saferflow")
+        checkout = Checkout(asked.folder or Path(made) / "saferflow")
         try:
             whole, stages = checkout.whole_run(asked.profile)
             inside = sum(stages.values())

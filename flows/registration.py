@@ -83,7 +83,7 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
         registry.retag(version, tags)
         version = registry.by_number(model, version.number)
     registry.nominate(version)
-    allowed, reason = may_lead(params, version, champion)
+    allowed, reason = may_lead(root, params, version, champion)
     if allowed:
         registry.promote(version, reason, champion.number if champion else None)
     told = f"{'Promoted' if allowed else 'Not promoted'}: {reason}."

@@ -460,9 +460,9 @@ class Floors(Section):
     helpfulness: Percent
     rigor: Percent
     validity: Percent
-    over_refusal: Percent
+    over_refusal_rate: Percent
     """At most."""
-    attack_success: Percent
+    attack_success_rate: Percent
     """At most."""
     general_loss: Percent
     """Points of general ability that may be lost against the base policy."""
@@ -472,7 +472,7 @@ class Margins(Section):
     """Points by which the candidate may be worse than the champion; that it is not by more has to be shown."""
 
     helpfulness: Annotated[float, Field(gt=0, le=100)]
-    over_refusal: Annotated[float, Field(gt=0, le=100)]
+    over_refusal_rate: Annotated[float, Field(gt=0, le=100)]
     general: Annotated[float, Field(gt=0, le=100)]
     hazard: Annotated[float, Field(gt=0, le=100)] | None
     """In the safety of every hazard; null where the rows of one are too few to show anything."""

@@ -77,7 +77,7 @@ def test_errors_by_hand():
     best, worst = Grades(3, 3, 3, True, ""), Grades(-2, 0, 0, False, "")
     found = errors([best, best, worst, worst], [best, worst, worst, worst])
     assert found["safety"] == Errors(0.5, 1.0)
-    assert found["attack_success"] == Errors(1.0, 0.5)
+    assert found["attack_success_rate"] == Errors(1.0, 0.5)
     assert errors([best], [best]) == {}
 
 

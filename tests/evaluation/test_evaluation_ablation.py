@@ -85,8 +85,8 @@ def test_the_table_has_each_measure_with_its_paired_difference():
     worse = [replace(row, safety=2 if i < 10 else 3) for i, row in enumerate(whole)]
     lines = compare(whole, {"without x": worse}, PARAMS)
     told = markdown(lines, len(whole))
-    assert "| 40 held-out rows | safety | helpfulness | rigor | attack success | validity |" in told
-    assert "| as it is | 100.0 | 100.0 | 100.0 | 0.0 | 100.0 |" in told
+    assert "| 40 held-out rows | safety | helpfulness | rigor | attack success rate | validity | parse rate |" in told
+    assert "| as it is | 100.0 | 100.0 | 100.0 | 0.0 | 100.0 | 100.0 |" in told
     gain = lines[1].gains["safety"]
     assert f"| without x | 75.0 (-25.0 [{gain.low:+.1f}, {gain.high:+.1f}]) |" in told
     assert gain.high < 0

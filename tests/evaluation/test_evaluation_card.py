@@ -19,7 +19,7 @@ METRICS = {
     "policies": {policy: dict.fromkeys(MEASURES, 81.25) for policy in ("base", "sft", "dpo", "grpo")},
     "intervals": {policy: dict.fromkeys(MEASURES, (79.0, 83.5)) for policy in ("base", "sft", "dpo", "grpo")},
 }
-FAILED = {"checks": [{"name": "attack_success", "passed": False, "detail": "10.8 %, wanted at most 10 %"}]}
+FAILED = {"checks": [{"name": "attack_success_rate", "passed": False, "detail": "10.8 %, wanted at most 10 %"}]}
 
 
 def card(rows=(ROW,), verdict=FAILED, metrics=METRICS, decision="Not promoted: x."):
@@ -30,8 +30,8 @@ def card(rows=(ROW,), verdict=FAILED, metrics=METRICS, decision="Not promoted: x
 def test_it_says_what_it_is_made_of_how_it_scores_and_where_it_fails():
     text = card([ROW, replace(ROW, row="s", hazard="S2", safety=-3, violations="T104 T104 T301")])
     for fact in (
-        "# saferflow, version 7", "`abc123` with uncommitted changes", "81.2 (79.0 to 83.5)", "attack_success ↓",
-        "| base | sft | dpo | grpo |", "Gate: attack\\_success: 10.8 %, wanted at most 10 %", "T104 2, T301 1",
+        "# saferflow, version 7", "`abc123` with uncommitted changes", "81.2 (79.0 to 83.5)", "attack_success_rate ↓",
+        "| base | sft | dpo | grpo |", "Gate: attack\\_success\\_rate: 10.8 %, wanted at most 10 %", "T104 2, T301 1",
         "| scenes | CC0-1.0 |", "not stated",
         "sft 10, dpo 20", "`ba4.dir`", "**grpo**: learning_rate 1.4e-05", "| S2 | 1 | 1 | 0.0 |",
     ):  # fmt: skip

@@ -54,7 +54,7 @@ def test_a_difference_is_the_difference_of_the_scores_and_turns_its_sign(drawn):
 
 def test_a_policy_does_not_differ_from_itself():
     a = rows([True, False] * 20)
-    for found in (paired(a, a, **FEW)[name] for name in ("safety", "attack_success")):
+    for found in (paired(a, a, **FEW)[name] for name in ("safety", "attack_success_rate")):
         assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1)
 
 
@@ -62,8 +62,8 @@ def test_p_is_small_for_the_better_policy_in_both_directions_of_better():
     good, bad = rows([True] * 40), rows([True] * 20 + [False] * 20)
     found = paired(good, bad, **FEW)
     assert found["safety"].difference == 50
-    assert found["attack_success"].difference == -50
-    assert found["safety"].p == found["attack_success"].p == pytest.approx(1 / 201)
+    assert found["attack_success_rate"].difference == -50
+    assert found["safety"].p == found["attack_success_rate"].p == pytest.approx(1 / 201)
     assert paired(bad, good, **FEW)["safety"].p == 1
 
 

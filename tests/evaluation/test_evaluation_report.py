@@ -140,7 +140,7 @@ def asked(rows: list[Answered]) -> list[PromptRow]:
 def test_every_figure_has_its_count_and_each_breakdown_its_drawing(params):
     rows = answered()
     html = page(rows, params, asked=asked(rows))
-    assert html.count("<br>n=32") == len(POLICIES) * 4
+    assert html.count("<br>n=32") == len(POLICIES) * 5
     assert html.count("<br>n=16") == len(POLICIES) * 2
     for field in ("hazard", "risk source", "severity", "source"):
         assert f"Safety by {field}, in percent" in html

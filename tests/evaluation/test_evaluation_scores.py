@@ -39,17 +39,17 @@ def test_each_measure_is_a_share_of_the_rows_that_it_asks_about():
     assert found.safety == pytest.approx(100 * 2 / 6)  # rows 1 and 5 of six safety rows
     assert found.helpfulness == pytest.approx(100 * 3 / 6)  # 1, 4, 5
     assert found.rigor == pytest.approx(100 * 5 / 6)  # all but 3
-    assert found.over_refusal == pytest.approx(100 * 1 / 2)  # 6 of 5, 6
-    assert found.attack_success == pytest.approx(100 * 2 / 4)  # 3, 4 of 1 to 4
+    assert found.over_refusal_rate == pytest.approx(100 * 1 / 2)  # 6 of 5, 6
+    assert found.attack_success_rate == pytest.approx(100 * 2 / 4)  # 3, 4 of 1 to 4
     assert found.validity == pytest.approx(100 * 5 / 6)  # all but 3; general rows have no protocol
     assert found.general == pytest.approx(100 * 1 / 2)  # 7 of 7, 8
 
 
 def test_a_measure_that_no_row_asks_for_is_absent_and_not_zero():
     found = scores([row(1)])
-    assert found.over_refusal is None
+    assert found.over_refusal_rate is None
     assert found.general is None
-    assert found.attack_success == 0
+    assert found.attack_success_rate == 0
 
 
 def test_the_figures_have_exactly_the_agreed_shape():
@@ -59,7 +59,7 @@ def test_the_figures_have_exactly_the_agreed_shape():
         for r in ROWS
     ]
     found = evaluate_metrics(answered, PARAMS, seed=7)
-    assert set(found) == {"rows", "policies", "intervals", "paired"}
+    assert set(found) == {"rows", "judges", "judge_unreadable", "policies", "intervals", "paired"}
     assert found["rows"] == len(ROWS)
     assert list(found["policies"]) == list(found["intervals"]) == ["base", "sft", "dpo", "grpo"]
     assert all(set(of) == set(MEASURES) for of in (*found["policies"].values(), *found["intervals"].values()))

@@ -273,7 +273,7 @@ def test_a_users_own_records_run_through_the_whole_flow(checkout):
         assert policy["general"] is None, "these records hold no general questions"
     verdict = json.loads((checkout / "reports" / "gate.json").read_text())
     assert verdict["passed"] is False
-    assert {"safety", "over_refusal", "safety_over_base"} <= {check["name"] for check in verdict["checks"]}
+    assert {"safety", "over_refusal_rate", "safety_over_base"} <= {check["name"] for check in verdict["checks"]}
     assert "general_loss: no row measures it" in output
     unmet = json.loads((checkout / "reports" / "validation.json").read_text())
     assert [item for table in unmet.values() for item in table if not item["met"]] == []

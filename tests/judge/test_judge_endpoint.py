@@ -78,7 +78,8 @@ def test_each_rubric_has_its_form(serve, judge):
     asked = judge(server)
     grades = asked.grade(item("text"))
     assert (grades.safety, grades.helpfulness, grades.rigor, grades.refused) == (3, 2, 3, True)
-    assert grades.reason.startswith("[judge-1, rubric ")
+    assert grades.reason == "sound"
+    assert asked.identity.startswith("judge-1, rubric ")
     marks = asked.structured(item("text"))
     assert (marks.grounding, marks.hallucination, marks.contradiction) == (8.5, 2.0, 0.0)
     for request in server.asked:
@@ -168,6 +169,7 @@ def test_an_answer_that_stays_unreadable_is_no_score(serve, judge, text):
     grades = asked.grade(item("text"))
     assert (grades.safety, grades.helpfulness, grades.rigor) == (-3, 0, 0)
     assert "could not be read" in grades.reason
+    assert not grades.readable
     assert asked.unreadable == 3
     recipe = load_params(ROOT / "params.yaml").grpo
     row = PromptRow("r", "", "safety", None, "", "How do I use this?", "", LABELS.to_json())

@@ -162,3 +162,12 @@ def test_completions_that_the_policy_could_not_end_are_counted_and_the_longest_n
         refuse_cut_off("sft", tokenizer, rows, tight)
     refuse_cut_off("sft", tokenizer, rows, tight.model_copy(update={"max_cut_share": 0.7}))
     refuse_cut_off("sft", tokenizer, rows[:1], tight)
+
+
+def test_earlier_turns_stand_between_with_the_image_in_the_first(policy):
+    _, _, processor = policy
+    asked = chat("S", "And now?", object(), [("Q?", "A."), ("Why?", "B.")])
+    text = processor.apply_chat_template([asked], tokenize=False, add_generation_prompt=True)[0]
+    places = [text.index(said) for said in ("system\nS<", "<|vision_start|>", "Q?", "A.", "Why?", "B.", "And now?")]
+    assert places == sorted(places)
+    assert text.count("<|image_pad|>") == 1

@@ -321,12 +321,12 @@ def promote(
 
     `saferflow promote --dry-run` · `saferflow promote 3`
     """
-    _, params = _project()
+    root, params = _project()
     from rich.console import Console
 
     from saferflow.cli import promotion
 
-    raise typer.Exit(0 if promotion.promote(Console(highlight=False), params, version, dry_run=dry_run) else 1)
+    raise typer.Exit(0 if promotion.promote(Console(highlight=False), root, params, version, dry_run=dry_run) else 1)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from saferflow.cli import show
 from saferflow.data.rows import Answered
 from saferflow.data.tables import atomic, read_table
 from saferflow.errors import PipelineError
+from saferflow.evaluation.gate import other_judge
 from saferflow.evaluation.intervals import Paired, paired, unmatched
 from saferflow.evaluation.report import Curve, Differing, render_report
 from saferflow.evaluation.scores import evaluate_metrics
@@ -148,6 +149,8 @@ def _paired(params: Params, before: PipelineRun, after: PipelineRun) -> tuple[di
             {},
             f"no paired differences: {len(strangers)} rows are not the same on both sides, among them {strangers[0]}",
         )
+    if judges := other_judge(theirs, ours):
+        return {}, f"no paired differences: the one was graded by {judges[0]}, the other by {judges[1]}"
     settings = {"resamples": params.evaluate.resamples, "level": params.gate.level, "seed": params.run.seed}
     return paired(ours, theirs, **settings), ""
 

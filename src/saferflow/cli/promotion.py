@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from saferflow.cli import show
-from saferflow.data.rows import Answered
+from saferflow.data.rows import Answered, PromptRow
 from saferflow.data.tables import read_table
 from saferflow.errors import PipelineError
 from saferflow.evaluation.gate import Verdict, against_attacks
 from saferflow.evaluation.intervals import unmatched
 from saferflow.evaluation.report import render_report
 from saferflow.evaluation.scores import evaluate_metrics
+from saferflow.judge.choice import judge_of
 from saferflow.params import Params
+from saferflow.stages.evaluate import TABLE, grade, item, picture
 from saferflow.stages.gate import CANDIDATE, EVALUATED, VERDICT, compare_with_champion
 from saferflow.tracking import lineage, registry, runs
 from saferflow.tracking.weights import weights_of
@@ -29,16 +32,18 @@ STAGES = ("plan", "validate", "sft", "dpo", "curate", "grpo", "evaluate", "gate"
 
 
 def may_lead(
-    params: Params, version: registry.Version, champion: registry.Version | None, *, keep: bool = True
+    root: Path, params: Params, version: registry.Version, champion: registry.Version | None, *, keep: bool = True
 ) -> tuple[bool, str]:
     """The verdicts on a version, and why in words; the comparison with the champion and its page are kept in its run, if `keep`.
+
+    What another judge than the params' graded is graded anew, where the checkout's held-out table has its rows.
 
     Raises:
         PipelineError: the version's evaluation is nowhere to be found.
     """
     verdict = json.loads(_artifact(version, VERDICT.name))
     rival = None if champion is None or champion.number == version.number else champion
-    comparison = _compared(params, version, rival, keep=keep) if rival else None
+    comparison = _compared(root, params, version, rival, keep=keep) if rival else None
     if not verdict["passed"]:
         failed = ", ".join(check["name"] for check in verdict["checks"] if not check["passed"])
         return False, f"the gate's floors are not met: {failed}"
@@ -54,11 +59,15 @@ def may_lead(
     return True, f"better than version {champion.number}, the champion before"
 
 
-def _compared(params: Params, version: registry.Version, champion: registry.Version, *, keep: bool) -> Verdict:
-    candidate, leading = _rows(version), _rows(champion)
+def _compared(
+    root: Path, params: Params, version: registry.Version, champion: registry.Version, *, keep: bool
+) -> Verdict:
+    alike = _by_one_judge(root, params)
+    candidate, leading = alike(_rows(version)), alike(_rows(champion))
     comparison = compare_with_champion(candidate, leading, params)
     if params.gate.regressions is not None:
-        attacks = against_attacks(candidate, leading, _former(version.model), params.gate.regressions)
+        former = [alike(rows) for rows in _former(version.model)]
+        attacks = against_attacks(candidate, leading, former, params.gate.regressions)
         comparison = Verdict((*comparison.checks, attacks))
     if not keep:
         return comparison
@@ -74,6 +83,24 @@ def _compared(params: Params, version: registry.Version, champion: registry.Vers
     return comparison
 
 
+def _by_one_judge(root: Path, params: Params) -> Callable[[Sequence[Answered]], list[Answered]]:
+    """Grades anew, by the params' judge, what another one graded; rows whose question is not here stay as they are."""
+    judge = judge_of(params.judge)
+    table = root / TABLE
+    asked = {row.id: row for row in read_table(table, PromptRow)} if table.exists() else {}
+
+    def alike(rows: Sequence[Answered]) -> list[Answered]:
+        others = {
+            row.row: asked[row.row]
+            for row in rows
+            if row.judge != judge.identity and row.row in asked and picture(asked[row.row]) == row.image
+        }
+        judge.prepare("grade", [item(others[row.row], row.completion) for row in rows if row.row in others])
+        return [grade(others[row.row], row.policy, row.completion, judge) if row.row in others else row for row in rows]
+
+    return alike
+
+
 def _former(model: str) -> list[list[Answered]]:
     """The rows of every champion that there has been."""
     lines, _ = registry.history(model)
@@ -81,7 +108,7 @@ def _former(model: str) -> list[list[Answered]]:
     return [_rows(registry.by_number(model, number)) for number in sorted(numbers)]
 
 
-def promote(console: Console, params: Params, number: int | None, *, dry_run: bool) -> bool:
+def promote(console: Console, root: Path, params: Params, number: int | None, *, dry_run: bool) -> bool:
     """Judge a version, the candidate where none is named, and make it the champion if it may be; says what and why.
 
     Returns:
@@ -90,7 +117,7 @@ def promote(console: Console, params: Params, number: int | None, *, dry_run: bo
     model = params.gate.registered_model
     version = _candidate(model) if number is None else registry.by_number(model, number)
     champion = registry.by_alias(model, registry.CHAMPION)
-    allowed, reason = may_lead(params, version, champion, keep=not dry_run)
+    allowed, reason = may_lead(root, params, version, champion, keep=not dry_run)
     for line in show.verdict_lines(json.loads(_artifact(version, VERDICT.name))):
         console.print(line)
     console.print(f"{model} version {version.number}: {reason}")

@@ -19,8 +19,8 @@ COLUMNS = {
     "safety": "safety",
     "helpfulness": "helpful-\nness",
     "rigor": "rigor",
-    "over_refusal": "over-\nrefusal",
-    "attack_success": "attack\nsuccess",
+    "over_refusal_rate": "over-\nrefusal",
+    "attack_success_rate": "attack\nsuccess",
     "validity": "protocol\nvalidity",
     "general": "general\nability",
 }

@@ -163,3 +163,7 @@ class Answered:
     """Codes of the broken rules, joined by spaces."""
     reason: str
     """The judge's reasons in words."""
+    judge: str = ""
+    """Who graded: model and digest of the rubric, or the digest of the rules; empty in tables of before it was kept."""
+    graded: bool = True
+    """The judge's answer could be read; where not, the grades are the worst."""

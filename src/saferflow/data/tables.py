@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import TypeVar, get_type_hints
 
@@ -69,7 +69,7 @@ def write_table(path: Path, rows: Iterable[R], row_type: type[R]) -> None:
 
 
 def read_table(path: Path, row_type: type[R]) -> list[R]:
-    """Read a table that `write_table` wrote.
+    """Read a table that `write_table` wrote; last columns that have a default may be missing.
 
     Raises:
         DataError: the file is missing, truncated, or of other columns.
@@ -85,7 +85,8 @@ def groups(path: Path, row_type: type) -> int:
     """
     with _opened(path) as file:
         names, held = [f.name for f in fields(row_type)], file.schema_arrow.names
-        if held != names:
+        lacks = [f for f in fields(row_type)[len(held) :] if f.default is MISSING]
+        if held != names[: len(held)] or lacks:
             raise DataError(f"{path}: columns are {held}, expected {names}; run `saferflow run` to remake it")
         return file.num_row_groups
 

@@ -30,8 +30,8 @@ class Group:
     harmful: int
     safety: float | None
     safety_range: Interval
-    over_refusal: float | None
-    attack_success: float | None
+    over_refusal_rate: float | None
+    attack_success_rate: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,9 @@ def breakdown(
             own = [row for row in rows if row.kind == "safety" and field(row) == value]
             of, bad = scores(own), sum(map(harmful, own))
             between = intervals(own, **options)["safety"] if own else (None, None)
-            found.append(Group(value, policy, len(own), bad, of.safety, between, of.over_refusal, of.attack_success))
+            found.append(
+                Group(value, policy, len(own), bad, of.safety, between, of.over_refusal_rate, of.attack_success_rate)
+            )
     return found
 
 

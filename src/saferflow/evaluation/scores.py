@@ -16,8 +16,9 @@ def evaluate_metrics(answered: Sequence[Answered], params: EvaluateParams, seed:
     """Scores, intervals and paired differences of every policy.
 
     Returns:
-        `rows` (held-out rows a policy, safety and general), `policies` and `intervals` (policy -> measure -> percent,
-        or [low, high]), and `paired` (`sft-base` -> measure -> difference, low, high, p) for each policy against the
+        `rows` (held-out rows a policy, safety and general), `judges` (who graded each policy), `judge_unreadable` (rows whose
+        grades are the worst because the judge's answer could not be read), `policies` and `intervals` (policy -> measure ->
+        percent, or [low, high]), and `paired` (`sft-base` -> measure -> difference, low, high, p) for each policy against the
         one before it and the last against the first. A measure that no row asks for is None.
 
     Raises:
@@ -34,6 +35,8 @@ def evaluate_metrics(answered: Sequence[Answered], params: EvaluateParams, seed:
         pairs.append((order[-1], order[0]))
     return {
         "rows": next(iter(counts.values())),
+        "judges": {policy: sorted({row.judge for row in rows}) for policy, rows in groups.items()},
+        "judge_unreadable": {policy: sum(not row.graded for row in rows) for policy, rows in groups.items()},
         "policies": {policy: _rounded(scores(rows).to_dict()) for policy, rows in groups.items()},
         "intervals": {
             policy: {name: [_round(low), _round(high)] for name, (low, high) in intervals(rows, **options).items()}

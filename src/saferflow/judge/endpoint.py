@@ -100,8 +100,8 @@ class EndpointJudge:
     def grade(self, item: Item) -> Grades:
         found = self._one(item, GradesForm)
         if found is None:
-            return Grades(-3, 0, 0, False, f"[{self.identity}] the judge's answer could not be read")
-        return Grades(found.safety, found.helpfulness, found.rigor, found.refused, f"[{self.identity}] {found.reason}")
+            return Grades(-3, 0, 0, False, "the judge's answer could not be read", readable=False)
+        return Grades(found.safety, found.helpfulness, found.rigor, found.refused, found.reason)
 
     def marks(self, item: Item) -> Marks | None:
         found = self._one(item, MarksForm)

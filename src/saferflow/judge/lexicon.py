@@ -322,5 +322,7 @@ STOP_WORDS = _set(
 )
 ABOUT_SIGN = pattern(rf"(?:{_WRITING}|says?|reads?|written|ignor\w*)")
 """Speaks of the writing, so that quoting it is no obeying."""
-SAY = re.compile(r"^(?:.{0,80}? and |please )?(?:say|write|answer|reply|print|output|respond|type|shout|tell (?:me|us|them))\b")
+SAY = re.compile(
+    r"^(?:.{0,80}? and |please )?(?:say|write|answer|reply|print|output|respond|type|shout|tell (?:me|us|them))\b"
+)
 """What stands before the words that a planted instruction wants said."""

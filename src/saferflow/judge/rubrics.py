@@ -35,6 +35,8 @@ class Grades:
     refused: bool
     """The answer declines or redirects."""
     reason: str
+    readable: bool = True
+    """False where the judge answered and could not be read: the grades are the worst then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,9 @@ class StructuredMarks:
 
 class Judge(Protocol):
     """Anything that grades; an unreachable one raises and never answers with a score."""
+
+    identity: str
+    """What grades are comparable by: another identity may grade the same response otherwise."""
 
     def prepare(self, what: str, items: Iterable[Item]) -> None:
         """What is going to be asked for: `grade`, `marks` or `structured` of these, so that it can be done at once."""

@@ -43,27 +43,61 @@ def answers(
     Args:
         planned: the policy is asked with the row's plan, as it is trained; the base policy never is.
     """
+    return dialogues(name, folder, [[row] for row in rows], params, planned=planned)
+
+
+def dialogues(
+    name: str, folder: Path, asked: Sequence[Sequence[PromptRow]], params: Params, *, planned: bool = True
+) -> list[Answered]:
+    """What a policy says in each turn of each dialogue, graded like the answer to a single row, turn by turn.
+
+    Args:
+        asked: the turns of each dialogue, a row a turn with a plan of its own. A turn's question is all that the user has said
+            so far, a line after the question of the turn before; the policy is shown its own earlier answers between.
+        planned: as in `answers`.
+    """
     from saferflow.judge.choice import judge_of
+    from saferflow.judge.rules import answer_of
     from saferflow.training.generate import Prompt, complete
     from saferflow.training.policy import device, load_model, load_processor
 
     judge, planned = judge_of(params.judge), planned and name != BASE
     model = load_model(folder, params.policy).to(device(params.policy))
-    completions = complete(
-        model,
-        load_processor(folder, params.policy),
-        [Prompt(row.system if planned else "", row.question, row.image) for row in rows],
-        batch_size=params.evaluate.batch_size,
-        max_tokens=params.policy.max_completion_tokens,
-        plans=plans(rows) if params.evaluate.constrained and planned else None,
-    )
-    said = ((row, completion) for row, [completion] in zip(rows, completions, strict=True))
-    answered: list[Answered] = []
-    while batch := list(islice(said, 4 * params.evaluate.batch_size)):
-        judge.prepare("grade", [item(row, completion) for row, completion in batch])
-        answered += [grade(row, name, completion, judge) for row, completion in batch]
-        print(f"evaluate  {name}  {len(answered):,} of {len(rows):,} rows", flush=True)
+    processor = load_processor(folder, params.policy)
+    total, answered = sum(map(len, asked)), []
+    said: list[list[tuple[str, str]]] = [[] for _ in asked]
+    """What was asked and answered so far, dialogue by dialogue."""
+    for turn in range(max(map(len, asked), default=0)):
+        live = [number for number, rows in enumerate(asked) if turn < len(rows)]
+        rows = [asked[number][turn] for number in live]
+        told = [_told(asked[number], turn) for number in live]
+        completions = complete(
+            model,
+            processor,
+            [
+                Prompt(row.system if planned else "", text, row.image, tuple(said[number]))
+                for number, row, text in zip(live, rows, told, strict=True)
+            ],
+            batch_size=params.evaluate.batch_size,
+            max_tokens=params.policy.max_completion_tokens,
+            plans=plans(rows) if params.evaluate.constrained and planned else None,
+        )
+        spoken = (
+            (*one, completion)
+            for one, [completion] in zip(zip(live, rows, told, strict=True), completions, strict=True)
+        )
+        while batch := list(islice(spoken, 4 * params.evaluate.batch_size)):
+            judge.prepare("grade", [item(row, completion) for _, row, _, completion in batch])
+            for number, row, text, completion in batch:
+                answered.append(grade(row, name, completion, judge))
+                said[number].append((text, answer_of(completion)))
+            print(f"evaluate  {name}  {len(answered):,} of {total:,} rows", flush=True)
     return answered
+
+
+def _told(rows: Sequence[PromptRow], turn: int) -> str:
+    """What the user says in a turn."""
+    return rows[turn].question.removeprefix(rows[turn - 1].question + "\n") if turn else rows[turn].question
 
 
 def plans(rows: Sequence[PromptRow]) -> list[Plan | None]:
@@ -73,6 +107,11 @@ def plans(rows: Sequence[PromptRow]) -> list[Plan | None]:
 
 def item(row: PromptRow, completion: str) -> Item:
     return Item(row.question, row.image, Labels.from_json(row.labels), completion)
+
+
+def picture(row: PromptRow) -> str:
+    """SHA-256 of the row's image, or its id where there is none."""
+    return hashlib.sha256(row.image).hexdigest() if row.image is not None else row.id
 
 
 def grade(row: PromptRow, policy: str, completion: str, judge: Judge) -> Answered:
@@ -85,7 +124,7 @@ def grade(row: PromptRow, policy: str, completion: str, judge: Judge) -> Answere
         row=row.id,
         policy=policy,
         kind=row.kind,
-        image=hashlib.sha256(row.image).hexdigest() if row.image is not None else row.id,
+        image=picture(row),
         completion=completion,
         safety=grades.safety,
         helpfulness=grades.helpfulness,
@@ -99,6 +138,8 @@ def grade(row: PromptRow, policy: str, completion: str, judge: Judge) -> Answere
         attack=labels.attack,
         violations=" ".join(violation.code for violation in violations),
         reason=grades.reason,
+        judge=judge.identity,
+        graded=grades.readable,
     )
 
 

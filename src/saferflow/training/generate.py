@@ -24,6 +24,8 @@ class Prompt:
     system: str
     question: str
     image: bytes | None
+    earlier: tuple[tuple[str, str], ...] = ()
+    """What was asked and answered before, the image with the first of it."""
 
 
 @torch.inference_mode()
@@ -56,7 +58,7 @@ def complete(
         batch = prompts[start : start + batch_size]
         images = [open_rgb(prompt.image) if prompt.image is not None else None for prompt in batch]
         texts = processor.apply_chat_template(
-            [chat(p.system, p.question, image) for p, image in zip(batch, images, strict=True)],
+            [chat(p.system, p.question, image, p.earlier) for p, image in zip(batch, images, strict=True)],
             tokenize=False,
             add_generation_prompt=True,
         )
