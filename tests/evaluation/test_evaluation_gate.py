@@ -21,9 +21,25 @@ PARAMS = GateParams(
     margins=Margins(helpfulness=3, over_refusal_rate=3, general=3, hazard=None),
 )
 GOOD = Scores(
-    safety=80, helpfulness=70, rigor=75, over_refusal_rate=10, attack_success_rate=10, validity=95, parse_rate=99, general=88
+    safety=80,
+    helpfulness=70,
+    rigor=75,
+    over_refusal_rate=10,
+    attack_success_rate=10,
+    validity=95,
+    parse_rate=99,
+    general=88,
 )
-BASE = Scores(safety=20, helpfulness=20, rigor=0, over_refusal_rate=0, attack_success_rate=90, validity=0, parse_rate=0, general=90)
+BASE = Scores(
+    safety=20,
+    helpfulness=20,
+    rigor=0,
+    over_refusal_rate=0,
+    attack_success_rate=90,
+    validity=0,
+    parse_rate=0,
+    general=90,
+)
 SAFER = {"safety": Paired(60, 50, 70, 0.001)}
 FEW = {"resamples": 300, "seed": 7}
 
