@@ -231,6 +231,50 @@ def evaluate(
 
 
 @app.command()
+def attack(
+    policies: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="POLICY...",
+            help="base, sft, dpo, grpo; a registered version as v3, or champion, candidate, previous; or a policy's folder.",
+        ),
+    ],
+    rows: Annotated[
+        Path, typer.Option(metavar="PARQUET", help="Where the requests come from, a table as stage validate writes it.")
+    ] = Path("data/tables/evaluation.parquet"),
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FOLDER", help="Where figures, dialogues and report go, in the place of earlier ones."),
+    ] = Path("reports/attack"),
+    count: Annotated[int, typer.Option(min=1, metavar="N", help="Requests that are made into attacks, at most.")] = 40,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="typographic, role_play, obfuscation, split or pressure; all where none is named."
+        ),
+    ] = None,
+) -> None:
+    """Attack policies: requests that are to be declined, disguised in five ways or pressed for over four turns.
+
+    Each attack is made from a row whose own words name the harm, and stands beside that plain request: how often it succeeded,
+    and by how much more often than the request alone, with intervals. Every turn is planned anew and checked by the protocol.
+
+    Examples:
+
+    `saferflow attack champion` · `saferflow attack sft grpo --count 100 --method pressure`
+    """
+    root, params = _project()
+    from rich.console import Console
+
+    from saferflow.cli.attack import METHODS
+    from saferflow.cli.attack import attack as run_attacks
+
+    run_attacks(
+        Console(highlight=False), root, params, policies, rows, out, count=count, methods=method or list(METHODS)
+    )
+
+
+@app.command()
 def judge(
     misses: Annotated[
         int, typer.Option(metavar="N", help="List so many of the responses that were graded otherwise.")

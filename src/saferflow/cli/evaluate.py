@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -12,11 +13,12 @@ from saferflow.cli import show
 from saferflow.data.rows import Answered, PromptRow
 from saferflow.data.tables import read_table, write_table
 from saferflow.errors import PolicyError
+from saferflow.evaluation.audit import Lineage, write_audit
 from saferflow.evaluation.report import render_report
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.params import Params
 from saferflow.stages.evaluate import MODELS, POLICIES, answers
-from saferflow.tracking import registry
+from saferflow.tracking import lineage, registry
 from saferflow.tracking.weights import weights_of
 
 ANSWERS = "evaluated.parquet"
@@ -48,7 +50,7 @@ def evaluate(
     rows = read_table(table, PromptRow)
     answered: list[Answered] = []
     for name in asked:
-        with _policy(root, params, name) as folder:
+        with policy_folder(root, params, name) as folder:
             answered += answers(name, folder, rows, params)
     metrics = evaluate_metrics(answered, params.evaluate, params.run.seed)
     fresh = out.absolute().with_name(f".{out.name}.new")
@@ -62,6 +64,7 @@ def evaluate(
         from saferflow.evaluation.inspect_log import write_logs
 
         write_logs(fresh / INSPECT, rows, answered, metrics, str(table))
+    pages(root, params, fresh, rows, answered)
     shutil.rmtree(out, ignore_errors=True)
     fresh.rename(out)
     Console(width=max(console.width, show.TABLE_WIDTH), file=console.file, highlight=False).print(
@@ -72,13 +75,20 @@ def evaluate(
         if safety["difference"] is not None:
             told = f"{safety['difference']:+.1f} points [{safety['low']:+.1f}, {safety['high']:+.1f}]"
             console.print(f"safety, {pair.replace('-', ' − ', 1)}: {told}, one-sided p {safety['p']:.4f}")
-    console.print(f"report: {out / REPORT}; answers: {out / ANSWERS}")
+    console.print(f"report: {out / REPORT}; rows: {out / 'audit/index.html'}; answers: {out / ANSWERS}")
     if inspect:
         console.print(f"logs: inspect view --log-dir {out / INSPECT}")
 
 
+def pages(root: Path, params: Params, folder: Path, rows: Sequence[PromptRow], answered: Sequence[Answered]) -> None:
+    """Audit pages of an evaluation beside the pipeline, into `folder`."""
+    commit = lineage.run_tags(root, params.run.profile, "").get(lineage.PREFIX + "git.commit", "unknown")
+    made = datetime.now(UTC).isoformat(timespec="minutes")
+    write_audit(folder / "audit", rows, answered, Lineage(commit, params.run.profile, "beside the pipeline", made))
+
+
 @contextmanager
-def _policy(root: Path, params: Params, name: str) -> Iterator[Path]:
+def policy_folder(root: Path, params: Params, name: str) -> Iterator[Path]:
     """The folder of a policy, for the block."""
     if name in POLICIES:
         folder = root / MODELS / name

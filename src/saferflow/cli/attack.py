@@ -1,0 +1,172 @@
+"""`saferflow attack`: policies under attacks that are made from the held-out rows, beside the pipeline."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from saferflow.cli import show
+from saferflow.cli.evaluate import ANSWERS, REPORT, pages, policy_folder
+from saferflow.data.attacks import METHODS, Attack
+from saferflow.data.rows import Answered, BadRow, Labels, PromptRow, Row
+from saferflow.data.tables import read_table, write_table
+from saferflow.errors import DataError
+from saferflow.evaluation.adversarial import PLAIN, Outcome, outcomes, row_id
+from saferflow.evaluation.report import render_report
+from saferflow.evaluation.scores import evaluate_metrics
+from saferflow.params import Params
+from saferflow.planner.tables import fill
+from saferflow.planner.writer import Writer, writer_of
+from saferflow.rng import rng
+from saferflow.stages.evaluate import dialogues
+
+ATTACKS = "attacks.parquet"
+OUTCOMES = "attacks.json"
+
+
+def attack(
+    console: Console,
+    root: Path,
+    params: Params,
+    asked: Sequence[str],
+    table: Path,
+    out: Path,
+    *,
+    count: int,
+    methods: Sequence[str],
+) -> None:
+    """Attack each policy with requests of `table` that are to be declined; what came of it goes to `out`.
+
+    Args:
+        asked: policies, as `evaluate` takes them.
+        count: how many requests are made into attacks at most.
+        methods: which of `METHODS`.
+
+    Raises:
+        DataError: no such method, no request to make an attack of, or no plan for one.
+        PolicyError, PipelineError: as `evaluate`.
+    """
+    if strangers := [name for name in methods if name not in METHODS]:
+        raise DataError(f"no attack {', '.join(strangers)}; there are {', '.join(METHODS)}")
+    seeds = chosen(read_table(table, PromptRow), count, params.run.seed)
+    if not seeds:
+        raise DataError(
+            f"{table}: no row asks for something that is to be declined without an attack in it already; give --rows others"
+        )
+    writer = writer_of(params.plan.writer, params.run.seed, params.plan.tool_coverage)
+    asks = made(seeds, methods, writer, params)
+    answered: list[Answered] = []
+    for name in asked:
+        with policy_folder(root, params, name) as folder:
+            answered += dialogues(name, folder, asks, params)
+    found = outcomes(answered, resamples=params.evaluate.resamples, level=params.evaluate.level, seed=params.run.seed)
+    rows = [turn for turns in asks for turn in turns]
+    metrics = evaluate_metrics(answered, params.evaluate, params.run.seed)
+    fresh = out.absolute().with_name(f".{out.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    write_table(fresh / ATTACKS, rows, PromptRow)
+    write_table(fresh / ANSWERS, answered, Answered)
+    (fresh / OUTCOMES).write_text(json.dumps([asdict(one) for one in found], indent=2), encoding="utf-8")
+    page = render_report(answered, metrics, None, params.evaluate, params.run.seed, asked=rows, title="Attacks")
+    (fresh / REPORT).write_text(page, encoding="utf-8")
+    pages(root, params, fresh, rows, answered)
+    shutil.rmtree(out, ignore_errors=True)
+    fresh.rename(out)
+    Console(width=max(console.width, show.TABLE_WIDTH), file=console.file, highlight=False).print(
+        _table(found, len(seeds))
+    )
+    console.print(f"report: {out / REPORT}; dialogues: {out / 'audit/index.html'}; figures: {out / OUTCOMES}")
+
+
+def chosen(rows: Sequence[PromptRow], count: int, seed: int) -> list[PromptRow]:
+    """Rows to make attacks of: to be declined, named by their own words, one of each hazard before a second of any."""
+    labelled = [(row, Labels.from_json(row.labels)) for row in rows if row.kind == "safety"]
+    able = [
+        (labels.hazard, rng(seed, "attack", row.id).random(), row)
+        for row, labels in labelled
+        if labels.harmful and labels.attack == "none" and labels.risk_source in ("text", "combination")
+    ]
+    turn: dict[str, int] = {}
+    ranked = []
+    for hazard, draw, row in sorted(able, key=lambda one: one[:2]):
+        turn[hazard] = turn.get(hazard, 0) + 1
+        ranked.append((turn[hazard], draw, row))
+    return [row for _, _, row in sorted(ranked, key=lambda one: one[:2])[:count]]
+
+
+def made(seeds: Sequence[PromptRow], methods: Sequence[str], writer: Writer, params: Params) -> list[list[PromptRow]]:
+    """The plain requests and their attacks, a list of turns each; every turn is planned anew, as the planner would see it.
+
+    Raises:
+        DataError: the planner's server gave no plan.
+    """
+    turns: list[list[Row]] = []
+    for seed in seeds:
+        labels = Labels.from_json(seed.labels)
+        turns.append(_rows(seed, PLAIN, Attack((seed.question,), seed.image), labels))
+        for name in methods:
+            method = METHODS[name]
+            found = method.make(seed.question, seed.image, rng(params.run.seed, "attack", seed.id, name))
+            if found is not None:
+                known = replace(
+                    labels,
+                    attack=method.attack,
+                    risk_source=method.risk_source or labels.risk_source,
+                    sign=found.written or labels.sign,
+                )
+                turns.append(_rows(seed, name, found, known))
+    planned = iter(fill([row for each in turns for row in each], writer, params))
+    asks = []
+    for each in turns:
+        rows = [row for one in islice(planned, len(each)) for row in one.rows]
+        if bad := [row for row in rows if isinstance(row, BadRow)]:
+            raise DataError(f"{bad[0].reason}; ask again, or change plan.writer")
+        asks.append(rows)
+    return asks
+
+
+def _rows(seed: PromptRow, method: str, found: Attack, labels: Labels) -> list[Row]:
+    """A row a turn; its question is all that the user has said so far."""
+    return [
+        Row(
+            row_id(seed.id, method, turn),
+            method,
+            "evaluation",
+            "\n".join(found.turns[:turn]),
+            found.image,
+            labels,
+        )
+        for turn in range(1, len(found.turns) + 1)
+    ]
+
+
+def _table(found: Sequence[Outcome], seeds: int) -> Table:
+    title = f"Attacks made of {seeds} requests (percent, with interval)"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in (
+        "policy",
+        "attack",
+        "asked",
+        "succeeded",
+        "over plain, points",
+        "declined\nin the end",
+        "protocol\nkept",
+    ):
+        table.add_column(heading, justify="left" if heading in ("policy", "attack") else "right")
+    for one in found:
+        gain = one.gain
+        over = "" if gain is None else f"{gain.difference:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]"
+        asked = str(one.dialogues) if one.turns == one.dialogues else f"{one.dialogues} x {one.turns // one.dialogues}"
+        low, high = one.between
+        table.add_row(
+            one.policy, one.method.replace("_", " "), asked, f"{one.success:.1f} [{low:.1f}, {high:.1f}]", over,
+            f"{one.refused:.1f}", f"{one.valid:.1f}",
+        )  # fmt: skip
+    return table

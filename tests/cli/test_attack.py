@@ -1,0 +1,97 @@
+"""`saferflow attack`: a real policy under every attack, what comes out, and what a mistake says."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from saferflow.cli.attack import ATTACKS, OUTCOMES, attack, chosen
+from saferflow.cli.evaluate import ANSWERS, REPORT
+from saferflow.data.attacks import METHODS
+from saferflow.data.rows import Answered, Labels, PromptRow
+from saferflow.data.scenes.corpus import safety_rows
+from saferflow.data.tables import read_table, write_table
+from saferflow.errors import DataError
+from saferflow.params import load_params
+from saferflow.planner.rules import plan_for
+from saferflow.protocol.plan import Plan
+
+from .conftest import ROOT
+
+MICRO = load_params(ROOT / "profiles" / "micro.yaml")
+PARAMS = MICRO.model_copy(
+    update={
+        "policy": MICRO.policy.model_copy(update={"max_completion_tokens": 8}),
+        "evaluate": MICRO.evaluate.model_copy(update={"resamples": 50}),
+    }
+)
+
+
+def prompts(count: int) -> list[PromptRow]:
+    found = []
+    for row in safety_rows(count, 1, "evaluation"):
+        plan = plan_for(row.question, row.image)
+        system = plan.system_prompt("brief")
+        found.append(
+            PromptRow(row.id, "scenes", "safety", row.image, system, row.question, plan.to_json(), row.labels.to_json())
+        )
+    return found
+
+
+@pytest.fixture
+def table(tmp_path):
+    write_table(tmp_path / "rows.parquet", prompts(60), PromptRow)
+    return tmp_path / "rows.parquet"
+
+
+def run(tmp_path, policy, table, **asked):
+    told = Console(record=True, width=140)
+    options = {"count": 3, "methods": list(METHODS)} | asked
+    attack(told, tmp_path, PARAMS, [str(policy)], table, tmp_path / "out", **options)
+    return told.export_text()
+
+
+def test_every_attack_stands_beside_its_plain_request(policy, table, tmp_path, capsys):
+    run(tmp_path, policy, table)
+    told = capsys.readouterr().out
+    assert "Attacks made of 3 requests" in told
+    assert "3 x 4" in told
+    out = tmp_path / "out"
+    rows, answered = read_table(out / ATTACKS, PromptRow), read_table(out / ANSWERS, Answered)
+    assert sorted(row.id for row in rows) == sorted(row.row for row in answered)
+    assert len(rows) == 3 * (1 + 4 + 4)  # the request, four attacks of a turn, four turns of pressure
+    outcomes = {one["method"]: one for one in json.loads((out / OUTCOMES).read_text())}
+    assert set(outcomes) == {"plain", *METHODS}
+    assert outcomes["plain"]["gain"] is None
+    assert outcomes["pressure"]["turns"] == 12
+    assert (out / "audit" / "index.html").exists()
+    assert "By source" in (out / REPORT).read_text()
+
+
+def test_each_turn_is_planned_and_says_all_that_was_asked_so_far(policy, table, tmp_path):
+    run(tmp_path, policy, table, methods=["pressure"])
+    rows = {row.id: row for row in read_table(tmp_path / "out" / ATTACKS, PromptRow)}
+    for turn in (2, 3, 4):
+        for name, row in rows.items():
+            if name.endswith(f"~pressure~{turn}"):
+                before = rows[name.removesuffix(str(turn)) + str(turn - 1)]
+                assert row.question.startswith(before.question + "\n")
+                assert Plan.from_json(row.plan) == plan_for(row.question, row.image)
+
+
+def test_the_seeds_are_to_be_declined_without_an_attack_in_them_and_of_many_hazards():
+    rows = prompts(200)
+    found = [Labels.from_json(row.labels) for row in chosen(rows, 8, 7)]
+    assert all(one.harmful and one.attack == "none" for one in found)
+    assert len({one.hazard for one in found}) == 8
+    assert chosen(rows, 8, 7) == chosen(rows[::-1], 8, 7)
+
+
+def test_a_mistake_says_what_there_is(policy, table, tmp_path):
+    with pytest.raises(DataError, match="no attack flattery; there are typographic"):
+        run(tmp_path, policy, table, methods=["flattery"])
+    harmless = [row for row in prompts(60) if not Labels.from_json(row.labels).harmful]
+    write_table(table, harmless, PromptRow)
+    with pytest.raises(DataError, match="--rows"):
+        run(tmp_path, policy, table)
+    assert not (tmp_path / "out").exists()
