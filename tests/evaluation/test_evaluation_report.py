@@ -140,8 +140,11 @@ def asked(rows: list[Answered]) -> list[PromptRow]:
 def test_every_figure_has_its_count_and_each_breakdown_its_drawing(params):
     rows = answered()
     html = page(rows, params, asked=asked(rows))
-    assert html.count("<br>n=32") == len(POLICIES) * 5
-    assert html.count("<br>n=16") == len(POLICIES) * 2
+    scores, benchmarks = html.split("<h2>Benchmarks</h2>")
+    assert scores.count("<br>n=32") == len(POLICIES) * 5
+    assert scores.count("<br>n=16") == len(POLICIES) * 2
+    assert "<em>attack success rate</em> ↓" in benchmarks
+    assert "unweighted mean" in benchmarks
     for field in ("hazard", "risk source", "severity", "source"):
         assert f"Safety by {field}, in percent" in html
     assert "By attack" not in html  # there is but one
@@ -194,7 +197,9 @@ def test_the_stage_writes_verdict_figures_and_report(tmp_path, monkeypatch, para
     gate.main()
     verdict = json.loads(gate.VERDICT.read_text())
     assert verdict["passed"]
-    assert json.loads(Path("metrics/gate.json").read_text()) == {"checks": 8, "checks_passed": 8, "passed": 1}
+    figures = json.loads(Path("metrics/gate.json").read_text())
+    assert set(figures.pop("benchmarks")) == set(POLICIES)
+    assert figures == {"checks": 8, "checks_passed": 8, "passed": 1}
     assert gate.REPORT.read_text().startswith("<!doctype html>")
 
 

@@ -18,6 +18,7 @@ from saferflow.evaluation.report import render_report
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.params import Params
 from saferflow.stages.evaluate import MODELS, POLICIES, answers
+from saferflow.stages.gate import on_benchmarks
 from saferflow.tracking import lineage, registry
 from saferflow.tracking.weights import weights_of
 
@@ -53,6 +54,7 @@ def evaluate(
         with policy_folder(root, params, name) as folder:
             answered += answers(name, folder, rows, params)
     metrics = evaluate_metrics(answered, params.evaluate, params.run.seed)
+    metrics |= on_benchmarks(answered, rows, params)
     fresh = out.absolute().with_name(f".{out.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)

@@ -44,6 +44,19 @@ def intervals(answered: Sequence[Answered], *, resamples: int, level: float, see
     }
 
 
+def share(
+    answered: Sequence[Answered], hits: Sequence[bool], *, resamples: int, level: float, seed: int
+) -> tuple[float | None, Interval]:
+    """Percent of the rows that hit, and (low, high); None without rows."""
+    if not answered:
+        return None, (None, None)
+    hit = np.array(hits, dtype=float).reshape(-1, 1)
+    images = [row.image for row in answered]
+    drawn = _ratios(_by_image(hit, images), _by_image(np.ones_like(hit), images), resamples, seed)
+    percent = float(100 * hit.mean())
+    return percent, _interval(drawn[:, 0], level, percent)
+
+
 def paired(
     a: Sequence[Answered], b: Sequence[Answered], *, resamples: int, level: float, seed: int
 ) -> dict[str, Paired]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from saferflow.data.rows import Answered, Labels, PromptRow
+from saferflow.evaluation.benchmarks import Score, benchmark_scores
+from saferflow.evaluation.benchmarks import known as known_benchmark
 from saferflow.evaluation.gate import Verdict
 from saferflow.evaluation.intervals import Interval, intervals
 from saferflow.evaluation.measures import LOWER_IS_BETTER, MEASURES, by_policy, counts, harmful, scores
@@ -118,6 +120,9 @@ def render_report(
         fields["severity"] = lambda row: str(labels[row.row].severity)
         fields["source"] = lambda row: known[row.row].source
     told = {name: breakdown(groups, field, params, seed) for name, field in fields.items()}
+    source = {row.id: row.source for row in asked}
+    options = {"resamples": params.resamples, "level": params.level, "seed": seed}
+    on_benchmarks = benchmark_scores(groups, source, **options) if known_benchmark(source.values()) else []
     *_, before, after = [None, *groups] if len(groups) > 1 else [None, None]
     changed = changes(groups[before], groups[after], known) if before else []
     return environment.get_template("report.html.j2").render(
@@ -131,6 +136,7 @@ def render_report(
         marks=dict(zip(groups, MARKS * len(groups), strict=False)),
         verdict=verdict,
         breakdowns={name: found for name, found in told.items() if len({group.name for group in found}) > 1},
+        benchmarks=_rows_of(on_benchmarks),
         pair=(before, after),
         worst=[change for change in changed if change.points < 0][:CHANGES],
         best=[change for change in reversed(changed) if change.points > 0][:CHANGES],
@@ -142,6 +148,14 @@ def render_report(
         samples={policy: samples(rows) for policy, rows in groups.items()},
         shown=SHOWN_CHARS,
     )
+
+
+def _rows_of(found: Sequence[Score]) -> list[tuple[Score, dict[str, Score]]]:
+    """A benchmark's figure, and what each policy has there."""
+    rows: dict[tuple[str, str], dict[str, Score]] = {}
+    for one in found:
+        rows.setdefault((one.benchmark, one.figure), {})[one.policy] = one
+    return [(next(iter(each.values())), each) for each in rows.values()]
 
 
 def breakdown(

@@ -15,6 +15,7 @@ from statistics import fmean
 from saferflow.data.rows import Answered, PromptRow
 from saferflow.data.tables import atomic, read_table
 from saferflow.errors import DataError
+from saferflow.evaluation.benchmarks import benchmark_scores, known, to_dict
 from saferflow.evaluation.gate import Verdict, against_base, against_champion
 from saferflow.evaluation.intervals import paired
 from saferflow.evaluation.measures import by_policy, scores
@@ -45,7 +46,17 @@ def main() -> None:
     with atomic(REPORT) as partial:
         partial.write_text(page, encoding="utf-8")
     passed = sum(check.passed for check in verdict.checks)
-    write_metrics("gate", {"passed": int(verdict.passed), "checks_passed": passed, "checks": len(verdict.checks)})
+    counts = {"passed": int(verdict.passed), "checks_passed": passed, "checks": len(verdict.checks)}
+    write_metrics("gate", counts | on_benchmarks(answered, asked, params))
+
+
+def on_benchmarks(answered: Sequence[Answered], asked: Sequence[PromptRow], params: Params) -> dict:
+    """`benchmarks`: policy -> benchmark -> figure -> percent; nothing where no published benchmark is among the rows."""
+    source = {row.id: row.source for row in asked}
+    if not known(source.values()):
+        return {}
+    options = {"resamples": params.evaluate.resamples, "level": params.evaluate.level, "seed": params.run.seed}
+    return {"benchmarks": to_dict(benchmark_scores(by_policy(answered), source, **options))}
 
 
 def steps(rollouts: Path) -> list[Step]:
