@@ -46,7 +46,7 @@ def table(tmp_path):
 
 def run(tmp_path, policy, table, **asked):
     told = Console(record=True, width=140)
-    options = {"count": 3, "methods": list(METHODS)} | asked
+    options = {"count": 3, "methods": list(METHODS), "constrained": False} | asked
     attack(told, tmp_path, PARAMS, [str(policy)], table, tmp_path / "out", **options)
     return told.export_text()
 
@@ -95,3 +95,9 @@ def test_a_mistake_says_what_there_is(policy, table, tmp_path):
     with pytest.raises(DataError, match="--rows"):
         run(tmp_path, policy, table)
     assert not (tmp_path / "out").exists()
+
+
+def test_held_to_its_plans_an_untrained_policy_keeps_the_protocol_in_every_turn(policy, table, tmp_path):
+    run(tmp_path, policy, table, count=2, methods=["pressure"], constrained=True)
+    outcomes = {one["method"]: one for one in json.loads((tmp_path / "out" / OUTCOMES).read_text())}
+    assert outcomes["plain"]["valid"] == outcomes["pressure"]["valid"] == 100

@@ -212,6 +212,9 @@ def evaluate(
         Path, typer.Option(metavar="FOLDER", help="Where scores, report and answers go, in the place of earlier ones.")
     ] = Path("reports/evaluate"),
     inspect: Annotated[bool, typer.Option("--inspect", help="Also write a log a policy for Inspect's viewer.")] = False,
+    constrained: Annotated[
+        bool, typer.Option("--constrained", help="Decode under each row's plan, so that no policy can leave it.")
+    ] = False,
 ) -> None:
     """Have policies answer rows beside the pipeline: scores with intervals, paired tests, a report, every answer.
 
@@ -227,7 +230,7 @@ def evaluate(
 
     from saferflow.cli.evaluate import evaluate
 
-    evaluate(Console(highlight=False), root, params, policies, rows, out, inspect=inspect)
+    evaluate(Console(highlight=False), root, params, policies, rows, out, inspect=inspect, constrained=constrained)
 
 
 @app.command()
@@ -253,6 +256,9 @@ def attack(
             metavar="NAME", help="typographic, role_play, obfuscation, split or pressure; all where none is named."
         ),
     ] = None,
+    constrained: Annotated[
+        bool, typer.Option("--constrained", help="Decode under each turn's plan, so that no policy can leave it.")
+    ] = False,
 ) -> None:
     """Attack policies: requests that are to be declined, disguised in five ways or pressed for over four turns.
 
@@ -270,7 +276,15 @@ def attack(
     from saferflow.cli.attack import attack as run_attacks
 
     run_attacks(
-        Console(highlight=False), root, params, policies, rows, out, count=count, methods=method or list(METHODS)
+        Console(highlight=False),
+        root,
+        params,
+        policies,
+        rows,
+        out,
+        count=count,
+        methods=method or list(METHODS),
+        constrained=constrained,
     )
 
 

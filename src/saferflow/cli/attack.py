@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from saferflow.cli import show
-from saferflow.cli.evaluate import ANSWERS, REPORT, pages, policy_folder
+from saferflow.cli.evaluate import ANSWERS, REPORT, held_to_plans, pages, policy_folder
 from saferflow.data.attacks import METHODS, Attack
 from saferflow.data.rows import Answered, BadRow, Labels, PromptRow, Row
 from saferflow.data.tables import read_table, write_table
@@ -40,6 +40,7 @@ def attack(
     *,
     count: int,
     methods: Sequence[str],
+    constrained: bool,
 ) -> None:
     """Attack each policy with requests of `table` that are to be declined; what came of it goes to `out`.
 
@@ -47,6 +48,7 @@ def attack(
         asked: policies, as `evaluate` takes them.
         count: how many requests are made into attacks at most.
         methods: which of `METHODS`.
+        constrained: decode under each turn's plan, whatever the params say.
 
     Raises:
         DataError: no such method, no request to make an attack of, or no plan for one.
@@ -59,6 +61,7 @@ def attack(
         raise DataError(
             f"{table}: no row asks for something that is to be declined without an attack in it already; give --rows others"
         )
+    params = held_to_plans(params) if constrained else params
     writer = writer_of(params.plan.writer, params.run.seed, params.plan.tool_coverage)
     asks = made(seeds, methods, writer, params)
     answered: list[Answered] = []
@@ -150,23 +153,18 @@ def _rows(seed: PromptRow, method: str, found: Attack, labels: Labels) -> list[R
 def _table(found: Sequence[Outcome], seeds: int) -> Table:
     title = f"Attacks made of {seeds} requests (percent, with interval)"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for heading in (
-        "policy",
-        "attack",
-        "asked",
-        "succeeded",
-        "over plain, points",
-        "declined\nin the end",
-        "protocol\nkept",
-    ):
-        table.add_column(heading, justify="left" if heading in ("policy", "attack") else "right")
+    headings = ("policy", "attack", "asked", "succeeded", "over plain,\npoints", "declined\nat last", "protocol\nkept")
+    for heading in headings:
+        table.add_column(
+            heading, justify="left" if heading in ("policy", "attack") else "right", no_wrap=heading != "policy"
+        )
     for one in found:
         gain = one.gain
-        over = "" if gain is None else f"{gain.difference:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]"
+        over = "" if gain is None else f"{gain.difference:+.1f}\n{gain.low:+.0f} to {gain.high:+.0f}"
         asked = str(one.dialogues) if one.turns == one.dialogues else f"{one.dialogues} x {one.turns // one.dialogues}"
         low, high = one.between
         table.add_row(
-            one.policy, one.method.replace("_", " "), asked, f"{one.success:.1f} [{low:.1f}, {high:.1f}]", over,
-            f"{one.refused:.1f}", f"{one.valid:.1f}",
+            one.policy if one.method == PLAIN else "", one.method.replace("_", " "), asked,
+            f"{one.success:.1f}\n{low:.0f} to {high:.0f}", over, f"{one.refused:.1f}", f"{one.valid:.1f}",
         )  # fmt: skip
     return table

@@ -29,13 +29,22 @@ INSPECT = "inspect"
 
 
 def evaluate(
-    console: Console, root: Path, params: Params, asked: Sequence[str], table: Path, out: Path, *, inspect: bool
+    console: Console,
+    root: Path,
+    params: Params,
+    asked: Sequence[str],
+    table: Path,
+    out: Path,
+    *,
+    inspect: bool,
+    constrained: bool = False,
 ) -> None:
     """Have each policy answer the rows of `table`; scores, report and answers go to `out`, in the place of earlier ones.
 
     Args:
         asked: `base`, `sft`, `dpo`, `grpo`; a version as `v3`, or an alias; or the folder of a policy.
         inspect: also write a log a policy for Inspect's viewer.
+        constrained: decode under each row's plan, whatever the params say.
 
     Raises:
         PolicyError: no such policy.
@@ -48,6 +57,7 @@ def evaluate(
         require()
     if doubled := {name for name in asked if asked.count(name) > 1}:
         raise PolicyError(f"{', '.join(sorted(doubled))} is named twice; name each policy once")
+    params = held_to_plans(params) if constrained else params
     rows = read_table(table, PromptRow)
     answered: list[Answered] = []
     for name in asked:
@@ -80,6 +90,11 @@ def evaluate(
     console.print(f"report: {out / REPORT}; rows: {out / 'audit/index.html'}; answers: {out / ANSWERS}")
     if inspect:
         console.print(f"logs: inspect view --log-dir {out / INSPECT}")
+
+
+def held_to_plans(params: Params) -> Params:
+    """The params with decoding under each row's plan."""
+    return params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"constrained": True})})
 
 
 def pages(root: Path, params: Params, folder: Path, rows: Sequence[PromptRow], answered: Sequence[Answered]) -> None:
