@@ -15,7 +15,7 @@ run: .venv/run ## align the policy of params.yaml: only what is not up to date; 
 test: .venv/test ## the default tests; ARGS="tests/flows -x"
 	@$(BIN)/python -m pytest $(ARGS)
 
-slow: .venv/test ## the tests that take minutes
+slow: .venv/test .venv/harness ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: .venv/test ## style and layers
@@ -52,6 +52,10 @@ doctor: .venv/run ## is everything this machine needs there
 .venv/test: .venv/run
 	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
 	@touch $@
+
+# lmms-eval without what it only needs for other models (torchvision, decord, wandb), beside the tests and not among them.
+.venv/harness: tests/harness.txt .venv/test
+	@rm -rf $@ && $(BIN)/python -m pip install --quiet --no-deps --target $@ -r tests/harness.txt
 
 clean: stop ## remove the virtual environment and what runs left, not DVC's cache or the registry
 	rm -rf .venv logs build src/*.egg-info .pytest_cache .ruff_cache

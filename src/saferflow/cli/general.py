@@ -1,0 +1,137 @@
+"""`saferflow general`: general ability by lmms-eval, policy beside policy."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from saferflow.cli.evaluate import policy_folder
+from saferflow.errors import PipelineError, PolicyError
+from saferflow.evaluation.general import Score, command, difference, read_scores
+from saferflow.params import Params
+from saferflow.tracking import environment
+
+SCORES = "general.json"
+SERVER = "openai"
+BACKENDS = ("qwen2_5_vl", "vllm")
+INSTALL = "pip install lmms-eval==0.7.3, best into an environment of its own that --harness names (its bin/python)"
+
+
+def general(
+    console: Console,
+    root: Path,
+    params: Params,
+    asked: Sequence[str],
+    out: Path,
+    *,
+    tasks: Sequence[str],
+    backend: str,
+    server: str | None,
+    harness: str | None,
+    own_tasks: Path | None,
+    limit: int | None,
+) -> None:
+    """Have lmms-eval ask each policy; its files, and the scores of all, go to `out`.
+
+    Args:
+        asked: policies as `evaluate` takes them; of a server, the names that it serves them under.
+        server: address of an OpenAI-compatible server that the policies are asked at; None: loaded by the harness.
+
+    Raises:
+        PipelineError: lmms-eval is not there, or failed.
+        PolicyError: no such policy.
+        DataError: what lmms-eval left cannot be read.
+    """
+    if doubled := {name for name in asked if asked.count(name) > 1}:
+        raise PolicyError(f"{', '.join(sorted(doubled))} is named twice; name each policy once")
+    python = harness or sys.executable
+    _require(python)
+    fresh = out.absolute().with_name(f".{out.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    found: dict[str, list[Score]] = {}
+    for number, name in enumerate(asked, 1):
+        console.print(Text(f"[{number}/{len(asked)}] {name}: {', '.join(tasks)}"))
+        place = fresh / str(number)
+        if server:
+            model = {"base_url": server, "model_version": name}
+            _run(command(python, SERVER, model, tasks, place, own_tasks=own_tasks, limit=limit))
+        else:
+            with policy_folder(root, params, name) as folder:
+                model = _loaded(backend, folder.absolute(), params)
+                _run(command(python, backend, model, tasks, place, own_tasks=own_tasks, limit=limit))
+        found[name] = read_scores(place)
+    told = {name: _nested(scores) for name, scores in found.items()}
+    (fresh / SCORES).write_text(json.dumps(told, indent=2), encoding="utf-8")
+    shutil.rmtree(out, ignore_errors=True)
+    fresh.rename(out)
+    console.print(_table(found, params))
+    console.print(f"scores: {out / SCORES}; every sample: {out}/*/*/*_samples_*.jsonl")
+
+
+def _loaded(backend: str, folder: Path, params: Params) -> dict[str, str]:
+    """Arguments of a backend that loads the policy itself, with the image sizes that it was trained on."""
+    if backend not in BACKENDS:
+        raise PolicyError(f"no backend {backend}; there are {', '.join(BACKENDS)}, and --server URL")
+    if backend == "vllm":
+        return {"model": str(folder)}
+    sizes = {"min_pixels": str(params.policy.min_pixels), "max_pixels": str(params.policy.max_pixels)}
+    return {"pretrained": str(folder), **sizes}
+
+
+def _require(python: str) -> None:
+    try:
+        there = subprocess.run([python, "-c", "import lmms_eval"], capture_output=True, env=_environ()).returncode == 0
+    except OSError as error:
+        raise PipelineError(f"{python}: {error.strerror}; --harness names the python of an environment") from None
+    if not there:
+        raise PipelineError(f"lmms-eval is not installed in the environment of {python}: {INSTALL}")
+
+
+def _run(asked: Sequence[str]) -> None:
+    """Run the harness, its progress on this terminal.
+
+    Raises:
+        PipelineError: it failed.
+    """
+    if status := subprocess.run(asked, env=_environ()).returncode:
+        raise PipelineError(f"lmms-eval ended with {status}; what it said stands above. It was: {' '.join(asked)}")
+
+
+def _environ() -> dict[str, str]:
+    """This process's, without telemetry; a server that wants no key gets one that says so."""
+    return {**os.environ, **environment.TELEMETRY_OFF, "OPENAI_API_KEY": os.environ.get("OPENAI_API_KEY", "none")}
+
+
+def _nested(scores: Sequence[Score]) -> dict[str, dict[str, dict[str, float]]]:
+    tasks: dict[str, dict[str, dict[str, float]]] = {}
+    for one in scores:
+        tasks.setdefault(one.task, {})[one.metric] = {"value": one.value, "samples": one.samples}
+    return tasks
+
+
+def _table(found: Mapping[str, Sequence[Score]], params: Params) -> Table:
+    names = list(found)
+    table = Table(title="General ability (lmms-eval)", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("task", "metric", "samples", *names, *([f"{names[-1]} − {names[0]}"] if len(names) > 1 else [])):
+        table.add_column(heading, justify="left" if heading in ("task", "metric") else "right")
+    by = {name: {(one.task, one.metric): one for one in scores} for name, scores in found.items()}
+    options = {"resamples": params.evaluate.resamples, "level": params.evaluate.level, "seed": params.run.seed}
+    for key, first in by[names[0]].items():
+        others = [by[name].get(key) for name in names]
+        cells = ["–" if one is None else f"{one.value:.4g}" for one in others]
+        if len(names) > 1 and others[-1] is not None:
+            apart = difference(others[-1], first, **options)
+            cells.append(
+                f"{apart.value:+.3g}" + ("" if apart.low is None else f" [{apart.low:+.3g}, {apart.high:+.3g}]")
+            )
+        table.add_row(first.task, first.metric, str(first.samples), *cells)
+    return table
