@@ -251,10 +251,12 @@ def _bring_up_to_date(align: Flow, root: Path, params: Params, force: tuple[str,
     stages = graph.load_stages(root)
     if unknown := set(force) - set(stages):
         raise PipelineError(f"no stage {', '.join(sorted(unknown))}; there are {', '.join(stages)}")
+    changes = graph.stale(root)
+    if (changes or force) and not PREFECT_API_URL.value():
+        services.launch(services.PREFECT, root)  # it comes up while MLflow opens its store
     checkout = lineage.checkout_id(root)
     for run in runs.close_abandoned(checkout):
         console.print(f"MLflow run {run} was left by a pipeline that did not end; it is marked KILLED")
-    changes = graph.stale(root)
     if not changes and not force and not registration.pending(root, params):
         console.print(f"nothing to do: all {len(stages)} stages up to date")
     else:

@@ -58,19 +58,14 @@ def running(service: Service, root: Path = Path()) -> str | None:
     return None
 
 
-def start(service: Service, root: Path = Path()) -> str:
-    """Start the server unless it runs already; give its address when it answers.
-
-    Raises:
-        PipelineError: it did not come up; the message holds the end of its log.
-    """
-    if address := running(service, root):
-        return address
-    stop(service, root)
+def launch(service: Service, root: Path = Path()) -> None:
+    """Start the server unless it runs already or is starting, and do not wait for it: `start` does."""
     state = _state(service, root) or {}
+    if state and _process(state) and (time.time() - state["created"] < START_SECONDS or running(service, root)):
+        return
+    stop(service, root)
     port = _free_port(state.get("port", service.port))
-    log = root / HOME / f"{service.name}.log"
-    with log.open("wb") as output:
+    with _log(service, root).open("wb") as output:
         process = subprocess.Popen(
             service.command(port),
             cwd=root,
@@ -81,10 +76,23 @@ def start(service: Service, root: Path = Path()) -> str:
         )
     created = psutil.Process(process.pid).create_time()
     _file(service, root).write_text(json.dumps({"pid": process.pid, "created": created, "port": port}))
-    address, limit = _address(port), time.monotonic() + START_SECONDS
+
+
+def start(service: Service, root: Path = Path()) -> str:
+    """Start the server unless it runs already; give its address when it answers.
+
+    Raises:
+        PipelineError: it did not come up; the message holds the end of its log.
+    """
+    if address := running(service, root):
+        return address
+    launch(service, root)
+    state, limit = _state(service, root) or {}, time.monotonic() + START_SECONDS
+    address = _address(state["port"])
     while not _healthy(address + service.health):
-        if process.poll() is not None or time.monotonic() > limit:
+        if _process(state) is None or time.monotonic() > limit:
             stop(service, root)
+            log = _log(service, root)
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise PipelineError(f"{service.name} did not start on {address}; the end of {log}:\n{tail}")
         time.sleep(0.2)
@@ -106,6 +114,10 @@ def stop(service: Service, root: Path = Path()) -> bool:
         if not family:
             break
     return True
+
+
+def _log(service: Service, root: Path) -> Path:
+    return root / HOME / f"{service.name}.log"
 
 
 def _file(service: Service, root: Path) -> Path:
