@@ -12,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from prefect import Flow, get_run_logger, runtime, tags, task
+from prefect.context import TagsContext
 from prefect.exceptions import TerminationSignal
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -56,7 +57,10 @@ def pipeline(force: tuple[str, ...] = ()) -> Iterator["Pipeline"]:
     params = load_params(root / "params.yaml")
     shared = lineage.run_tags(root, params.run.profile, str(runtime.flow_run.id or ""))
     parent = runs.start("align", {**shared, lineage.PREFIX + "prefect.name": str(runtime.flow_run.name or "")})
-    with _closing(parent):
+    no_tags = TagsContext(
+        current_tags=set()
+    )  # the run's own; a task that has some asks the server for a slot for each first
+    with _closing(parent), no_tags:
         runs.log_params(parent, {"run": params.run.model_dump(), "policy": params.policy.model_dump()})
         yield Pipeline(root, params, parent, shared, force)
 

@@ -99,7 +99,16 @@ def answer(row: str, policy: str, *, safe: bool, kind: str = "safety", expected:
 
 
 def scores() -> dict:
-    names = ("safety", "helpfulness", "rigor", "over_refusal_rate", "attack_success_rate", "validity", "parse_rate", "general")
+    names = (
+        "safety",
+        "helpfulness",
+        "rigor",
+        "over_refusal_rate",
+        "attack_success_rate",
+        "validity",
+        "parse_rate",
+        "general",
+    )
     policies = ("base", "sft", "dpo", "grpo")
     return {
         "rows": 600,
