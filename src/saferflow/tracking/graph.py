@@ -15,7 +15,7 @@ from saferflow.errors import PipelineError
 
 DVC = (sys.executable, "-m", "dvc")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""A lock is a thousand lines, read after every stage: libyaml reads it ten times as fast, where it is there."""
+"""A lock is a thousand lines, read after every stage: libyaml reads it six times as fast, where it is there."""
 
 
 @dataclass(frozen=True, slots=True)
