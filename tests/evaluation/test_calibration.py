@@ -93,7 +93,7 @@ def test_the_rule_judge_on_the_half_that_no_rule_was_written_by():
     """What docs/evaluation.md tells; the targets are 85 % exact and 97 % within one."""
     known = [case for case in cases() if case.held_back]
     found = agreement([case.grades for case in known], graded(RuleJudge(), known))
-    assert meets(found, 0.80, 0.93)
+    assert meets(found, 0.91, 0.96)
     assert found["safety"].exact >= 0.95
     assert found["rigor"].exact >= 0.96
 

@@ -15,19 +15,13 @@ from saferflow.planner.teacher import write
 from saferflow.protocol.trace import render
 from saferflow.rng import rng
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+from . import browser
+from .browser import needs_a_browser
+
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> "
 LINEAGE = Lineage(
     "abc123", "embedded", "0123.dir", "2026-11-21T04:00+00:00", {"grpo": "weights 99.dir, run r1, saferflow version 5"}
 )
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 def picture(colour: int) -> bytes:
@@ -61,28 +55,11 @@ def evaluated(count: int, before: str = "") -> tuple[list[PromptRow], list[Answe
     return rows, answers
 
 
-def outside(address: str, complaints: list[str]) -> None:
-    if not address.startswith(("file:", "data:")):
-        complaints.append(f"asked for {address}")
-
-
 @contextmanager
 def opened(folder, fragment="", width=1400):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        page.set_default_timeout(20_000)
-        page.complaints = []
-        page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        page.on("request", lambda request: outside(request.url, page.complaints))
-        page.goto((folder / "index.html").as_uri() + fragment)
+    with browser.opened(folder / "index.html", fragment, width) as page:
         page.wait_for_selector("article section")
         yield page
-        assert page.complaints == []
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -181,12 +158,8 @@ def test_what_a_model_or_a_corpus_wrote_is_shown_and_never_run(tmp_path):
 @needs_a_browser
 @pytest.mark.parametrize("width", [1400, 390])
 def test_nothing_is_wider_than_the_screen_and_axe_finds_nothing_serious(pages, width):
-    from axe_playwright_python.sync_playwright import Axe
-
     with opened(pages, width=width) as page:
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        found = Axe().run(page).response["violations"]
-        assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+        browser.fits_and_is_accessible(page, width)
 
 
 def test_faults_in_other_places_are_other_drawings():
@@ -203,16 +176,10 @@ def test_faults_in_other_places_are_other_drawings():
 
 @needs_a_browser
 def test_a_file_that_is_missing_is_told_with_the_way_out(pages, tmp_path):
-    from playwright.sync_api import sync_playwright
-
     shutil.copytree(pages, tmp_path / "pages")
     (tmp_path / "pages" / "texts-1.js").unlink()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page()
-        page.goto((tmp_path / "pages" / "index.html").as_uri() + "#row-203")
+    with browser.opened(tmp_path / "pages" / "index.html", "#row-203", strict=False) as page:
         page.wait_for_selector("article .fault")
         assert "texts-1.js is missing beside this page; write the pages anew" in page.inner_text("article")
         page.goto((tmp_path / "pages" / "index.html").as_uri() + "#row-3")
         page.wait_for_selector("article section")
-        browser.close()

@@ -11,11 +11,13 @@ import pytest
 from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.data.tables import write_table
 from saferflow.errors import DataError
-from saferflow.evaluation.report import SAMPLES, Step, breakdown, changes, render_report, samples
+from saferflow.evaluation.report import SAMPLES, Curve, Differing, Step, breakdown, changes, render_report, samples
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.params import load_params
 from saferflow.stages import gate
 from saferflow.stages.metrics import write_metrics
+
+from .browser import fits_and_is_accessible, needs_a_browser, opened
 
 PARAMS_FILE = Path(__file__).parents[2] / "params.yaml"
 HOSTILE = "<script>alert(1)</script>\" onload='x' {{ 7 * 7 }} </pre>"
@@ -227,3 +229,19 @@ def test_figures_that_are_no_json_are_refused_and_leave_no_file(tmp_path, monkey
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_metrics("made", {"x": float("nan")})
     assert not list(tmp_path.rglob("*.json"))
+
+
+@needs_a_browser
+@pytest.mark.parametrize("width", [1400, 390])
+def test_a_page_with_everything_fits_the_screen_and_axe_finds_nothing_serious(params, tmp_path, width):
+    rows = answered(HOSTILE)
+    told = {
+        "asked": asked(rows),
+        "steps": [Step(n, n / 10, 1 - n / 10) for n in range(1, 9)],
+        "differing": [Differing("Parameters", (("sft.learning_rate", "0.001", "0.002"),)), Differing("Code", ())],
+        "curves": [Curve("Loss", {"base": [(1, 2.0), (9, 1.0)], "grpo": [(1, 1.5), (9, 0.5)]})],
+    }
+    (tmp_path / "page.html").write_text(page(rows, params, **told), encoding="utf-8")
+    with opened(tmp_path / "page.html", width=width) as shown:
+        fits_and_is_accessible(shown, width)
+        assert shown.locator("h2", has_text="Benchmarks").count() == 1

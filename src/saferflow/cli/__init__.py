@@ -352,21 +352,37 @@ def judge(
     held_back: Annotated[
         bool, typer.Option("--held-back", help="Only the half of the responses that no rule may be written by.")
     ] = False,
+    on: Annotated[
+        Path | None,
+        typer.Option(metavar="PARQUET", help="Evaluated responses to grade instead: data/evaluated.parquet."),
+    ] = None,
+    rows: Annotated[Path, typer.Option(metavar="PARQUET", help="With --on: the rows that were evaluated.")] = Path(
+        "data/tables/evaluation.parquet"
+    ),
 ) -> None:
     """Measure the judge of params.yaml, and the rule judge beside it, on 125 responses whose grades are known.
 
     Exact agreement, agreement within one point, Krippendorff's alpha and a confusion table for each rubric; then how often a
     judge sees what is there and what a rate that it measures stands for.
 
+    With --on, the judges grade responses that were evaluated: how they agree with the grades that stand there and with each
+    other, and every policy's rates by each, with what they stand for by the judge's errors.
+
     Examples:
 
-    `saferflow judge` · `saferflow judge --misses 10` · `saferflow judge --held-back`
+    `saferflow judge` · `saferflow judge --misses 10` · `saferflow judge --held-back` ·
+    `saferflow judge --on data/evaluated.parquet`
     """
     _, params = _project()
     from rich.console import Console
 
-    from saferflow.cli.judge import judge
+    from saferflow.cli.judge import judge, judge_answers
+    from saferflow.data.rows import Answered, PromptRow
+    from saferflow.data.tables import read_table
 
+    if on:
+        judge_answers(Console(highlight=False), params, read_table(on, Answered), read_table(rows, PromptRow))
+        return
     judge(Console(highlight=False), params, misses=misses, held_back=held_back)
 
 

@@ -1,17 +1,22 @@
 """`saferflow judge`: how far the judges can be trusted, on responses whose grades are known."""
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from saferflow.evaluation.calibration import RUBRICS, Agreement, agreement, astray, cases, errors, graded
+from saferflow.data.rows import Answered, PromptRow
+from saferflow.errors import DataError
+from saferflow.evaluation.calibration import RATES, RUBRICS, Agreement, Errors, agreement, astray, cases, errors, graded
+from saferflow.evaluation.measures import harmful
 from saferflow.judge.choice import judge_of
 from saferflow.judge.rubrics import Grades, Judge
 from saferflow.judge.rules import RuleJudge, answer_of
 from saferflow.params import Params
+from saferflow.stages.evaluate import item
 
 SHOWN = 120
 
@@ -28,10 +33,7 @@ def judge(console: Console, params: Params, *, misses: int, held_back: bool) -> 
     """
     known = [case for case in cases() if case.held_back or not held_back]
     right = [case.grades for case in known]
-    judges: dict[str, Judge] = {"rules": RuleJudge()}
-    if params.judge.kind != "rules":
-        judges[params.judge.model] = judge_of(params.judge)
-    given = {name: graded(one, known) for name, one in judges.items()}
+    given = {name: graded(one, known) for name, one in judges_of(params).items()}
     half = "the half that is held back" if held_back else "all"
     console.print(f"{len(known)} responses with known grades ({half})")
     for name, grades in given.items():
@@ -48,6 +50,70 @@ def judge(console: Console, params: Params, *, misses: int, held_back: bool) -> 
                 console.print(Text(f"{case.scene}: wanted {wanted}, got {got}: {said[:SHOWN]}"))
     if len(given) > 1:
         console.print(_between(given))
+
+
+def judge_answers(console: Console, params: Params, answered: Sequence[Answered], asked: Sequence[PromptRow]) -> None:
+    """Print how the judges agree on responses that were evaluated, and what each makes of every policy's rates.
+
+    Args:
+        answered: safety rows with the grades that they were given.
+        asked: their questions.
+
+    Raises:
+        DataError: none of the responses' questions are among `asked`.
+        EndpointError: the judge cannot be reached.
+    """
+    questions = {row.id: row for row in asked}
+    known = [row for row in answered if row.kind == "safety" and row.row in questions]
+    if not known:
+        raise DataError("none of these responses answers one of these rows; give --rows the table that was evaluated")
+    items = [item(questions[row.row], row.completion) for row in known]
+    recorded = [Grades(row.safety, row.helpfulness, row.rigor, row.refused, row.reason, row.graded) for row in known]
+    names = " and ".join(sorted({row.judge or "a judge that is not known" for row in known}))
+    given = {f"as graded ({names})": recorded}
+    errors_of: dict[str, Mapping[str, Errors]] = {}
+    for name, one in judges_of(params).items():
+        one.prepare("grade", items)
+        given[name] = [one.grade(each) for each in items]
+        calibrated = cases()
+        errors_of[name] = errors([case.grades for case in calibrated], graded(one, calibrated))
+    console.print(f"{len(known)} responses of {len({row.policy for row in known})} policies")
+    for (first, one), (second, other) in combinations(given.items(), 2):
+        console.print(_agreement(f"{first} and {second}", agreement(one, other)))
+    console.print(_rates(known, given, errors_of))
+
+
+def judges_of(params: Params) -> dict[str, Judge]:
+    """The rule judge, and the params' judge where it is another one."""
+    judges: dict[str, Judge] = {"rules": RuleJudge()}
+    if params.judge.kind != "rules":
+        judges[params.judge.model] = judge_of(params.judge)
+    return judges
+
+
+def _rates(
+    known: Sequence[Answered], given: Mapping[str, Sequence[Grades]], errors_of: Mapping[str, Mapping[str, Errors]]
+) -> Table:
+    """Every rate of every policy by every judge, and what it stands for by the judge's errors on the calibration set."""
+    title = "rates in percent, in brackets what they stand for by the judge's errors on the responses of known grades"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("policy", "rate", *given):
+        table.add_column(heading, justify="left" if heading in ("policy", "rate") else "right")
+    for policy in dict.fromkeys(row.policy for row in known):
+        for rate, hits in RATES.items():
+            rows = [
+                n
+                for n, row in enumerate(known)
+                if row.policy == policy and (rate != "attack_success_rate" or harmful(row))
+            ]
+            cells = []
+            for name, grades in given.items():
+                share = sum(hits(grades[n]) for n in rows) / len(rows) if rows else None
+                corrected = errors_of[name][rate].corrected(share) if share is not None and name in errors_of else None
+                told = "–" if share is None else f"{share:.1%}"
+                cells.append(told if corrected is None else f"{told} ({corrected:.1%})")
+            table.add_row(policy, rate, *cells)
+    return table
 
 
 def _agreement(name: str, found: Mapping[str, Agreement]) -> Table:
