@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.evaluation.benchmarks import Score, benchmark_scores
 from saferflow.evaluation.benchmarks import known as known_benchmark
+from saferflow.evaluation.confidence import reliability
 from saferflow.evaluation.gate import Verdict
 from saferflow.evaluation.intervals import Interval, intervals
 from saferflow.evaluation.measures import LOWER_IS_BETTER, MEASURES, by_policy, counts, harmful, scores
@@ -137,6 +138,7 @@ def render_report(
         verdict=verdict,
         breakdowns={name: found for name, found in told.items() if len({group.name for group in found}) > 1},
         benchmarks=_rows_of(on_benchmarks),
+        confidence={name: one for name, one in reliability(groups, **options).items() if one.rows},
         pair=(before, after),
         worst=[change for change in changed if change.points < 0][:CHANGES],
         best=[change for change in reversed(changed) if change.points > 0][:CHANGES],
