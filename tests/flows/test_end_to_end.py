@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,10 +27,35 @@ STAGES = ["base", "plan", "validate", "sft", "dpo", "curate", "grpo", "evaluate"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
+KEYS = {
+    name: f"canary-{name.lower()}-5f0c"
+    for name in ("OPENAI_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "SAFERFLOW_WEBHOOK")
+}
+"""Planted in the environment of every run."""
+LISTENER = """
+import os, sys
+
+def tell(event, arguments):
+    if event in ("socket.connect", "socket.sendto") and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    elif event == "socket.getaddrinfo":
+        host = arguments[0]
+    else:
+        return
+    with open(os.environ["CONNECTIONS"], "a") as file:
+        file.write(f"{host} {event} {' '.join(sys.argv)[:200]}\\n")
+
+sys.addaudithook(tell)
+"""
+"""Every Python process of a run loads this first and writes down whom it asks for."""
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A fresh checkout with the micro profile, and its first run; its servers end with the tests."""
     root = tmp_path_factory.mktemp("end") / "checkout"
+    (root.parent / "listener").mkdir()
+    (root.parent / "listener" / "sitecustomize.py").write_text(LISTENER)
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
@@ -50,10 +76,13 @@ def checkout(tmp_path_factory):
 
 def start(root: Path, *arguments: str) -> subprocess.Popen:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
+    clean = {name: value for name, value in clean.items() if name not in environment.TELEMETRY_OFF}
+    listener = root.parent / "listener"
+    found = {"CONNECTIONS": str(root.parent / "connections"), "PYTHONPATH": f"{root / 'src'}:{listener}", **KEYS}
     return subprocess.Popen(
         [sys.executable, "-c", "from saferflow.cli import main; main()", "run", *arguments],
         cwd=root,
-        env={**clean, **environment.TELEMETRY_OFF, "PYTHONPATH": str(root / "src"), "COLUMNS": "120"},
+        env={**clean, **found, "COLUMNS": "120"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -143,6 +172,26 @@ def test_prefect_knows_the_flow_run_of_every_stage(checkout):
         f"{address}/api/task_runs/filter", json={"task_runs": {"flow_run_id": {"any_": [flow_run]}}}
     ).json()
     assert {task["name"] for task in tasks} == {*STAGES, "register"}
+
+
+def test_nobody_outside_was_asked_for(checkout):
+    asked = [line.split() for line in (checkout.parent / "connections").read_text().splitlines()]
+    here = {"127.0.0.1", "localhost", "::1", "0.0.0.0", "None", "::", socket.gethostname()}  # noqa: S104
+    assert any(host == "127.0.0.1" for host, *_ in asked), "the listener heard nothing"
+    assert [one for one in asked if one[0] not in here] == []
+
+
+def test_no_key_is_left_anywhere(checkout):
+    """In no log, store, artifact or cache of the checkout."""
+    files = [path for path in checkout.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert any(path.name == "mlflow.db" for path in files)
+    left = [
+        (path.relative_to(checkout), name)
+        for path in files
+        for name, key in KEYS.items()
+        if key.encode() in path.read_bytes()
+    ]
+    assert left == []
 
 
 def test_a_second_run_runs_no_stage_and_says_so(checkout):
