@@ -1,6 +1,7 @@
 """From a gated policy to a registered version: no version twice, and no champion without both comparisons passed."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from saferflow.data.tables import read_table
 from saferflow.errors import PipelineError
 from saferflow.evaluation.card import Origin, render_card
 from saferflow.params import Params
-from saferflow.tracking import graph, lineage, registry, runs
+from saferflow.tracking import graph, lineage, registry, runs, signing
 
 MODEL = "models/grpo"
 POLICY = "grpo"
@@ -81,6 +82,9 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
         version = registry.register(model, model_source, parent, _with_parents(tags, champion))
     else:
         registry.retag(version, tags)
+        version = registry.by_number(model, version.number)
+    if key := os.environ.get(signing.KEY):
+        signing.sign_version(version, Path(key))
         version = registry.by_number(model, version.number)
     registry.nominate(version)
     allowed, reason = may_lead(root, params, version, champion)

@@ -486,6 +486,8 @@ class GateParams(Section):
     margins: Margins
     clean_tree: bool
     """Only what was made from committed files may lead."""
+    public_key: str | None
+    """A PEM file: a version leads, and is exported, only if the owner of this key has signed it; null asks for no signature."""
     regressions: Count | None
     """Attacks that once succeeded against a champion and no longer do, so many of which may succeed again; null does not ask."""
     level: Annotated[float, Field(gt=0.5, lt=1)]

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from mlflow import MlflowClient
-from saferflow.cli.export import export
+from saferflow.cli.export import export, sign, verify
 from saferflow.errors import PipelineError
 from saferflow.params import load_params
 from saferflow.tracking import registry, runs
@@ -39,18 +39,9 @@ print(said.shape[1])
 """
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """The micro profile's base policy, made by its stage and not trained to speak of."""
-    folder = tmp_path_factory.mktemp("weights")
-    raw = yaml.safe_load((ROOT / "profiles" / "micro.yaml").read_text(encoding="utf-8"))
-    raw["base"] |= {"rows": 64}
-    (folder / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
-    environ = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run(
-        [sys.executable, "-m", "saferflow.stages.base"], cwd=folder, env=environ, check=True, capture_output=True
-    )
-    return folder / "models" / "base"
+@pytest.fixture
+def weights(policy):
+    return policy
 
 
 @pytest.fixture
@@ -73,7 +64,7 @@ def version(weights, tmp_path, monkeypatch):
 
 def written(asked: str, to: Path) -> str:
     console = Console(record=True, width=200)
-    export(console, PARAMS, asked, to)
+    export(console, Path.cwd(), PARAMS, asked, to)
     return console.export_text()
 
 
@@ -132,3 +123,64 @@ def test_a_version_that_is_not_there_is_told(version, tmp_path):
         written("7", tmp_path / "out")
     with pytest.raises(PipelineError, match="has no version 'previous'"):
         written("previous", tmp_path / "out")
+
+
+@pytest.fixture
+def keys(tmp_path):
+    """Two pairs of keys: the owner's, and another's."""
+    from cryptography.hazmat.primitives import serialization as written_as
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    for name in ("owner", "other"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        secret = key.private_bytes(written_as.Encoding.PEM, written_as.PrivateFormat.PKCS8, written_as.NoEncryption())
+        public = key.public_key().public_bytes(written_as.Encoding.PEM, written_as.PublicFormat.SubjectPublicKeyInfo)
+        (tmp_path / f"{name}.pem").write_bytes(secret)
+        (tmp_path / f"{name}.pub").write_bytes(public)
+    return tmp_path
+
+
+WANTS = PARAMS.model_copy(update={"gate": PARAMS.gate.model_copy(update={"public_key": "owner.pub"})})
+
+
+def test_a_signed_version_comes_out_with_its_signature_and_holds_against_it(version, keys):
+    sign(Console(), PARAMS, "champion", keys / "owner.pem")
+    export(Console(), keys, WANTS, "champion", keys / "out")
+    console = Console(record=True, width=200)
+    verify(console, keys / "out", keys / "owner.pub")
+    assert "every file is what the owner of" in console.export_text()
+    with pytest.raises(PipelineError, match="do not serve it"):
+        verify(Console(), keys / "out", keys / "other.pub")
+    (keys / "out" / "extra.py").write_text("")
+    with pytest.raises(PipelineError, match=r"extra\.py"):
+        verify(Console(), keys / "out", keys / "owner.pub")
+    (keys / "out" / "extra.py").unlink()
+    (keys / "out" / "config.json").write_text("{}")
+    with pytest.raises(PipelineError, match=r"config\.json"):
+        verify(Console(), keys / "out", keys / "owner.pub")
+
+
+def test_where_a_signature_is_asked_for_nothing_unsigned_or_of_another_comes_out(version, keys):
+    with pytest.raises(PipelineError, match="is not signed; sign it: saferflow sign v1"):
+        export(Console(), keys, WANTS, "champion", keys / "out")
+    sign(Console(), PARAMS, "champion", keys / "other.pem")
+    with pytest.raises(PipelineError, match="is not what the owner of"):
+        export(Console(), keys, WANTS, "champion", keys / "out")
+    assert not (keys / "out").exists()
+
+
+def test_a_key_that_is_none_is_told_with_how_to_make_one(version, keys):
+    (keys / "no.pem").write_text("no key")
+    with pytest.raises(PipelineError, match="openssl ecparam"):
+        sign(Console(), PARAMS, "champion", keys / "no.pem")
+    with pytest.raises(PipelineError, match="openssl ecparam"):
+        sign(Console(), PARAMS, "champion", keys / "missing.pem")
+    sign(Console(), PARAMS, "champion", keys / "owner.pem")
+    with pytest.raises(PipelineError, match="no public key"):
+        export(
+            Console(),
+            keys,
+            PARAMS.model_copy(update={"gate": PARAMS.gate.model_copy(update={"public_key": "no.pem"})}),
+            "champion",
+            keys / "out",
+        )

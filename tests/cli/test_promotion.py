@@ -244,3 +244,15 @@ def test_what_another_judge_graded_is_graded_anew_where_its_questions_are_here(v
 def _comparison() -> str:
     run = registry.by_alias(MODEL, "candidate").tags[registry.EVALUATION_RUN]
     return runs.fetch_artifact(run, promotion.COMPARISON, Path("fetched")).read_text()
+
+
+def test_where_a_signature_is_asked_for_an_unsigned_version_does_not_lead(version, monkeypatch):
+    monkeypatch.setattr(
+        f"{__name__}.PARAMS",
+        PARAMS.model_copy(update={"gate": PARAMS.gate.model_copy(update={"public_key": "owner.pub"})}),
+    )
+    version(90)
+    allowed, told = promote()
+    assert not allowed
+    assert "its signature does not hold" in told
+    assert holder("champion") is None

@@ -13,6 +13,7 @@ from saferflow.params import Floors, GateParams, Margins
 PARAMS = GateParams(
     registered_model="m",
     clean_tree=True,
+    public_key=None,
     regressions=0,
     level=0.95,
     floors=Floors(

@@ -9,21 +9,22 @@ from rich.text import Text
 
 from saferflow.errors import PipelineError
 from saferflow.params import Params
-from saferflow.tracking import registry, runs
+from saferflow.tracking import registry, runs, signing
 from saferflow.tracking.weights import weights_of
 
 CARD = "model_card.md"
 ORIGIN = "saferflow.json"
 
 
-def export(console: Console, params: Params, asked: str, to: Path) -> None:
-    """Copy a version's files to `to`, with its model card as README.md and its lineage beside them.
+def export(console: Console, root: Path, params: Params, asked: str, to: Path) -> None:
+    """Copy a version's files to `to`, with its model card as README.md, its lineage and its signature beside them.
 
     Args:
         asked: `champion`, `candidate`, `previous`, or a version as `3` or `v3`.
 
     Raises:
-        PipelineError: there is no such version, its files are not what was registered, or `to` is not empty.
+        PipelineError: there is no such version, its files are not what was registered, a signature is asked for and does not
+            hold, or `to` is not empty.
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise PipelineError(f"{to} is there and not empty; name a folder that is new or empty")
@@ -32,7 +33,10 @@ def export(console: Console, params: Params, asked: str, to: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with weights_of(version) as held:
+            if params.gate.public_key:
+                signing.verify_version(version, held, root / params.gate.public_key)
             shutil.copytree(held, partial)
+        signing.signature_of(version, partial)
         _describe(version, partial)
         if to.exists():
             to.rmdir()
@@ -44,6 +48,19 @@ def export(console: Console, params: Params, asked: str, to: Path) -> None:
         Text(f"{version.model} version {version.number} is in {to}, {size / 1e6:,.1f} MB, every file as registered")
     )
     console.print(Text(f"load it with transformers: Qwen2_5_VLForConditionalGeneration.from_pretrained({str(to)!r})"))
+
+
+def sign(console: Console, params: Params, asked: str, key: Path) -> None:
+    """Sign a version with a private key, and keep the signature with it."""
+    version = registry.named(params.gate.registered_model, asked)
+    signing.sign_version(version, key)
+    console.print(Text(f"{version.model} version {version.number} is signed with {key}"))
+
+
+def verify(console: Console, folder: Path, key: Path) -> None:
+    """Hold an exported folder against its signature."""
+    signing.verify(folder, folder / signing.SIGNATURE, key, besides=(ORIGIN, "README.md"))
+    console.print(Text(f"{folder}: every file is what the owner of {key} signed"))
 
 
 def _describe(version: registry.Version, folder: Path) -> None:

@@ -22,7 +22,7 @@ from saferflow.judge.choice import judge_of
 from saferflow.params import Params
 from saferflow.stages.evaluate import TABLE, grade, item, picture
 from saferflow.stages.gate import CANDIDATE, EVALUATED, VERDICT, compare_with_champion
-from saferflow.tracking import lineage, registry, runs
+from saferflow.tracking import lineage, registry, runs, signing
 from saferflow.tracking.weights import weights_of
 
 COMPARISON = "champion_comparison.json"
@@ -49,6 +49,12 @@ def may_lead(
         return False, f"the gate's floors are not met: {failed}"
     if gaps := lineage.missing(version.tags, STAGES, clean_tree=params.gate.clean_tree):
         return False, f"its lineage is not whole: {'; '.join(gaps)}"
+    if params.gate.public_key:
+        try:
+            with weights_of(version) as held:
+                signing.verify_version(version, held, root / params.gate.public_key)
+        except PipelineError as error:
+            return False, f"its signature does not hold: {error}"
     if champion is None:
         return True, "every floor is met, and there was no champion to compare with"
     if comparison is None:
