@@ -68,6 +68,26 @@ def test_a_taken_port_is_left_to_its_holder(root, port):
     assert not address.endswith(f":{port}")
 
 
+def test_a_server_that_took_the_port_meanwhile_is_not_taken_for_ours(root, port):
+    """Two checkouts that start at once ask for the same port, and both find it free."""
+    slow = Service(
+        "toy",
+        port,
+        "/health",
+        lambda port: [sys.executable, "-c", f"import time; time.sleep(1.5)\n{SERVER}", str(port)],
+    )
+    services.launch(slow, root)
+    other = subprocess.Popen([sys.executable, "-c", SERVER, str(port)], cwd=root)
+    try:
+        address = services.start(slow, root)
+        assert not address.endswith(f":{port}")
+        assert services.running(slow, root) == address
+    finally:
+        for process in (*psutil.Process(other.pid).children(recursive=True), other):
+            process.kill()
+        other.wait()
+
+
 def test_another_process_with_the_remembered_number_is_not_touched(root, port):
     """After a restart of the machine the number may belong to anyone."""
     stranger = subprocess.Popen(["sleep", "30"])

@@ -53,7 +53,7 @@ SERVICES = (PREFECT, MLFLOW)
 def running(service: Service, root: Path = Path()) -> str | None:
     """The address of this checkout's server, if its process is alive and answers."""
     state = _state(service, root)
-    if state and _process(state) and _healthy(_address(state["port"]) + service.health):
+    if state and _listens(_process(state), state["port"]) and _healthy(_address(state["port"]) + service.health):
         return _address(state["port"])
     return None
 
@@ -84,17 +84,20 @@ def start(service: Service, root: Path = Path()) -> str:
     Raises:
         PipelineError: it did not come up; the message holds the end of its log.
     """
-    if address := running(service, root):
-        return address
+    limit = time.monotonic() + START_SECONDS
     launch(service, root)
-    state, limit = _state(service, root) or {}, time.monotonic() + START_SECONDS
-    address = _address(state["port"])
-    while not _healthy(address + service.health):
-        if _process(state) is None or time.monotonic() > limit:
+    while not (address := running(service, root)):
+        state = _state(service, root) or {}
+        gone = _process(state) is None
+        if gone and _free_port(state["port"]) != state["port"] and time.monotonic() < limit:
+            launch(service, root)  # another server took the port while this one came up: on the next one
+            continue
+        if gone or time.monotonic() > limit:
             stop(service, root)
             log = _log(service, root)
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-            raise PipelineError(f"{service.name} did not start on {address}; the end of {log}:\n{tail}")
+            where = _address(state["port"])
+            raise PipelineError(f"{service.name} did not start on {where}; the end of {log}:\n{tail}")
         time.sleep(0.2)
     return address
 
@@ -139,6 +142,21 @@ def _process(state: dict) -> psutil.Process | None:
     except psutil.NoSuchProcess:
         return None
     return process if alive else None
+
+
+def _listens(process: psutil.Process | None, port: int) -> bool:
+    """Whether it is this process, or one that it started, that listens there: somebody else may have taken the port."""
+    if process is None:
+        return False
+    try:
+        family = [process, *process.children(recursive=True)]
+        return any(
+            held.status == psutil.CONN_LISTEN and held.laddr.port == port
+            for each in family
+            for held in each.net_connections(kind="tcp")
+        )
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _address(port: int) -> str:
