@@ -391,6 +391,7 @@ def audit(
     show: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the pages in the browser when they are written.")
     ] = True,
+    inspect: Annotated[bool, typer.Option("--inspect", help="Also write a log a policy for Inspect's viewer.")] = False,
 ) -> None:
     """Write the audit pages of the last evaluation: every row under every policy, with filters, violations and graphs.
 
@@ -398,14 +399,14 @@ def audit(
 
     Examples:
 
-    `saferflow audit` · `saferflow audit --no-open`
+    `saferflow audit` · `saferflow audit --no-open --inspect`
     """
     root, params = _project()
     from rich.console import Console
 
     from saferflow.cli.audit import write_pages
 
-    write_pages(root, params, Console(highlight=False), show=show)
+    write_pages(root, params, Console(highlight=False), show=show, inspect=inspect)
 
 
 @app.command()

@@ -1,5 +1,7 @@
 """`saferflow audit`: the pages of the last evaluation, written and opened."""
 
+import json
+import shutil
 import webbrowser
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,15 +19,25 @@ from saferflow.tracking import graph, lineage, registry
 
 ROWS = Path("data/tables/evaluation.parquet")
 EVALUATED = Path("data/evaluated.parquet")
+SCORES = Path("metrics/evaluate.json")
 PAGES = Path("reports/audit")
+LOGS = Path("reports/inspect")
 
 
-def write_pages(root: Path, params: Params, console: Console, *, show: bool) -> None:
+def write_pages(root: Path, params: Params, console: Console, *, show: bool, inspect: bool = False) -> None:
     """Write reports/audit from the evaluated rows, and open it in the browser where `show` says so.
+
+    Args:
+        inspect: also write reports/inspect, a log a policy for Inspect's viewer.
 
     Raises:
         DataError: nothing has been evaluated yet.
+        PipelineError: Inspect is not installed.
     """
+    if inspect:
+        from saferflow.evaluation.inspect_log import require
+
+        require()
     answered = read_table(root / EVALUATED, Answered)
     rows = read_table(root / ROWS, PromptRow)
     entries = graph.lock_entries(root)
@@ -37,6 +49,12 @@ def write_pages(root: Path, params: Params, console: Console, *, show: bool) -> 
         pages, rows, answered, Lineage(commit, params.run.profile, digest, made, _policies(entries, params))
     )
     console.print(f"{written:,} rows: {pages / 'index.html'}")
+    if inspect:
+        from saferflow.evaluation.inspect_log import write_logs
+
+        shutil.rmtree(root / LOGS, ignore_errors=True)
+        write_logs(root / LOGS, rows, answered, json.loads((root / SCORES).read_text(encoding="utf-8")), str(ROWS))
+        console.print(f"logs: inspect view --log-dir {root / LOGS}")
     if show:
         webbrowser.open((pages / "index.html").as_uri())
 
