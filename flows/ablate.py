@@ -108,10 +108,11 @@ def _drawn(lines: list[Line]) -> Table:
     """Percent, and under it the difference from the whole recipe; a star where its interval leaves out 0."""
     table = Table(title="Percent, and the difference from the pipeline as it is", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("")
-    for name in lines[0].scores:
+    shown = [name for name in COLUMNS if name in lines[0].scores]
+    for name in shown:
         table.add_column(COLUMNS[name], justify="right", no_wrap=True)
     for line in lines:
-        cells = [f"{value:.1f}{_told(line, name)}" for name, value in line.scores.items()]
+        cells = [f"{line.scores[name]:.1f}{_told(line, name)}" for name in shown]
         table.add_row(Text(line.what), *cells)
     table.caption = "* its interval leaves out 0; the intervals are in " + str(REPORT)
     table.caption_justify = "left"
