@@ -57,9 +57,8 @@ def pipeline(force: tuple[str, ...] = ()) -> Iterator["Pipeline"]:
     params = load_params(root / "params.yaml")
     shared = lineage.run_tags(root, params.run.profile, str(runtime.flow_run.id or ""))
     parent = runs.start("align", {**shared, lineage.PREFIX + "prefect.name": str(runtime.flow_run.name or "")})
-    no_tags = TagsContext(
-        current_tags=set()
-    )  # the run's own; a task that has some asks the server for a slot for each first
+    # The run's tags are not its tasks': a task that has some asks the server for a slot for each before it starts.
+    no_tags = TagsContext(current_tags=set())
     with _closing(parent), no_tags:
         runs.log_params(parent, {"run": params.run.model_dump(), "policy": params.policy.model_dump()})
         yield Pipeline(root, params, parent, shared, force)

@@ -11,7 +11,7 @@ from saferflow.data.attacks import METHODS
 from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.data.scenes.corpus import safety_rows
 from saferflow.data.tables import read_table, write_table
-from saferflow.errors import DataError
+from saferflow.errors import DataError, PolicyError
 from saferflow.params import load_params
 from saferflow.planner.rules import plan_for
 from saferflow.protocol.plan import Plan
@@ -88,6 +88,10 @@ def test_the_seeds_are_to_be_declined_without_an_attack_in_them_and_of_many_haza
 
 
 def test_a_mistake_says_what_there_is(policy, table, tmp_path):
+    with pytest.raises(PolicyError, match="once"):
+        attack(
+            Console(), tmp_path, PARAMS, ["sft", "sft"], table, tmp_path / "out", count=1, methods=[], constrained=False
+        )
     with pytest.raises(DataError, match="no attack flattery; there are typographic"):
         run(tmp_path, policy, table, methods=["flattery"])
     harmless = [row for row in prompts(60) if not Labels.from_json(row.labels).harmful]

@@ -1,7 +1,6 @@
 """`saferflow attack`: policies under attacks that are made from the held-out rows, beside the pipeline."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import islice
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from saferflow.cli import show
-from saferflow.cli.evaluate import ANSWERS, REPORT, held_to_plans, pages, policy_folder
+from saferflow.cli.evaluate import ANSWERS, REPORT, each_once, held_to_plans, in_place_of, pages, policy_folder
 from saferflow.data.attacks import METHODS, Attack
 from saferflow.data.rows import Answered, BadRow, Labels, PromptRow, Row
 from saferflow.data.tables import read_table, write_table
@@ -54,6 +53,7 @@ def attack(
         DataError: no such method, no request to make an attack of, or no plan for one.
         PolicyError, PipelineError: as `evaluate`.
     """
+    each_once(asked)
     if strangers := [name for name in methods if name not in METHODS]:
         raise DataError(f"no attack {', '.join(strangers)}; there are {', '.join(METHODS)}")
     seeds = chosen(read_table(table, PromptRow), count, params.run.seed)
@@ -71,17 +71,13 @@ def attack(
     found = outcomes(answered, resamples=params.evaluate.resamples, level=params.evaluate.level, seed=params.run.seed)
     rows = [turn for turns in asks for turn in turns]
     metrics = evaluate_metrics(answered, params.evaluate, params.run.seed)
-    fresh = out.absolute().with_name(f".{out.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    write_table(fresh / ATTACKS, rows, PromptRow)
-    write_table(fresh / ANSWERS, answered, Answered)
-    (fresh / OUTCOMES).write_text(json.dumps([asdict(one) for one in found], indent=2), encoding="utf-8")
-    page = render_report(answered, metrics, None, params.evaluate, params.run.seed, asked=rows, title="Attacks")
-    (fresh / REPORT).write_text(page, encoding="utf-8")
-    pages(root, params, fresh, rows, answered)
-    shutil.rmtree(out, ignore_errors=True)
-    fresh.rename(out)
+    with in_place_of(out) as fresh:
+        write_table(fresh / ATTACKS, rows, PromptRow)
+        write_table(fresh / ANSWERS, answered, Answered)
+        (fresh / OUTCOMES).write_text(json.dumps([asdict(one) for one in found], indent=2), encoding="utf-8")
+        page = render_report(answered, metrics, None, params.evaluate, params.run.seed, asked=rows, title="Attacks")
+        (fresh / REPORT).write_text(page, encoding="utf-8")
+        pages(root, params, fresh, rows, answered)
     Console(width=max(console.width, show.TABLE_WIDTH), file=console.file, highlight=False).print(
         _table(found, len(seeds))
     )

@@ -55,8 +55,7 @@ def evaluate(
         from saferflow.evaluation.inspect_log import require
 
         require()
-    if doubled := {name for name in asked if asked.count(name) > 1}:
-        raise PolicyError(f"{', '.join(sorted(doubled))} is named twice; name each policy once")
+    each_once(asked)
     params = held_to_plans(params) if constrained else params
     rows = read_table(table, PromptRow)
     answered: list[Answered] = []
@@ -65,20 +64,16 @@ def evaluate(
             answered += answers(name, folder, rows, params)
     metrics = evaluate_metrics(answered, params.evaluate, params.run.seed)
     metrics |= on_benchmarks(answered, rows, params)
-    fresh = out.absolute().with_name(f".{out.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    write_table(fresh / ANSWERS, answered, Answered)
-    (fresh / METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
-    page = render_report(answered, metrics, None, params.evaluate, params.run.seed, asked=rows, title="Evaluation")
-    (fresh / REPORT).write_text(page, encoding="utf-8")
-    if inspect:
-        from saferflow.evaluation.inspect_log import write_logs
+    with in_place_of(out) as fresh:
+        write_table(fresh / ANSWERS, answered, Answered)
+        (fresh / METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+        page = render_report(answered, metrics, None, params.evaluate, params.run.seed, asked=rows, title="Evaluation")
+        (fresh / REPORT).write_text(page, encoding="utf-8")
+        if inspect:
+            from saferflow.evaluation.inspect_log import write_logs
 
-        write_logs(fresh / INSPECT, rows, answered, metrics, str(table))
-    pages(root, params, fresh, rows, answered)
-    shutil.rmtree(out, ignore_errors=True)
-    fresh.rename(out)
+            write_logs(fresh / INSPECT, rows, answered, metrics, str(table))
+        pages(root, params, fresh, rows, answered)
     Console(width=max(console.width, show.TABLE_WIDTH), file=console.file, highlight=False).print(
         show.score_table(metrics)
     )
@@ -90,6 +85,26 @@ def evaluate(
     console.print(f"report: {out / REPORT}; rows: {out / 'audit/index.html'}; answers: {out / ANSWERS}")
     if inspect:
         console.print(f"logs: inspect view --log-dir {out / INSPECT}")
+
+
+def each_once(asked: Sequence[str]) -> None:
+    """Raises PolicyError where a policy is named twice."""
+    if doubled := {name for name in asked if asked.count(name) > 1}:
+        raise PolicyError(f"{', '.join(sorted(doubled))} is named twice; name each policy once")
+
+
+@contextmanager
+def in_place_of(out: Path) -> Iterator[Path]:
+    """A new folder that takes the place of `out` when the block ends well, and goes otherwise."""
+    fresh = out.absolute().with_name(f".{out.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        shutil.rmtree(out, ignore_errors=True)
+        fresh.rename(out)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def held_to_plans(params: Params) -> Params:

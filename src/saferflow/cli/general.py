@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from saferflow.cli.evaluate import policy_folder
+from saferflow.cli.evaluate import each_once, in_place_of, policy_folder
 from saferflow.errors import PipelineError, PolicyError
 from saferflow.evaluation.general import Score, command, difference, read_scores
 from saferflow.params import Params
@@ -50,29 +49,24 @@ def general(
         PolicyError: no such policy.
         DataError: what lmms-eval left cannot be read.
     """
-    if doubled := {name for name in asked if asked.count(name) > 1}:
-        raise PolicyError(f"{', '.join(sorted(doubled))} is named twice; name each policy once")
+    each_once(asked)
     python = harness or sys.executable
     _require(python)
-    fresh = out.absolute().with_name(f".{out.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    found: dict[str, list[Score]] = {}
-    for number, name in enumerate(asked, 1):
-        console.print(Text(f"[{number}/{len(asked)}] {name}: {', '.join(tasks)}"))
-        place = fresh / str(number)
-        if server:
-            model = {"base_url": server, "model_version": name}
-            _run(command(python, SERVER, model, tasks, place, own_tasks=own_tasks, limit=limit))
-        else:
-            with policy_folder(root, params, name) as folder:
-                model = _loaded(backend, folder.absolute(), params)
-                _run(command(python, backend, model, tasks, place, own_tasks=own_tasks, limit=limit))
-        found[name] = read_scores(place)
-    told = {name: _nested(scores) for name, scores in found.items()}
-    (fresh / SCORES).write_text(json.dumps(told, indent=2), encoding="utf-8")
-    shutil.rmtree(out, ignore_errors=True)
-    fresh.rename(out)
+    with in_place_of(out) as fresh:
+        found: dict[str, list[Score]] = {}
+        for number, name in enumerate(asked, 1):
+            console.print(Text(f"[{number}/{len(asked)}] {name}: {', '.join(tasks)}"))
+            place = fresh / str(number)
+            if server:
+                model = {"base_url": server, "model_version": name}
+                _run(command(python, SERVER, model, tasks, place, own_tasks=own_tasks, limit=limit))
+            else:
+                with policy_folder(root, params, name) as folder:
+                    model = _loaded(backend, folder.absolute(), params)
+                    _run(command(python, backend, model, tasks, place, own_tasks=own_tasks, limit=limit))
+            found[name] = read_scores(place)
+        told = {name: _nested(scores) for name, scores in found.items()}
+        (fresh / SCORES).write_text(json.dumps(told, indent=2), encoding="utf-8")
     console.print(_table(found, params))
     console.print(f"scores: {out / SCORES}; every sample: {out}/*/*/*_samples_*.jsonl")
 
