@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from flows import process
-from flows.bridge import alone, console, prepared, reachable
+from flows.bridge import console, reachable
+from flows.checkout import alone, prepared
 from saferflow.cli.show import COLUMNS, duration
 from saferflow.data.rows import Answered
 from saferflow.data.tables import atomic, read_table

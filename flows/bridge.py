@@ -3,14 +3,13 @@
 import argparse
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from prefect import Flow, get_run_logger, runtime, tags, task
 from prefect.context import TagsContext
 from prefect.exceptions import TerminationSignal
@@ -19,26 +18,19 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from rich.console import Console
 from rich.text import Text
 
-from flows import abandoned, process, registration
+from flows import abandoned, nodes, registration
+from flows.checkout import alone, prepared
 from flows.registration import Registered
+from flows.reproduce import RAN, UNCHANGED, Failure, StageFailed, reproduce
 from saferflow.cli import show
 from saferflow.data import profile_plot
 from saferflow.data.profile import LARGE
 from saferflow.errors import PipelineError, SaferflowError
-from saferflow.params import Params, load_params
-from saferflow.tracking import curves, data_versions, environment, graph, lineage, rollouts, runs, services
+from saferflow.params import NodesParams, Params, load_params
+from saferflow.tracking import curves, data_versions, graph, lineage, rollouts, runs, services, weights
 
-TAIL = 30
-"""Lines of a failed stage's output that its error repeats."""
 ARTIFACT_LIMIT = 64 * 2**20
 """Bytes. A model folder up to this size is copied into MLflow; of a larger one MLflow gets the address and digest."""
-TRACKER_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-"""For a stage's process: its points can wait for the next try, training cannot."""
-
-RAN, RESTORED, UNCHANGED = "ran", "restored", "up to date"
-_RESTORED_SIGN = "is cached - skipping run"
-_UNCHANGED_SIGN = "didn't change, skipping"
-
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -90,12 +82,16 @@ class Pipeline:
     stages: dict[str, graph.Stage] = field(init=False)
     changes: dict[str, tuple[str, ...]] = field(init=False)
     outcomes: dict[str, str] = field(init=False, default_factory=dict)
+    nodes: NodesParams | None = field(init=False)
     makers: dict[str, str] = field(init=False, default_factory=dict)
     """Stage -> the run whose code made its current outputs."""
 
     def __post_init__(self) -> None:
         self.stages = graph.load_stages(self.root)
         self.changes = graph.stale(self.root)
+        self.nodes = self.params.run.nodes
+        if self.nodes:
+            nodes.require(self.root, self.nodes, self.stages)
 
     def stage(self, name: str) -> None:
         """Run a stage as a Prefect task; it fails with the stage's last lines in its message."""
@@ -121,25 +117,29 @@ class Pipeline:
         follows = stage.name in graph.with_followers(ran, self.stages)
         if not (stage.name in self.changes or stage.name in self.force or follows):
             return UNCHANGED
-        why = self.changes.get(stage.name) or (("forced",) if stage.name in self.force else ("an earlier stage ran",))
+        forced = stage.name in self.force
+        why = self.changes.get(stage.name) or (("forced",) if forced else ("an earlier stage ran",))
         self._report(stage, show.listed(why))
-        command = [*graph.DVC, "repro", "--single-item", *(["--force"] if stage.name in self.force else []), stage.name]
-        logger, lines = get_run_logger(), []
+        logger = get_run_logger()
 
         def on_line(line: str) -> None:
-            lines.append(line)
-            if not _is_dvc_hint(line):
-                logger.info("%s", line)
-                console.print(Text.assemble((f"{stage.name:>9} │ ", "dim"), line))
+            logger.info("%s", line)
+            console.print(Text.assemble((f"{stage.name:>9} │ ", "dim"), line))
 
-        env = {"MLFLOW_RUN_ID": run, **TRACKER_PATIENCE}
-        status = process.run(command, self.root, self.root / "logs" / f"{stage.name}.log", env, on_line)
-        if status:
-            tail = "\n".join(line for line in lines[-TAIL:] if not _is_dvc_hint(line))
-            raise PipelineError(f"stage {stage.name} failed (exit status {status}). Its last lines:\n{tail}")
-        if any(_RESTORED_SIGN in line for line in lines):
-            return RESTORED
-        return UNCHANGED if any(_UNCHANGED_SIGN in line for line in lines) else RAN
+        for begun in count(1):
+            try:
+                if self.nodes and stage.name in self.nodes.stages:
+                    return nodes.run_on_node(self.root, self.stages, stage.name, self.nodes, run, on_line, force=forced)
+                return reproduce(self.root, stage.name, run, on_line, force=forced)
+            except StageFailed as error:
+                runs.tag(run, {lineage.PREFIX + "failure": error.failure})
+                if error.failure is not Failure.PREEMPTED or begun > self.params.run.preemptions:
+                    raise
+                again = (
+                    f"preempted; it begins again from its last checkpoint ({begun} of {self.params.run.preemptions})"
+                )
+                self._report(stage, again)
+        raise AssertionError("count has no end")
 
     def _remember(self, stage: graph.Stage, run: str, outcome: str, seconds: float) -> None:
         """Lineage, parameters, numbers and artifacts of a stage; artifacts only where no earlier run holds them."""
@@ -199,22 +199,16 @@ class Pipeline:
                 )
 
     def _register(self) -> Closing:
-        _, size = graph.out_digest(graph.lock_entries(self.root).get("grpo", {}), registration.MODEL) or ("", 0)
+        digest, size = graph.out_digest(graph.lock_entries(self.root).get("grpo", {}), registration.MODEL) or ("", 0)
         source = f"runs:/{self.makers['grpo']}/model"
         if size > ARTIFACT_LIMIT:
-            source = (self.root / registration.MODEL).absolute().as_uri()
+            source = weights.dvc_address(digest, registration.MODEL)
         done = registration.register(self.root, self.params, self.parent, self.makers, source)
         return Closing(dict(self.outcomes), done)
 
     def _report(self, stage: graph.Stage, text: str) -> None:
         at = list(self.stages).index(stage.name) + 1
         console.print(Text.assemble((f"[{at}/{len(self.stages)}] {stage.name}", "bold"), f"  {text}"))
-
-
-def _is_dvc_hint(line: str) -> bool:
-    """Advice that DVC prints after every stage; the flow's closing lines say what to do instead."""
-    hints = ("To track the changes", "To enable auto staging", "Use `dvc push`", "git add", "dvc config core.autostage")
-    return line.strip().startswith((*hints, "Updating lock file", "Generating lock file", "Data and pipelines are up"))
 
 
 def main(align: Flow, argv: list[str] | None = None) -> int:
@@ -239,15 +233,6 @@ def main(align: Flow, argv: list[str] | None = None) -> int:
     except (KeyboardInterrupt, TerminationSignal):
         console.print("interrupted. Finished stages are kept; the next run goes on with the one that was not.")
         return 130
-
-
-def prepared(root: Path) -> Params:
-    """The project's parameters, with the environment set for its servers; offline where nothing is fetched from a hub."""
-    params = load_params(root / "params.yaml")
-    environment.prepare(root=root)
-    if params.policy.base == "embedded" or Path(params.policy.base).exists():
-        environment.offline()
-    return params
 
 
 def _bring_up_to_date(align: Flow, root: Path, params: Params, force: tuple[str, ...]) -> int:
@@ -288,24 +273,3 @@ def reachable(root: Path) -> Iterator[None]:
     address = services.start(services.PREFECT, root)
     with temporary_settings(updates={PREFECT_API_URL: f"{address}/api"}):
         yield
-
-
-@contextmanager
-def alone(root: Path) -> Iterator[None]:
-    """Let one pipeline run at a time in a checkout; the lock goes with its holder, however it ends.
-
-    Raises:
-        PipelineError: another one is at work; the message names its process.
-    """
-    lock, holder = root / environment.HOME / "run.lock", root / environment.HOME / "run.pid"
-    try:
-        with FileLock(lock, timeout=0):
-            holder.write_text(str(os.getpid()))
-            yield
-            with suppress(FileNotFoundError):
-                holder.unlink()
-    except Timeout:
-        other = holder.read_text() if holder.exists() else "unknown"
-        raise PipelineError(
-            f"another pipeline is at work in this checkout (process {other}); wait for it, or end it with: kill {other}"
-        ) from None

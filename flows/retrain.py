@@ -20,7 +20,8 @@ from rich.text import Text
 
 from flows import process
 from flows.align import align
-from flows.bridge import alone, console, prepared, reachable
+from flows.bridge import console, reachable
+from flows.checkout import alone, prepared
 from flows.registration import pending
 from saferflow.errors import SaferflowError
 from saferflow.params import Params, load_params

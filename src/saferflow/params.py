@@ -21,6 +21,16 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class NodesParams(Section):
+    """Stages that run on other machines, by workers of a Prefect work pool (docs/cluster.md)."""
+
+    deployment: Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")]
+    """`flow/name` of the deployment that runs a stage; prefect.yaml has `stage/gpu`."""
+    stages: tuple[str, ...]
+    queue: str | None
+    """The work queue, where it is not the deployment's own: queues have priorities."""
+
+
 class RunParams(Section):
     """What holds for the whole run."""
 
@@ -28,6 +38,10 @@ class RunParams(Section):
     seed: int
     workers: Positive
     """Processes that make and check the tables; the tables come out the same with any number."""
+    preemptions: Count
+    """How often a stage that was told to end, or whose node went away, begins again by itself."""
+    nodes: NodesParams | None
+    """null: every stage runs on this machine."""
 
 
 class LoraParams(Section):

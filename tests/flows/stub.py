@@ -1,6 +1,6 @@
 """A stage of the toy pipeline: writes what dvc.yaml declares, from its inputs, in no time.
 
-STUB_FAIL=stage makes that stage fail, STUB_HANG=stage makes it say that it hangs, and hang.
+STUB_FAIL=stage makes that stage fail, STUB_HANG=stage makes it say that it hangs, and hang, STUB_SLOW=stage makes it take 20 s.
 """
 
 import hashlib
@@ -30,6 +30,8 @@ def main(stage: str) -> None:
         Path("hangs.pid").write_text(str(os.getpid()))
         print("hangs", flush=True)
         time.sleep(120)
+    if os.environ.get("STUB_SLOW") == stage:
+        time.sleep(20)
     for step in range(3 if stage == "grpo" else 0):  # the first point imports mlflow, which takes a second
         live.log_metrics({"loss": 1.0 / (step + 1)}, step)
     digest = hashlib.sha256(f"{stage} {params[stage]}".encode())

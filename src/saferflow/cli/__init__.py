@@ -26,6 +26,14 @@ Run it in the project's folder. To begin: `saferflow doctor`, then `saferflow ru
 )
 
 
+class Pools(StrEnum):
+    """Types of work pools that `init` makes."""
+
+    PROCESS = "process"
+    DOCKER = "docker"
+    KUBERNETES = "kubernetes"
+
+
 class Policy(StrEnum):
     """Who answers in `chat`."""
 
@@ -77,6 +85,26 @@ def run(
     command = [sys.executable, "-m", "flows.align", *(part for stage in force or () for part in ("--force", stage))]
     sys.stdout.flush()
     os.execv(sys.executable, command)  # noqa: S606 this process becomes the flow: signals and the exit status are its own
+
+
+@app.command()
+def init(
+    gpus: Annotated[int, typer.Option(min=1, metavar="N", help="Stages at work at once, over all nodes.")] = 1,
+    kind: Annotated[Pools, typer.Option(help="Of the work pools: where workers start what they run.")] = Pools.PROCESS,
+) -> None:
+    """Set up the Prefect server for retraining by the clock and for stages on GPU nodes; may be repeated.
+
+    Makes the work pools `pipelines` and `gpu` with their limits, a queue `urgent`, the deployments of prefect.yaml, and an
+    automation that marks runs whose process or node has died. The server is PREFECT_API_URL's, or this checkout's own.
+
+    Examples:
+
+    `saferflow init` · `PREFECT_API_URL=https://prefect.example/api saferflow init --gpus 8`
+    """
+    _require_project()
+    command = [sys.executable, "-m", "flows.setup", "--gpus", str(gpus), "--kind", kind.value]
+    sys.stdout.flush()
+    os.execv(sys.executable, command)  # noqa: S606 as in run
 
 
 @app.command()

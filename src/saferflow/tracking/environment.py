@@ -22,6 +22,7 @@ GUARDED = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
 """What a file of a registered model may not do."""
 QUIET = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",  # a bar redraws one line; a log wants whole ones

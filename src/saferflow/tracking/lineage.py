@@ -28,11 +28,15 @@ def checkout_id(root: Path) -> str:
 def git_state(root: Path) -> tuple[str, bool]:
     """The commit, and whether anything but a run's own output differs from it; `("none", True)` outside git."""
     commit = _git(root, "rev-parse", "HEAD")
-    changes = _git(root, "status", "--porcelain", "--untracked-files=normal")
-    if commit is None or changes is None:
+    if commit is None:
         return "none", True
-    dirty = [line for line in changes.splitlines() if not line[3:].strip('"').startswith(OWN_OUTPUT)]
-    return commit.strip(), bool(dirty)
+    return commit.strip(), any(not path.startswith(OWN_OUTPUT) for path in changed(root))
+
+
+def changed(root: Path) -> list[str]:
+    """Files that differ from the commit, or that git does not know."""
+    told = _git(root, "status", "--porcelain", "--untracked-files=normal") or ""
+    return [line[3:].strip('"') for line in told.splitlines()]
 
 
 def missing(tags: Mapping[str, str], stages: Iterable[str], *, clean_tree: bool) -> list[str]:

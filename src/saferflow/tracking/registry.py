@@ -54,7 +54,12 @@ def by_alias(model: str, alias: str) -> Version | None:
 
 
 def register(model: str, source: str, run: str, tags: Mapping[str, str]) -> Version:
-    """Add a version; `source` is an address, no weights go through this call."""
+    """Add a version; `source` is an address, no weights go through this call.
+
+    Args:
+        run: what the version's page links to, where the weights are no run's artifact: a server wants their own run then.
+    """
+    run = source.removeprefix("runs:/").partition("/")[0] if source.startswith("runs:/") else run
     made = client().create_model_version(model, source, run_id=run, tags=dict(tags), await_creation_for=0)
     return _read(model, made.version)
 

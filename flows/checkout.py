@@ -1,0 +1,42 @@
+"""A checkout before anything runs in it: its parameters, its environment, and one pipeline at a time."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from saferflow.errors import PipelineError
+from saferflow.params import Params, load_params
+from saferflow.tracking import environment
+
+
+def prepared(root: Path) -> Params:
+    """The project's parameters, with the environment set for its servers; offline where nothing is fetched from a hub."""
+    params = load_params(root / "params.yaml")
+    environment.prepare(root=root)
+    if params.policy.base == "embedded" or Path(params.policy.base).exists():
+        environment.offline()
+    return params
+
+
+@contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Let one pipeline run at a time in a checkout; the lock goes with its holder, however it ends.
+
+    Raises:
+        PipelineError: another one is at work; the message names its process.
+    """
+    lock, holder = root / environment.HOME / "run.lock", root / environment.HOME / "run.pid"
+    try:
+        with FileLock(lock, timeout=0):
+            holder.write_text(str(os.getpid()))
+            yield
+            with suppress(FileNotFoundError):
+                holder.unlink()
+    except Timeout:
+        other = holder.read_text() if holder.exists() else "unknown"
+        raise PipelineError(
+            f"another pipeline is at work in this checkout (process {other}); wait for it, or end it with: kill {other}"
+        ) from None

@@ -1,0 +1,87 @@
+"""One stage by DVC in this checkout: what bringing it up to date took, and what kind of failure it was."""
+
+import re
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+
+from flows import process
+from saferflow.errors import PipelineError
+from saferflow.tracking import graph
+
+TAIL = 30
+"""Lines of a failed stage's output that its error repeats."""
+TRACKER_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""For a stage's process: its points can wait for the next try, training cannot."""
+RAN, RESTORED, UNCHANGED = "ran", "restored", "up to date"
+RUNNING_SIGN = "Running stage '"
+_RESTORED_SIGN = "is cached - skipping run"
+_UNCHANGED_SIGN = "didn't change, skipping"
+
+
+class Failure(StrEnum):
+    """Why a stage failed; only the first kind is tried again by itself."""
+
+    PREEMPTED = "preempted"
+    """Told to end (SIGTERM), or its machine went away: its checkpoint is good."""
+    MEMORY = "out of memory"
+    KILLED = "killed"
+    """SIGKILL: by the kernel for want of memory, or by somebody."""
+    ERROR = "error"
+
+
+_SIGNS = {
+    Failure.MEMORY: re.compile(r"out of memory|OutOfMemoryError|MemoryError|can't allocate memory"),
+    Failure.PREEMPTED: re.compile(r"stopped by SIGTERM|exited with (?:-15|143)\b"),
+    Failure.KILLED: re.compile(r"exited with (?:-9|137)\b"),
+}
+
+
+class StageFailed(PipelineError):
+    """A stage that did not come to its end."""
+
+    def __init__(self, stage: str, failure: Failure, told: str):
+        super().__init__(f"stage {stage} failed ({failure}){told}")
+        self.failure = failure
+
+
+def failure_of(output: str) -> Failure:
+    """What the last lines of a stage speak of."""
+    return next((kind for kind, sign in _SIGNS.items() if sign.search(output)), Failure.ERROR)
+
+
+def reproduce(
+    root: Path, stage: str, run: str, on_line: Callable[[str], None], *, force: bool = False, pull: bool = False
+) -> str:
+    """Have DVC bring a stage up to date; says what that took: RAN, RESTORED or UNCHANGED.
+
+    Args:
+        run: the MLflow run that the stage's process writes its curves to.
+        pull: whether results of other checkouts are taken from the remote.
+
+    Raises:
+        StageFailed: with the stage's last lines.
+    """
+    options = [*(["--force"] if force else []), *(["--pull"] if pull else [])]
+    lines: list[str] = []
+
+    def keep(line: str) -> None:
+        lines.append(line)
+        if not is_hint(line):
+            on_line(line)
+
+    env = {"MLFLOW_RUN_ID": run, **TRACKER_PATIENCE}
+    command = [*graph.DVC, "repro", "--single-item", *options, stage]
+    status = process.run(command, root, root / "logs" / f"{stage}.log", env, keep)
+    if status:
+        tail = "\n".join(line for line in lines[-TAIL:] if not is_hint(line))
+        raise StageFailed(stage, failure_of(tail), f", exit status {status}. Its last lines:\n{tail}")
+    if any(_RESTORED_SIGN in line for line in lines):
+        return RESTORED
+    return UNCHANGED if any(_UNCHANGED_SIGN in line for line in lines) else RAN
+
+
+def is_hint(line: str) -> bool:
+    """Advice that DVC prints after every stage; the flow's closing lines say what to do instead."""
+    hints = ("To track the changes", "To enable auto staging", "Use `dvc push`", "git add", "dvc config core.autostage")
+    return line.strip().startswith((*hints, "Updating lock file", "Generating lock file", "Data and pipelines are up"))
