@@ -65,7 +65,7 @@ def trace(root: Path, params: Params, row: str) -> Trace:
         if not (root / table).exists():
             continue
         held = read_table(root / table, row_type)
-        mine = [one for one in held if _belongs(one, row)]
+        mine = [one for one in held if belongs(one, row)]
         known |= {one.id.rpartition(".")[0] if isinstance(one, DPORow) else one.id for one in held}
         if not mine:
             continue
@@ -102,7 +102,7 @@ def print_trace(console: Console, found: Trace, *, as_json: bool) -> None:
             console.print(Text(f"  behind versions {', '.join(f'v{number}' for number in place.versions)}"))
 
 
-def _belongs(one: SFTRow | DPORow | PromptRow, row: str) -> bool:
+def belongs(one: SFTRow | DPORow | PromptRow, row: str) -> bool:
     """A pair's id is its row's with the perturbation behind it."""
     return one.id == row or (isinstance(one, DPORow) and one.id == f"{row}.{one.perturbation}")
 

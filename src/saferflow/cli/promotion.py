@@ -69,7 +69,7 @@ def _compared(
     root: Path, params: Params, version: registry.Version, champion: registry.Version, *, keep: bool
 ) -> Verdict:
     alike = _by_one_judge(root, params)
-    candidate, leading = alike(_rows(version)), alike(_rows(champion))
+    candidate, leading = alike(answers_of(version)), alike(answers_of(champion))
     comparison = compare_with_champion(candidate, leading, params)
     if params.gate.regressions is not None:
         former = [alike(rows) for rows in _former(version.model)]
@@ -111,7 +111,7 @@ def _former(model: str) -> list[list[Answered]]:
     """The rows of every champion that there has been."""
     lines, _ = registry.history(model)
     numbers = {number for line in lines for number in line.moves.get(registry.CHAMPION, ()) if number is not None}
-    return [_rows(registry.by_number(model, number)) for number in sorted(numbers)]
+    return [answers_of(registry.by_number(model, number)) for number in sorted(numbers)]
 
 
 def promote(console: Console, root: Path, params: Params, number: int | None, *, dry_run: bool) -> bool:
@@ -184,7 +184,8 @@ def _candidate(model: str) -> registry.Version:
     return found
 
 
-def _rows(version: registry.Version) -> list[Answered]:
+def answers_of(version: registry.Version) -> list[Answered]:
+    """What a version answered on the rows that it was judged by."""
     with tempfile.TemporaryDirectory() as folder:
         path = _fetched(version, EVALUATED.name, Path(folder))
         return [row for row in read_table(path, Answered) if row.policy == CANDIDATE]

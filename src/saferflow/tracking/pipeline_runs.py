@@ -1,7 +1,7 @@
 """Pipeline runs as MLflow holds them: found by what people call them, with their stages beside them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from saferflow.errors import PipelineError
@@ -93,6 +93,28 @@ def readers(path: str, digest: str) -> dict[str, list[str]]:
     for run in found:
         stages.setdefault(run.data.tags.get(lineage.STAGE, run.info.run_name), []).append(run.info.run_id)
     return stages
+
+
+def versions_of(paths: Collection[str]) -> dict[tuple[str, str], dict[str, list[str]]]:
+    """Every version of these files that a run's own code has read: (path, DVC hash) -> stage -> runs, the oldest first."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for path in paths:
+        token = None
+        while True:
+            page = client().search_runs(
+                [experiment()],
+                f"tags.`{DEPENDENCY}{path}` LIKE '%' and tags.`{lineage.CACHED}` = 'false'",
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            for run in page:
+                stage = run.data.tags.get(lineage.STAGE, run.info.run_name)
+                digest = run.data.tags[DEPENDENCY + path]
+                found.setdefault((path, digest), {}).setdefault(stage, []).append(run.info.run_id)
+            token = page.token
+            if not token:
+                break
+    return found
 
 
 def _by_version(asked: str, model: str) -> str | None:

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +9,9 @@ from tempfile import TemporaryDirectory
 from urllib.parse import unquote, urlparse
 
 from saferflow.errors import PipelineError
-from saferflow.tracking.graph import DVC
 from saferflow.tracking.registry import MODEL_DIGEST, Version
 from saferflow.tracking.runs import fetch_artifact
+from saferflow.tracking.stored import stored
 
 
 @contextmanager
@@ -29,7 +27,7 @@ def weights_of(version: Version) -> Iterator[Path]:
             run, _, name = version.source.removeprefix("runs:/").partition("/")
             found = fetch_artifact(run, name, Path(folder))
         elif address.scheme == "dvc":
-            found = _from_dvc(address.netloc, Path(folder))
+            found = stored(address.netloc, Path(folder))
         elif address.scheme == "file":
             found = Path(unquote(address.path))
         else:
@@ -52,33 +50,6 @@ def weights_of(version: Version) -> Iterator[Path]:
 def dvc_address(digest: str, path: str) -> str:
     """Where a registered version's files are that DVC keeps: its cache or remote has them by hash, whatever ran since."""
     return f"dvc://{digest}/{path}"
-
-
-def _from_dvc(digest: str, folder: Path) -> Path:
-    """A folder out of this checkout's DVC cache, or its remote; a repository made for the purpose asks for it.
-
-    Raises:
-        PipelineError: neither has it.
-    """
-    (folder / ".dvc").mkdir()
-    for name in ("config", "config.local"):
-        if (config := Path(".dvc") / name).exists():
-            shutil.copy(config, folder / ".dvc" / name)
-    (folder / "model.dvc").write_text(f"outs:\n- md5: {digest}\n  hash: md5\n  path: model\n", encoding="utf-8")
-    cache = subprocess.run([*DVC, "cache", "dir"], capture_output=True, text=True, check=False).stdout.strip()
-    for command in (
-        ["config", "--local", "core.no_scm", "true"],
-        ["cache", "dir", "--local", cache],
-        ["checkout", "model.dvc"],
-    ):
-        done = subprocess.run([*DVC, *command], cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        done = subprocess.run([*DVC, "pull", "model.dvc"], cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise PipelineError(
-            f"DVC's cache in {cache} does not hold {digest}, and no remote gave it: {done.stderr.strip()[-300:]}"
-        )
-    return folder / "model"
 
 
 def folder_digest(folder: Path) -> str:
