@@ -697,7 +697,7 @@ def who(
     from saferflow.cli.lineage import print_who
     from saferflow.cli.lineage import who as ask
 
-    print_who(Console(highlight=False), params, ask(params, row), as_json=output is Format.JSON)
+    print_who(Console(highlight=False, soft_wrap=True), params, ask(params, row), as_json=output is Format.JSON)
 
 
 @lineage.command()
@@ -717,7 +717,7 @@ def why(
 
     from saferflow.cli.lineage import why as tell
 
-    tell(Console(highlight=False), params, version, row, as_json=output is Format.JSON)
+    tell(Console(highlight=False, soft_wrap=True), params, version, row, as_json=output is Format.JSON)
 
 
 @app.command()
