@@ -32,6 +32,8 @@ class Registered:
     promoted: bool
     reason: str
     """Why the version is or is not the champion, in words."""
+    waits: bool = False
+    """Whether it may lead as soon as a person agrees."""
 
 
 def pending(root: Path, params: Params) -> bool:
@@ -88,6 +90,9 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
         version = registry.by_number(model, version.number)
     registry.nominate(version)
     allowed, reason = may_lead(root, params, version, champion)
+    waits = allowed and params.gate.sign_off and not (champion and champion.number == version.number)
+    if waits:
+        allowed, reason = False, f"{reason}; a person has to agree (gate.sign_off): saferflow promote {version.number}"
     if allowed:
         registry.promote(version, reason, champion.number if champion else None)
     told = f"{'Promoted' if allowed else 'Not promoted'}: {reason}."
@@ -98,7 +103,7 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
     scores = json.loads((root / SCORES).read_text(encoding="utf-8"))
     runs.log_numbers(parent, scores["policies"][POLICY])
     runs.log_numbers(parent, scores["intervals"][POLICY])
-    return Registered(registry.by_digest(model, digest[0]), new, allowed, reason)
+    return Registered(registry.by_digest(model, digest[0]), new, allowed, reason, waits)
 
 
 def _card(

@@ -29,8 +29,8 @@ from saferflow.tracking import environment, graph, lineage, registry, runs
 
 WEBHOOK = "SAFERFLOW_WEBHOOK"
 """Environment variable with the address that is told; it may hold a secret, so it stands in no file."""
-UNCHANGED, PROMOTED, REJECTED, FAILED = "unchanged", "promoted", "rejected", "failed"
-TOLD = (PROMOTED, REJECTED, FAILED)
+UNCHANGED, PROMOTED, WAITING, REJECTED, FAILED = "unchanged", "promoted", "waiting", "rejected", "failed"
+TOLD = (PROMOTED, WAITING, REJECTED, FAILED)
 """Outcomes that someone is told of."""
 DAY = 86_400.0
 
@@ -85,7 +85,8 @@ def bring_up_to_date(root: Path, params: Params, force: tuple[str, ...]) -> Outc
     if not changed and not force and not pending(root, params):
         return _outcome(params, UNCHANGED, "neither data nor code nor parameters changed since the last run")
     done = align(force).registered
-    return _outcome(params, PROMOTED if done.promoted else REJECTED, done.reason, changed)
+    outcome = PROMOTED if done.promoted else WAITING if done.waits else REJECTED
+    return _outcome(params, outcome, done.reason, changed)
 
 
 def update_imports(root: Path) -> None:

@@ -502,6 +502,8 @@ class GateParams(Section):
     """Only what was made from committed files may lead."""
     public_key: str | None
     """A PEM file: a version leads, and is exported, only if the owner of this key has signed it; null asks for no signature."""
+    sign_off: bool
+    """Whether a person has to agree before a version that may lead does."""
     regressions: Count | None
     """Attacks that once succeeded against a champion and no longer do, so many of which may succeed again; null does not ask."""
     level: Annotated[float, Field(gt=0.5, lt=1)]

@@ -55,7 +55,10 @@ def store(tmp_path, monkeypatch):
         sft = client.create_run(made, tags={**tags, lineage.STAGE: "sft", f"saferflow.dep.{SFT}": digests[-1]})
         of_stage = {**tags, lineage.STAGE: "evaluate", f"saferflow.dep.{EVALUATION}": asked}
         evaluate = client.create_run(made, tags=of_stage)
-        answer = Answered("e", "grpo", "safety", "e", "<answer>no", 3, 2, 1, True, True, False, "refuse", "S1", "text", "none", "", "it declines")  # fmt: skip
+        answer = Answered(
+            "e", "grpo", "safety", "e", "<answer>no", 3, 2, 1, True, True, False, "refuse", "S1", "text", "none", "",
+            "it declines",
+        )  # fmt: skip
         write_table(tmp_path / "evaluated.parquet", [answer], Answered)
         client.log_artifact(evaluate.info.run_id, str(tmp_path / "evaluated.parquet"))
         version = registry.register(

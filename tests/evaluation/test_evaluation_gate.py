@@ -14,6 +14,7 @@ PARAMS = GateParams(
     registered_model="m",
     clean_tree=True,
     public_key=None,
+    sign_off=False,
     regressions=0,
     level=0.95,
     floors=Floors(

@@ -471,21 +471,54 @@ def promote(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Judge it and say what would happen; move nothing.")
     ] = False,
+    sign_off: Annotated[
+        bool,
+        typer.Option("--sign-off", help="Wait for a person to agree, also where gate.sign_off does not ask for it."),
+    ] = False,
 ) -> None:
     """Judge a registered version by the gate and against the champion, and make it the champion if it may be.
+
+    With --sign-off, or gate.sign_off in params.yaml, it waits for a week for somebody to agree: by `saferflow approve`, or on
+    the page of the Prefect run.
 
     Exit status: 0 it is (or would be) the champion, 1 it may not be.
 
     Examples:
 
-    `saferflow promote --dry-run` · `saferflow promote 3`
+    `saferflow promote --dry-run` · `saferflow promote 3` · `saferflow promote --sign-off`
     """
     root, params = _project()
     from rich.console import Console
 
     from saferflow.cli import promotion
 
+    if not dry_run and (sign_off or params.gate.sign_off):
+        of_it = ["--version", str(version)] if version is not None else []
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, "-m", "flows.promote", *of_it])  # noqa: S606 as in run
     raise typer.Exit(0 if promotion.promote(Console(highlight=False), root, params, version, dry_run=dry_run) else 1)
+
+
+@app.command()
+def approve(
+    run: Annotated[
+        str | None, typer.Argument(help="The promotion's Prefect run; the one that waits where none is named.")
+    ] = None,
+    by: Annotated[str, typer.Option(help="Who says so, for the ledger.")] = ...,
+    why: Annotated[str, typer.Option(help="The reason, for the ledger.")] = "",
+    refuse: Annotated[bool, typer.Option("--refuse", help="Say no: nothing is moved.")] = False,
+) -> None:
+    """Answer a promotion that waits for a person (`saferflow promote --sign-off`).
+
+    Examples:
+
+    `saferflow approve --by "A. Lovelace"` · `saferflow approve --by "A. Lovelace" --refuse --why "row 17 is wrong"`
+    """
+    _require_project()
+    named = ["--run", run] if run else []
+    command = ["-m", "flows.promote", "--answer", "refuse" if refuse else "agree", "--by", by, "--why", why, *named]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *command])  # noqa: S606 as in run
 
 
 @app.command()

@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -114,29 +114,60 @@ def _former(model: str) -> list[list[Answered]]:
     return [answers_of(registry.by_number(model, number)) for number in sorted(numbers)]
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A version, and whether it may lead."""
+
+    version: registry.Version
+    champion: registry.Version | None
+    """Whom it was compared with."""
+    allowed: bool
+    reason: str
+
+    @property
+    def told(self) -> str:
+        return f"{self.version.model} version {self.version.number}: {self.reason}"
+
+
+def judged(root: Path, params: Params, number: int | None, *, keep: bool = True) -> Judged:
+    """A version, the candidate where none is named, under the gate and against the champion; `keep` as in `may_lead`."""
+    model = params.gate.registered_model
+    version = _candidate(model) if number is None else registry.by_number(model, number)
+    champion = registry.by_alias(model, registry.CHAMPION)
+    return Judged(version, champion, *may_lead(root, params, version, champion, keep=keep))
+
+
+def lead(one: Judged, reason: str) -> None:
+    """Make a version the champion: what is to lead is what was judged, to the byte, and against the same champion."""
+    with weights_of(one.version):
+        registry.promote(one.version, reason, one.champion.number if one.champion else None)
+
+
 def promote(console: Console, root: Path, params: Params, number: int | None, *, dry_run: bool) -> bool:
     """Judge a version, the candidate where none is named, and make it the champion if it may be; says what and why.
 
     Returns:
         Whether it is the champion, or would be.
     """
-    model = params.gate.registered_model
-    version = _candidate(model) if number is None else registry.by_number(model, number)
-    champion = registry.by_alias(model, registry.CHAMPION)
-    allowed, reason = may_lead(root, params, version, champion, keep=not dry_run)
-    for line in show.verdict_lines(json.loads(_artifact(version, VERDICT.name))):
-        console.print(line)
-    console.print(f"{model} version {version.number}: {reason}")
-    if not allowed:
+    one = judged(root, params, number, keep=not dry_run)
+    print_judged(console, one)
+    if not one.allowed:
         console.print("nothing was moved")
         return False
     if dry_run:
-        console.print(f"it would be made {registry.CHAMPION}; nothing was moved (--dry-run)")
+        signed = ", once somebody signs it off (gate.sign_off)" if params.gate.sign_off else ""
+        console.print(f"it would be made {registry.CHAMPION}{signed}; nothing was moved (--dry-run)")
         return True
-    with weights_of(version):  # what is to lead is what was judged, to the byte
-        registry.promote(version, reason, champion.number if champion else None)
-    console.print(show.version_line(model))
+    lead(one, one.reason)
+    console.print(show.version_line(one.version.model))
     return True
+
+
+def print_judged(console: Console, one: Judged) -> None:
+    """The gate's checks, and what they come to."""
+    for line in show.verdict_lines(json.loads(_artifact(one.version, VERDICT.name))):
+        console.print(line)
+    console.print(one.told)
 
 
 def rollback(console: Console, params: Params, reason: str, *, dry_run: bool) -> None:

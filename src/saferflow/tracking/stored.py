@@ -16,15 +16,15 @@ def stored(digest: str, folder: Path) -> Path:
     """A file or folder with this hash, for reading; what is no whole file of the cache is asked for from `folder`, empty before.
 
     Raises:
-        PipelineError: neither cache nor remote has it.
+        PipelineError: neither cache nor remote has it, or the cache's file is damaged.
     """
     held = _cache(Path.cwd())
     file = held / "files" / "md5" / digest[:2] / digest[2:]
-    if (
-        "." not in digest
-        and file.exists()
-        and hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() == digest
-    ):
+    if file.is_file() and not digest.endswith(".dir"):
+        if hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() != digest:
+            raise PipelineError(
+                f"{file} is not what DVC put there: something changed it; delete it, and dvc fetch it anew"
+            )
         return file
     (folder / ".dvc").mkdir()
     for name in ("config", "config.local"):
