@@ -571,6 +571,42 @@ def export(
     write(Console(highlight=False, soft_wrap=True), root, params, version, to)
 
 
+class Backend(StrEnum):
+    """Whose server `serve` starts."""
+
+    TRANSFORMERS = "transformers"
+    VLLM = "vllm"
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(
+    context: typer.Context,
+    version: Annotated[str, typer.Argument(help="A registered version as 3 or v3, or an alias.")] = "champion",
+    backend: Annotated[Backend, typer.Option(help="Whose server; vllm wants a GPU.")] = Backend.TRANSFORMERS,
+    host: Annotated[str, typer.Option(help="Where it listens; beyond this machine only with a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="And at which port.")] = 8000,
+) -> None:
+    """Start an OpenAI-compatible server, transformers' own or vLLM's, on a registered version.
+
+    Its files are compared with the registry's hashes first, and with its signature where gate.public_key asks for one. Further
+    options go to the server as they are. It serves what the version was when it started: start it again after a promotion.
+
+    Examples:
+
+    `saferflow serve` · `saferflow serve v3 --port 8001` ·
+    `VLLM_API_KEY=… saferflow serve --backend vllm --host 0.0.0.0 --max-model-len 8192`
+    """
+    root, params = _project()
+    from rich.console import Console
+
+    from saferflow.cli import serve as server
+
+    server.serve(
+        Console(highlight=False, soft_wrap=True), root, params, version,
+        backend=server.Backend(backend.value), host=host, port=port, arguments=context.args,
+    )  # fmt: skip
+
+
 @app.command()
 def sign(
     version: Annotated[str, typer.Argument(help="A registered version as 3 or v3, or an alias.")] = "candidate",

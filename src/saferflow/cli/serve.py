@@ -1,0 +1,95 @@
+"""`saferflow serve`: a registered version behind an OpenAI-compatible server, transformers' own or vLLM's."""
+
+import ipaddress
+import os
+import shutil
+import sys
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from saferflow.cli.export import export
+from saferflow.errors import PipelineError
+from saferflow.params import Params
+from saferflow.tracking import environment, registry
+
+KEY = "VLLM_API_KEY"
+"""Environment variable that vLLM takes its key from."""
+
+
+class Backend(StrEnum):
+    """Whose server it is."""
+
+    TRANSFORMERS = "transformers"
+    VLLM = "vllm"
+
+
+def serve(
+    console: Console,
+    root: Path,
+    params: Params,
+    asked: str,
+    *,
+    backend: Backend,
+    host: str,
+    port: int,
+    arguments: list[str],
+) -> None:
+    """Write the version to a folder, each byte and its signature held against the registry, and become its server.
+
+    Args:
+        arguments: handed on to the server as they are.
+
+    Raises:
+        PipelineError: no such version, its files are not what was registered, the server is not installed, or it would stand
+            open to others without a key.
+    """
+    refuse_open_doors(backend, host)
+    if backend is Backend.VLLM and find_spec("vllm") is None:
+        raise PipelineError("vLLM is not installed: pip install 'saferflow[vllm]' on a machine with a GPU")
+    version = registry.named(params.gate.registered_model, asked)
+    folder = root / environment.HOME / "served" / str(version.number)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    export(console, root, params, str(version.number), folder)
+    command = _command(backend, folder, f"{version.model}-v{version.number}", host, port, arguments)
+    console.print(Text(f"http://{host}:{port}/v1 answers when the server says so; end it with Ctrl-C"))
+    sys.stdout.flush()
+    os.execv(command[0], command)  # noqa: S606 the server takes this process's place, so that signals reach it
+
+
+def refuse_open_doors(backend: Backend, host: str) -> None:
+    """A server that others reach must ask for a key.
+
+    Raises:
+        PipelineError: this one would not.
+    """
+    if _is_loopback(host):
+        return
+    if backend is Backend.TRANSFORMERS:
+        raise PipelineError(
+            f"transformers' server asks nobody for a key, so it does not go on {host}; use 127.0.0.1 behind a proxy that does, "
+            f"or --backend vllm with {KEY} set"
+        )
+    if not os.environ.get(KEY):
+        raise PipelineError(
+            f"on {host} others reach the server: set {KEY} to the key that they must show, or use 127.0.0.1"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _command(backend: Backend, folder: Path, name: str, host: str, port: int, arguments: list[str]) -> list[str]:
+    where = ["--host", host, "--port", str(port)]
+    if backend is Backend.VLLM:
+        vllm = shutil.which("vllm", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}") or "vllm"
+        return [vllm, "serve", str(folder), "--served-model-name", name, *where, *arguments]
+    return [sys.executable, "-m", "saferflow.cli.transformers_server", str(folder), *where, *arguments]
