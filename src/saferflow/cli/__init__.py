@@ -599,11 +599,11 @@ def serve(
     root, params = _project()
     from rich.console import Console
 
-    from saferflow.cli import serve as server
+    from saferflow.cli.serve import serve as become_server
 
-    server.serve(
+    become_server(
         Console(highlight=False, soft_wrap=True), root, params, version,
-        backend=server.Backend(backend.value), host=host, port=port, arguments=context.args,
+        backend=backend.value, host=host, port=port, arguments=context.args,
     )  # fmt: skip
 
 

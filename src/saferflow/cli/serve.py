@@ -4,7 +4,6 @@ import ipaddress
 import os
 import shutil
 import sys
-from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,15 +15,9 @@ from saferflow.errors import PipelineError
 from saferflow.params import Params
 from saferflow.tracking import environment, registry
 
+TRANSFORMERS, VLLM = "transformers", "vllm"
 KEY = "VLLM_API_KEY"
 """Environment variable that vLLM takes its key from."""
-
-
-class Backend(StrEnum):
-    """Whose server it is."""
-
-    TRANSFORMERS = "transformers"
-    VLLM = "vllm"
 
 
 def serve(
@@ -33,7 +26,7 @@ def serve(
     params: Params,
     asked: str,
     *,
-    backend: Backend,
+    backend: str,
     host: str,
     port: int,
     arguments: list[str],
@@ -48,7 +41,7 @@ def serve(
             open to others without a key.
     """
     refuse_open_doors(backend, host)
-    if backend is Backend.VLLM and find_spec("vllm") is None:
+    if backend == VLLM and find_spec("vllm") is None:
         raise PipelineError("vLLM is not installed: pip install 'saferflow[vllm]' on a machine with a GPU")
     version = registry.named(params.gate.registered_model, asked)
     folder = root / environment.HOME / "served" / str(version.number)
@@ -61,7 +54,7 @@ def serve(
     os.execv(command[0], command)  # noqa: S606 the server takes this process's place, so that signals reach it
 
 
-def refuse_open_doors(backend: Backend, host: str) -> None:
+def refuse_open_doors(backend: str, host: str) -> None:
     """A server that others reach must ask for a key.
 
     Raises:
@@ -69,7 +62,7 @@ def refuse_open_doors(backend: Backend, host: str) -> None:
     """
     if _is_loopback(host):
         return
-    if backend is Backend.TRANSFORMERS:
+    if backend == TRANSFORMERS:
         raise PipelineError(
             f"transformers' server asks nobody for a key, so it does not go on {host}; use 127.0.0.1 behind a proxy that does, "
             f"or --backend vllm with {KEY} set"
@@ -87,9 +80,9 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _command(backend: Backend, folder: Path, name: str, host: str, port: int, arguments: list[str]) -> list[str]:
+def _command(backend: str, folder: Path, name: str, host: str, port: int, arguments: list[str]) -> list[str]:
     where = ["--host", host, "--port", str(port)]
-    if backend is Backend.VLLM:
+    if backend == VLLM:
         vllm = shutil.which("vllm", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}") or "vllm"
         return [vllm, "serve", str(folder), "--served-model-name", name, *where, *arguments]
     return [sys.executable, "-m", "saferflow.cli.transformers_server", str(folder), *where, *arguments]
