@@ -44,14 +44,19 @@ def serve(
     if backend == VLLM and find_spec("vllm") is None:
         raise PipelineError("vLLM is not installed: pip install 'saferflow[vllm]' on a machine with a GPU")
     version = registry.named(params.gate.registered_model, asked)
-    folder = root / environment.HOME / "served" / str(version.number)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    export(console, root, params, str(version.number), folder)
-    command = _command(backend, folder, f"{version.model}-v{version.number}", host, port, arguments)
-    console.print(Text(f"http://{host}:{port}/v1 answers when the server says so; end it with Ctrl-C"))
+    home = (root / environment.HOME / "served").absolute()
+    name = f"{version.model}-v{version.number}"
+    shutil.rmtree(home / name, ignore_errors=True)
+    (home / "hub").mkdir(parents=True, exist_ok=True)
+    export(console, root, params, str(version.number), home / name)
+    command = _command(backend, name, host, port, arguments)
+    console.print(
+        Text(f"model {name} at http://{host}:{port}/v1 as soon as the server says that it is up; Ctrl-C ends it")
+    )
+    os.environ["HF_HUB_CACHE"] = str(home / "hub")  # transformers' server lists it, and fails where there is none
+    os.chdir(home)  # so that the model is called by its name and not by this machine's path
     sys.stdout.flush()
-    os.execv(command[0], command)  # noqa: S606 the server takes this process's place, so that signals reach it
+    os.execvp(command[0], command)  # noqa: S606 the server takes this process's place, so that signals reach it
 
 
 def refuse_open_doors(backend: str, host: str) -> None:
@@ -80,9 +85,17 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _command(backend: str, folder: Path, name: str, host: str, port: int, arguments: list[str]) -> list[str]:
+def _command(backend: str, name: str, host: str, port: int, arguments: list[str]) -> list[str]:
     where = ["--host", host, "--port", str(port)]
     if backend == VLLM:
-        vllm = shutil.which("vllm", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}") or "vllm"
-        return [vllm, "serve", str(folder), "--served-model-name", name, *where, *arguments]
-    return [sys.executable, "-m", "saferflow.cli.transformers_server", str(folder), *where, *arguments]
+        beside = Path(sys.executable).with_name("vllm")
+        return [
+            str(beside) if beside.exists() else "vllm",
+            "serve",
+            name,
+            "--served-model-name",
+            name,
+            *where,
+            *arguments,
+        ]
+    return [sys.executable, "-m", "saferflow.cli.transformers_server", name, *where, *arguments]
