@@ -27,7 +27,7 @@ from saferflow.data import profile_plot
 from saferflow.data.profile import LARGE
 from saferflow.errors import PipelineError, SaferflowError
 from saferflow.params import NodesParams, Params, load_params
-from saferflow.tracking import curves, data_versions, graph, lineage, rollouts, runs, services, weights
+from saferflow.tracking import curves, data_versions, graph, lineage, live, rollouts, runs, services, weights
 
 ARTIFACT_LIMIT = 64 * 2**20
 """Bytes. A model folder up to this size is copied into MLflow; of a larger one MLflow gets the address and digest."""
@@ -62,10 +62,10 @@ def _closing(run: str) -> Iterator[None]:
     try:
         yield
     except Exception:
-        runs.finish(run, "FAILED")
+        runs.give_up(run, "FAILED")
         raise
     except BaseException:
-        runs.finish(run, "KILLED")
+        runs.give_up(run, "KILLED")
         raise
     runs.finish(run)
 
@@ -109,6 +109,7 @@ class Pipeline:
             self.outcomes[stage.name] = outcome
             seconds = time.monotonic() - started
             self._report(stage, outcome if outcome != RAN else f"done in {show.duration(seconds)}")
+            live.send_left(run)
             self._remember(stage, run, outcome, seconds)
 
     def _reproduce(self, stage: graph.Stage, run: str) -> str:
@@ -229,6 +230,12 @@ def main(align: Flow, argv: list[str] | None = None) -> int:
             return _bring_up_to_date(align, root, params, force)
     except SaferflowError as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"error: {error}", style="red"))
+        return 1
+    except Exception as error:
+        if not runs.is_away(error):
+            raise
+        told = "MLflow's server does not answer (MLFLOW_TRACKING_URI); finished stages are kept: run again when it does"
+        Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"error: {told}", style="red"))
         return 1
     except (KeyboardInterrupt, TerminationSignal):
         console.print("interrupted. Finished stages are kept; the next run goes on with the one that was not.")

@@ -7,12 +7,10 @@ from pathlib import Path
 
 from flows import process
 from saferflow.errors import PipelineError
-from saferflow.tracking import graph
+from saferflow.tracking import environment, graph
 
 TAIL = 30
 """Lines of a failed stage's output that its error repeats."""
-TRACKER_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-"""For a stage's process: its points can wait for the next try, training cannot."""
 RAN, RESTORED, UNCHANGED = "ran", "restored", "up to date"
 RUNNING_SIGN = "Running stage '"
 _RESTORED_SIGN = "is cached - skipping run"
@@ -70,7 +68,7 @@ def reproduce(
         if not is_hint(line):
             on_line(line)
 
-    env = {"MLFLOW_RUN_ID": run, **TRACKER_PATIENCE}
+    env = {"MLFLOW_RUN_ID": run, **environment.HURRIED}
     command = [*graph.DVC, "repro", "--single-item", *options, stage]
     status = process.run(command, root, root / "logs" / f"{stage}.log", env, keep)
     if status:

@@ -69,7 +69,11 @@ def retrain(force: tuple[str, ...] = ()) -> Outcome:
             runs.close_abandoned(lineage.checkout_id(root))
             outcome = bring_up_to_date(root, params, force)
     except Exception as error:
-        failed = _outcome(params, FAILED, f"{type(error).__name__}: {error}")
+        told = f"{type(error).__name__}: {error}"
+        if runs.is_away(error):
+            tell(Outcome(FAILED, told))
+            raise
+        failed = _outcome(params, FAILED, told)
         remember(root, params, failed)
         tell(failed)
         raise

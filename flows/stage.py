@@ -10,7 +10,7 @@ from flows import process
 from flows.checkout import alone, prepared
 from flows.reproduce import reproduce
 from saferflow.errors import PipelineError
-from saferflow.tracking import environment, graph, lineage
+from saferflow.tracking import environment, graph, lineage, live
 
 SENT = (*lineage.OWN_OUTPUT, "params.yaml")
 """Files that come with the order: a change in them is no work of anybody on this node."""
@@ -38,6 +38,7 @@ def stage(name: str, commit: str, files: dict[str, str], run: str, force: bool =
         inputs = sorted(graph.parents(stages[name], stages))
         dvc(root, "pull", "--run-cache", *inputs, *sources(root, name))
         outcome = reproduce(root, name, run, on_line, force=force)
+        live.send_left(run)
         dvc(root, "push", "--run-cache", name)
     return Completed(message=outcome)
 

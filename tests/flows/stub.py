@@ -1,6 +1,7 @@
 """A stage of the toy pipeline: writes what dvc.yaml declares, from its inputs, in no time.
 
-STUB_FAIL=stage makes that stage fail, STUB_HANG=stage makes it say that it hangs, and hang, STUB_SLOW=stage makes it take 20 s.
+STUB_FAIL=stage makes that stage fail, STUB_HANG=stage makes it say that it hangs, and hang, STUB_SLOW=stage makes it take 20 s,
+STUB_FILL=stage makes it fill the disk by the file STUB_FILLER, STUB_POINTS makes GRPO log so many points, one in half a second.
 """
 
 import hashlib
@@ -32,8 +33,16 @@ def main(stage: str) -> None:
         time.sleep(120)
     if os.environ.get("STUB_SLOW") == stage:
         time.sleep(20)
-    for step in range(3 if stage == "grpo" else 0):  # the first point imports mlflow, which takes a second
+    if os.environ.get("STUB_FILL") == stage:
+        with Path(os.environ["STUB_FILLER"]).open("wb") as filler:
+            while True:
+                filler.write(bytes(2**16))
+    points = int(os.environ.get("STUB_POINTS", "0"))
+    for step in range((points or 3) if stage == "grpo" else 0):  # the first point imports mlflow, which takes a second
         live.log_metrics({"loss": 1.0 / (step + 1)}, step)
+        if points:
+            print(f"point {step}", flush=True)
+            time.sleep(0.5)
     digest = hashlib.sha256(f"{stage} {params[stage]}".encode())
     for dep in declared.get("deps", []):
         for file in sorted(Path(dep).rglob("*")) if Path(dep).is_dir() else [Path(dep)]:

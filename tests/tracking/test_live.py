@@ -68,3 +68,27 @@ def test_without_a_run_it_says_so_once_and_keeps_nothing(capsys):
     curve.send(last=True)
     assert curve._waiting == []
     assert capsys.readouterr().err.count("no MLFLOW_RUN_ID") == 1
+
+
+def test_what_could_not_be_sent_at_the_end_waits_in_a_file_and_goes_later(curve, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = curve._client
+    store.away = True
+    curve.add({"loss": 1.0}, 1)
+    assert not curve.send(last=True)
+    made = live._Curve
+
+    def of_store(run):
+        later = made(run)
+        later._client = store
+        return later
+
+    monkeypatch.setattr(live, "_Curve", of_store)
+    live.send_left("run")
+    assert store.points() == [], "the tracker is away still"
+    store.away = False
+    live.send_left("run")
+    assert store.points() == [("run", "loss", 1.0, 1)]
+    assert not list(live.LEFT.iterdir())
+    live.send_left("run")
+    assert len(store.points()) == 1, "once"

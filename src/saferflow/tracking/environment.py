@@ -29,6 +29,12 @@ QUIET = {
 }
 
 
+PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "6"}
+"""A tracker that is away for two minutes (tries after 0, 4, 8, 16, 32 and 64 s) is waited for; with MLflow's own 7, for four."""
+HURRIED = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""For what can wait until the tracker is back: a stage's points, closing the runs of a pipeline that has failed."""
+
+
 def prepare(environ: MutableMapping[str, str] = os.environ, root: Path | None = None) -> None:
     """Fill in what is not set yet; call before prefect, mlflow, dvc or transformers is imported."""
     root = (root or Path.cwd()).resolve()
@@ -40,6 +46,7 @@ def prepare(environ: MutableMapping[str, str] = os.environ, root: Path | None = 
         **TELEMETRY_OFF,
         **QUIET,
         **GUARDED,
+        **PATIENT,
         **records,
         "PREFECT_HOME": str(home / "prefect"),
         "DVC_SITE_CACHE_DIR": str(home / "dvc"),  # its default folder is shared by all users, and DVC unpickles from it

@@ -3,12 +3,13 @@
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saferflow.errors import PipelineError
-from saferflow.tracking import lineage
+from saferflow.tracking import environment, lineage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -61,6 +62,21 @@ def start(name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
 def finish(run: str, status: str = "FINISHED") -> None:
     """Close a run: `FINISHED`, `FAILED` or `KILLED`."""
     client().set_terminated(run, status)
+
+
+def give_up(run: str, status: str) -> None:
+    """Close a run of something that has failed, if the tracker answers at once; the next pipeline closes it otherwise."""
+    os.environ.update(environment.HURRIED)
+    with suppress(Exception):
+        finish(run, status)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an error says that the tracking server could not be reached."""
+    from mlflow.exceptions import MlflowException
+
+    told = str(error)
+    return isinstance(error, MlflowException) and ("Max retries exceeded" in told or "Connection" in told)
 
 
 def tag(run: str, tags: Mapping[str, str]) -> None:
