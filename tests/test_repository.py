@@ -240,3 +240,20 @@ def test_every_test_that_the_threat_list_names_is_there():
     written = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     assert told
     assert sorted(name for name in told if f"def {name}(" not in written) == []
+
+
+def test_the_servers_of_the_compose_file_are_the_versions_that_were_tested():
+    """And every port is on loopback, and no password has a default."""
+    text = (ROOT / "mlflow" / "compose.yaml").read_text(encoding="utf-8")
+    told = dict(re.findall(r"([\w-]+)(?:\[\w+\])?==([\w.]+)", text))
+    told["prefect"] = re.search(r"prefecthq/prefect:([\d.]+)-", text)[1]
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    assert {name: pinned[name.lower()] for name in told} == told
+    assert len(told) >= 5
+    services = yaml.safe_load(text)["services"]
+    ports = [port for service in services.values() for port in service.get("ports", ())]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    example = (ROOT / "mlflow" / "compose.env.example").read_text()
+    secrets = set(re.findall(r"\$\{(\w+)", text))
+    assert secrets == set(re.findall(r"^(\w+)=$", example, re.M))

@@ -181,6 +181,45 @@ def test_nobody_outside_was_asked_for(checkout):
     assert [one for one in asked if one[0] not in here] == []
 
 
+NO_WAY_OUT = """
+ip link set lo up
+python=$1; shift
+"$python" "$@"; status=$?
+echo "no route: $(grep ^Ip: /proc/net/snmp | tail -1 | cut -d' ' -f13)"
+"$python" -c 'import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(("192.0.2.1", 9))' 2> /dev/null
+echo "and after asking: $(grep ^Ip: /proc/net/snmp | tail -1 | cut -d' ' -f13)"
+exit $status
+"""
+"""Runs a command where there is no network but loopback, and prints how often the kernel found no way to somewhere else."""
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("unshare"), reason="a network of its own takes root")
+def test_in_a_network_without_a_way_out_nothing_asks_for_one(checkout):
+    """The kernel counts for all processes, also for what is not Python: all stages anew, none tried to go anywhere."""
+    copied = checkout.parent / "alone"
+    shutil.copytree(checkout, copied, symlinks=True, ignore=shutil.ignore_patterns("prefect.json", "mlflow.json"))
+    params = copied / "params.yaml"
+    params.write_text(params.read_text().replace("  seed: 7\n", "  seed: 8\n", 1))
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_", "HF_"))}
+    clean = {name: value for name, value in clean.items() if name not in environment.TELEMETRY_OFF}
+    try:
+        done = subprocess.run(
+            [
+                "unshare", "--net", "sh", "-c", NO_WAY_OUT, "sh", sys.executable,
+                "-c", "from saferflow.cli import main; main()", "run",
+            ],
+            cwd=copied, env={**clean, "PYTHONPATH": str(copied / "src"), "COLUMNS": "120"},
+            capture_output=True, text=True, timeout=900, check=False,
+        )  # fmt: skip
+    finally:
+        for service in services.SERVICES:
+            services.stop(service, copied)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ran(done.stdout) == STAGES
+    assert "no route: 0\n" in done.stdout
+    assert "and after asking: 1\n" in done.stdout, "the kernel counts"
+
+
 def test_no_key_is_left_anywhere(checkout):
     """In no log, store, artifact or cache of the checkout."""
     files = [path for path in checkout.rglob("*") if path.is_file() and not path.is_symlink()]
@@ -198,6 +237,47 @@ def test_a_second_run_runs_no_stage_and_says_so(checkout):
     status, output = run(checkout)
     assert status == 0, output
     assert "nothing to do: all 9 stages up to date" in output
+
+
+def test_a_registered_version_answers_over_http_what_it_answered_in_the_evaluation(checkout):
+    """`saferflow serve`, asked as anybody asks a server."""
+    import base64
+
+    from openai import APIConnectionError, OpenAI
+
+    from saferflow.data.rows import PromptRow
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-c", "from saferflow.cli import main; main()", "serve", "v1", "--port", str(port)]
+    environ = {**os.environ, "PYTHONPATH": str(checkout / "src")}
+    log = (checkout.parent / "serve.log").open("w+")
+    server = subprocess.Popen(command, cwd=checkout, env=environ, stdout=log, stderr=log)
+    try:
+        client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+        rows = {row.id: row for row in read_table(checkout / "data/tables/evaluation.parquet", PromptRow)}
+        answered = [one for one in read_table(checkout / "data/evaluated.parquet", Answered) if one.policy == "grpo"]
+        one = next(one for one in answered if rows[one.row].image and one.completion)
+        row = rows[one.row]
+        picture = f"data:image/png;base64,{base64.b64encode(row.image).decode()}"
+        content = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": row.question}]
+        messages = [{"role": "user", "content": content}]
+        messages = ([{"role": "system", "content": row.system}] if row.system else []) + messages
+        model = f"{load_params(checkout / 'params.yaml').gate.registered_model}-v1"
+        limit = time.monotonic() + 180
+        while True:
+            try:
+                told = client.chat.completions.create(model=model, messages=messages, max_tokens=48, temperature=0)
+                break
+            except APIConnectionError:
+                assert server.poll() is None and time.monotonic() < limit, Path(log.name).read_text()
+                time.sleep(0.5)
+        assert told.choices[0].message.content.split() == one.completion.split()
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
+        log.close()
 
 
 def test_a_question_is_answered_on_the_terminal(checkout):
