@@ -13,7 +13,7 @@ def test_on_loopback_no_key_is_wanted(backend, host, monkeypatch):
     refuse_open_doors(backend, host)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "::", "a.host.example"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "::", "a.host.example"])  # noqa: S104
 def test_beyond_it_vllm_wants_a_key_and_transformers_does_not_go(host, monkeypatch):
     monkeypatch.delenv(KEY, raising=False)
     for backend in (TRANSFORMERS, VLLM):

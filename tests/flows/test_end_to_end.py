@@ -271,7 +271,8 @@ def test_a_registered_version_answers_over_http_what_it_answered_in_the_evaluati
                 told = client.chat.completions.create(model=model, messages=messages, max_tokens=48, temperature=0)
                 break
             except APIConnectionError:
-                assert server.poll() is None and time.monotonic() < limit, Path(log.name).read_text()
+                assert server.poll() is None, Path(log.name).read_text()
+                assert time.monotonic() < limit, Path(log.name).read_text()
                 time.sleep(0.5)
         assert told.choices[0].message.content.split() == one.completion.split()
     finally:
