@@ -16,14 +16,19 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
-from tests.flows import cluster  # noqa: E402
-
 from saferflow.params import load_params  # noqa: E402
 from saferflow.tracking import environment  # noqa: E402
+from tests.flows import cluster  # noqa: E402
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from mlflow import MlflowClient
 
 RESULTS = ROOT / "benchmarks" / "results.json"
 COMMANDS = {
@@ -36,7 +41,7 @@ NAMES = ("evaluated.parquet", "gate.json")
 """Artifacts of a pipeline run that promotion reads."""
 
 
-def newest(client, model: str) -> tuple:
+def newest(client: "MlflowClient", model: str) -> tuple:
     """The pipeline run behind the newest version, its stages' runs, and the version."""
     version = max(client.search_model_versions(f"name = '{model}'"), key=lambda one: int(one.version))
     parent = client.get_run(version.tags["saferflow.evaluation_run"])
@@ -47,15 +52,16 @@ def newest(client, model: str) -> tuple:
 
 def fill(address: str, artifacts: Path, runs: int, versions: int, model: str, of: tuple) -> None:
     """Copies of one pipeline run until there are so many runs and versions; a champion among them."""
-    import mlflow
     from mlflow.entities import Metric, Param, RunTag
+
+    import mlflow
 
     version, parent, children = of
     source = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     client = mlflow.MlflowClient(address)
     experiment = client.create_experiment("align", artifact_location=artifacts.as_uri())
 
-    def copy(run, parent_id: str | None) -> str:
+    def copy(run: "Run", parent_id: str | None) -> str:
         made = client.create_run(experiment, run_name=run.info.run_name).info.run_id
         tags = {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
         tags |= {"mlflow.parentRunId": parent_id} if parent_id else {}

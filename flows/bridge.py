@@ -83,6 +83,8 @@ class Pipeline:
     changes: dict[str, tuple[str, ...]] = field(init=False)
     outcomes: dict[str, str] = field(init=False, default_factory=dict)
     nodes: NodesParams | None = field(init=False)
+    spent: float = field(init=False, default=0.0)
+    """Seconds of stages, times the processes that trained."""
     makers: dict[str, str] = field(init=False, default_factory=dict)
     """Stage -> the run whose code made its current outputs."""
 
@@ -105,9 +107,12 @@ class Pipeline:
         run = runs.start(stage.name, {**self.tags, lineage.STAGE: stage.name}, parent=self.parent)
         with _closing(run):
             started = time.monotonic()
-            outcome = self._reproduce(stage, run)
+            try:
+                outcome = self._reproduce(stage, run)
+            finally:
+                seconds = time.monotonic() - started
+                self.spent += seconds * self._processes(stage)
             self.outcomes[stage.name] = outcome
-            seconds = time.monotonic() - started
             self._report(stage, outcome if outcome != RAN else f"done in {show.duration(seconds)}")
             live.send_left(run)
             self._remember(stage, run, outcome, seconds)
@@ -130,8 +135,17 @@ class Pipeline:
         for begun in count(1):
             try:
                 if self.nodes and stage.name in self.nodes.stages:
-                    return nodes.run_on_node(self.root, self.stages, stage.name, self.nodes, run, on_line, force=forced)
-                return reproduce(self.root, stage.name, run, on_line, force=forced)
+                    return nodes.run_on_node(
+                        self.root,
+                        self.stages,
+                        stage.name,
+                        self.nodes,
+                        run,
+                        on_line,
+                        force=forced,
+                        seconds=self._left(stage),
+                    )
+                return reproduce(self.root, stage.name, run, on_line, force=forced, seconds=self._left(stage))
             except StageFailed as error:
                 runs.tag(run, {lineage.PREFIX + "failure": error.failure})
                 if error.failure is not Failure.PREEMPTED or begun > self.params.run.preemptions:
@@ -141,6 +155,25 @@ class Pipeline:
                 )
                 self._report(stage, again)
         raise AssertionError("count has no end")
+
+    def _left(self, stage: graph.Stage) -> float | None:
+        """Seconds that the budget leaves a stage.
+
+        Raises:
+            PipelineError: none.
+        """
+        if self.params.run.budget_hours is None:
+            return None
+        left = self.params.run.budget_hours * 3600 - self.spent
+        if left <= 0:
+            raise PipelineError(
+                f"run.budget_hours ({self.params.run.budget_hours:g}) is spent before stage {stage.name}; finished stages are "
+                "kept, and a run with more goes on"
+            )
+        return left / self._processes(stage)
+
+    def _processes(self, stage: graph.Stage) -> int:
+        return self.params.launch.processes * self.params.launch.nodes if "launch" in stage.params else 1
 
     def _remember(self, stage: graph.Stage, run: str, outcome: str, seconds: float) -> None:
         """Lineage, parameters, numbers and artifacts of a stage; artifacts only where no earlier run holds them."""

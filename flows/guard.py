@@ -1,9 +1,12 @@
 """Runs a command in a process group of its own that ends when whoever asked for it is gone.
 
 `python -m flows.guard COMMAND...`: the caller holds this process's standard input open. When it closes (the caller ended
-the stage, or was killed), or on SIGTERM, the whole group gets SIGTERM and, ten seconds later, SIGKILL.
+the stage, or was killed), or on SIGTERM, the whole group gets SIGTERM and, ten seconds later, SIGKILL. With SAFERFLOW_COST it
+leaves there, as JSON, what the command used; with SAFERFLOW_SECONDS the command is told to end after so long, has ten minutes
+for its checkpoint, and the exit status is 124.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -11,25 +14,48 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
+
+from flows.meter import Meter
 
 GRACE = 10.0
+CHECKPOINT = 600.0
+"""Seconds that a command whose time is up has for its last checkpoint."""
+COST, SECONDS = "SAFERFLOW_COST", "SAFERFLOW_SECONDS"
+TIME_IS_UP = 124
+"""Exit status, as timeout(1) has it."""
 
 
 def main(command: list[str]) -> int:
     """Run the command; its exit status, or 128 + the signal that ended it."""
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-    ending = threading.Event()
+    environ = {name: value for name, value in os.environ.items() if name not in (COST, SECONDS)}
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, env=environ)
+    meter = Meter(child.pid) if COST in os.environ else None
+    ending, late = threading.Event(), threading.Event()
 
     def end(*_: object) -> None:
         if not ending.is_set():
             ending.set()
             threading.Thread(target=_end_group, args=(child.pid,), daemon=True).start()
 
+    def time_is_up() -> None:
+        late.set()
+        threading.Thread(target=_end_group, args=(child.pid, CHECKPOINT), daemon=True).start()
+
+    if SECONDS in os.environ:
+        clock = threading.Timer(float(os.environ[SECONDS]), time_is_up)
+        clock.daemon = True
+        clock.start()
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, end)
     threading.Thread(target=lambda: (_wait_for_end_of_input(), end()), daemon=True).start()
     status = child.wait()
     _end_group(child.pid, grace=GRACE if ending.is_set() else 1.0)  # what the command left behind
+    if meter:
+        with suppress(OSError):
+            Path(os.environ[COST]).write_text(json.dumps(meter.read()))
+    if late.is_set() and status:
+        return TIME_IS_UP
     return status if status >= 0 else 128 - status
 
 

@@ -67,6 +67,7 @@ def run_on_node(
     on_line: Callable[[str], None],
     *,
     force: bool = False,
+    seconds: float | None = None,
 ) -> str:
     """Have a worker run a stage, and restore what it made in this checkout; says what that took.
 
@@ -84,7 +85,7 @@ def run_on_node(
     files = {path: (root / path).read_text(encoding="utf-8") for path in carried if (root / path).exists()}
     commit, _ = lineage.git_state(root)
     order = {"name": name, "commit": commit, "files": files, "force": force}
-    ordered = _order(nodes, order, run)
+    ordered = _order(nodes, order, {"run": run, "seconds": seconds})
     outcome = _followed(ordered, name, on_line)
 
     def restored_only(line: str) -> None:
@@ -98,13 +99,13 @@ def run_on_node(
     return RAN if outcome == RAN else here
 
 
-def _order(nodes: NodesParams, order: dict, run: str) -> FlowRun:
-    """The flow run of this order: one that is at work or done already, or a new one."""
+def _order(nodes: NodesParams, order: dict, besides: dict) -> FlowRun:
+    """The flow run of this order: one that is at work or done already, or a new one; `besides` makes no other order of it."""
     digest = hashlib.sha256(json.dumps(order, sort_keys=True).encode()).hexdigest()
     for attempt in count(1):
         found = run_deployment(
             nodes.deployment,
-            parameters={**order, "run": run},
+            parameters={**order, **besides},
             flow_run_name=order["name"],
             timeout=0,
             tags=[f"stage:{order['name']}"],

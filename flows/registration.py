@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from saferflow.cli.promotion import may_lead
@@ -11,6 +11,7 @@ from saferflow.data.sources import licence_of
 from saferflow.data.tables import read_table
 from saferflow.errors import PipelineError
 from saferflow.evaluation.card import Origin, render_card
+from saferflow.evaluation.cost import Cost, cost_of, total
 from saferflow.params import Params
 from saferflow.tracking import graph, lineage, registry, runs, signing
 
@@ -96,7 +97,9 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
     if allowed:
         registry.promote(version, reason, champion.number if champion else None)
     told = f"{'Promoted' if allowed else 'Not promoted'}: {reason}."
-    card = _card(root, params, entries, parent, version, verdict, told)
+    costs = {stage: cost_of(runs.figures(run)) for stage, run in stage_runs.items()}
+    runs.log_numbers(parent, {"cost": asdict(total(costs))})
+    card = _card(root, params, entries, parent, version, verdict, told, costs)
     runs.log_text(parent, card, CARD)
     registry.describe(version, card)
     runs.tag(parent, {lineage.PREFIX + "version": str(version.number), runs.NOTE: told})
@@ -107,7 +110,14 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
 
 
 def _card(
-    root: Path, params: Params, entries: dict, parent: str, version: registry.Version, verdict: dict, told: str
+    root: Path,
+    params: Params,
+    entries: dict,
+    parent: str,
+    version: registry.Version,
+    verdict: dict,
+    told: str,
+    costs: dict[str, Cost],
 ) -> str:
     commit, dirty = lineage.git_state(root)
     digests = {out["path"]: out.get("md5", "") for entry in entries.values() for out in entry.get("outs", ())}
@@ -118,7 +128,7 @@ def _card(
     plan = json.loads((root / "metrics/plan.json").read_text(encoding="utf-8"))
     rows = {name: plan[name] for name in TABLES if name in plan}
     answered = read_table(root / EVALUATED, Answered)
-    return render_card(origin, params, sources, rows, scores, verdict, answered, told)
+    return render_card(origin, params, sources, rows, scores, verdict, answered, told, costs)
 
 
 def _with_parents(tags: dict[str, str], champion: registry.Version | None) -> dict[str, str]:

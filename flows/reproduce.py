@@ -1,13 +1,16 @@
 """One stage by DVC in this checkout: what bringing it up to date took, and what kind of failure it was."""
 
+import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
-from flows import process
+from flows import guard, process
+from saferflow.endpoint.store import Store
 from saferflow.errors import PipelineError
-from saferflow.tracking import environment, graph
+from saferflow.tracking import environment, graph, runs
 
 TAIL = 30
 """Lines of a failed stage's output that its error repeats."""
@@ -25,6 +28,8 @@ class Failure(StrEnum):
     MEMORY = "out of memory"
     KILLED = "killed"
     """SIGKILL: by the kernel for want of memory, or by somebody."""
+    BUDGET = "budget spent"
+    """run.budget_hours: its checkpoint is good."""
     ERROR = "error"
 
 
@@ -49,13 +54,23 @@ def failure_of(output: str) -> Failure:
 
 
 def reproduce(
-    root: Path, stage: str, run: str, on_line: Callable[[str], None], *, force: bool = False, pull: bool = False
+    root: Path,
+    stage: str,
+    run: str,
+    on_line: Callable[[str], None],
+    *,
+    force: bool = False,
+    pull: bool = False,
+    seconds: float | None = None,
 ) -> str:
     """Have DVC bring a stage up to date; says what that took: RAN, RESTORED or UNCHANGED.
 
     Args:
         run: the MLflow run that the stage's process writes its curves to.
         pull: whether results of other checkouts are taken from the remote.
+        seconds: after which the stage is told to end; a training stage writes a checkpoint first.
+
+    What the stage used stands in the MLflow run, as `cost.*`.
 
     Raises:
         StageFailed: with the stage's last lines.
@@ -68,9 +83,21 @@ def reproduce(
         if not is_hint(line):
             on_line(line)
 
-    env = {"MLFLOW_RUN_ID": run, **environment.HURRIED}
+    cost = root / environment.HOME / f"{stage}.cost.json"
+    cost.unlink(missing_ok=True)
+    env = {"MLFLOW_RUN_ID": run, **environment.HURRIED, guard.COST: str(cost)}
+    env |= {guard.SECONDS: str(seconds)} if seconds is not None else {}
+    before = Store().tokens()
     command = [*graph.DVC, "repro", "--single-item", *options, stage]
     status = process.run(command, root, root / "logs" / f"{stage}.log", env, keep)
+    used = json.loads(cost.read_text()) if cost.exists() else {}
+    if any(RUNNING_SIGN in line for line in lines):
+        with suppress(Exception):  # a figure is no reason to lose a stage
+            runs.log_numbers(run, {"cost": used | {"tokens": Store().tokens() - before}})
+    if status == guard.TIME_IS_UP:
+        raise StageFailed(
+            stage, Failure.BUDGET, ": run.budget_hours is spent; its checkpoint is kept, and a run with more goes on"
+        )
     if status:
         tail = "\n".join(line for line in lines[-TAIL:] if not is_hint(line))
         raise StageFailed(stage, failure_of(tail), f", exit status {status}. Its last lines:\n{tail}")

@@ -17,12 +17,15 @@ SENT = (*lineage.OWN_OUTPUT, "params.yaml")
 
 
 @flow(name="stage")
-def stage(name: str, commit: str, files: dict[str, str], run: str, force: bool = False) -> State:
+def stage(
+    name: str, commit: str, files: dict[str, str], run: str, force: bool = False, seconds: float | None = None
+) -> State:
     """Take up the commit and the files that came with the order, pull what the stage reads, run it, push what it wrote.
 
     Args:
         files: path -> text: params.yaml, dvc.lock and the metrics that the stage reads.
         run: the MLflow run that the stage's process writes its curves to.
+        seconds: what the budget leaves.
     """
     root = Path.cwd()
     environment.prepare(root=root)
@@ -37,7 +40,7 @@ def stage(name: str, commit: str, files: dict[str, str], run: str, force: bool =
         stages = graph.load_stages(root)
         inputs = sorted(graph.parents(stages[name], stages))
         dvc(root, "pull", "--run-cache", *inputs, *sources(root, name))
-        outcome = reproduce(root, name, run, on_line, force=force)
+        outcome = reproduce(root, name, run, on_line, force=force, seconds=seconds)
         live.send_left(run)
         dvc(root, "push", "--run-cache", name)
     return Completed(message=outcome)

@@ -40,6 +40,9 @@ class RunParams(Section):
     """Processes that make and check the tables; the tables come out the same with any number."""
     preemptions: Count
     """How often a stage that was told to end, or whose node went away, begins again by itself."""
+    budget_hours: Annotated[float, Field(gt=0)] | None
+    """What the stages of one pipeline run may take together, in hours times the processes that train: GPU hours, where each has
+    a GPU. A training stage whose time is up writes a checkpoint and ends; null sets no bound."""
     nodes: NodesParams | None
     """null: every stage runs on this machine."""
 

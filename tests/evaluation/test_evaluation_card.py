@@ -8,6 +8,7 @@ import pytest
 
 from saferflow.data.rows import Answered
 from saferflow.evaluation.card import Origin, by_hazard, cell, render_card
+from saferflow.evaluation.cost import Cost, cost_of, total
 from saferflow.evaluation.measures import MEASURES
 from saferflow.params import load_params
 
@@ -19,12 +20,13 @@ METRICS = {
     "policies": {policy: dict.fromkeys(MEASURES, 81.25) for policy in ("base", "sft", "dpo", "grpo")},
     "intervals": {policy: dict.fromkeys(MEASURES, (79.0, 83.5)) for policy in ("base", "sft", "dpo", "grpo")},
 }
+COSTS = {"sft": Cost(100, 0.05, None, None, 0), "grpo": Cost(50, 0.1, 0.25, 1.5, 1200)}
 FAILED = {"checks": [{"name": "attack_success_rate", "passed": False, "detail": "10.8 %, wanted at most 10 %"}]}
 
 
 def card(rows=(ROW,), verdict=FAILED, metrics=METRICS, decision="Not promoted: x."):
     sources = [("scenes", "CC0-1.0"), ("jsonl data/sources/mine", "")]
-    return render_card(ORIGIN, PARAMS, sources, {"sft": 10, "dpo": 20}, metrics, verdict, rows, decision)
+    return render_card(ORIGIN, PARAMS, sources, {"sft": 10, "dpo": 20}, metrics, verdict, rows, decision, COSTS)
 
 
 def test_it_says_what_it_is_made_of_how_it_scores_and_where_it_fails():
@@ -66,3 +68,17 @@ def test_what_others_wrote_stays_text(hostile):
 def test_hazards_are_counted_once_each():
     groups = by_hazard([ROW, replace(ROW, row="s"), replace(ROW, row="t", hazard="none", expected="answer")])
     assert [(group["hazard"], group["rows"], group["harmful"]) for group in groups] == [("S1", 2, 2), ("none", 1, 0)]
+
+
+def test_what_it_cost_stands_by_stage_and_in_all_and_what_nobody_measured_is_a_dash():
+    text = card()
+    assert "| sft | 100 | 0.05 | – | – | 0 |" in text
+    assert "| grpo | 50 | 0.1 | 0.25 | 1.5 | 1200 |" in text
+    assert "| all | 150 | 0.15 | 0.25 | 1.5 | 1200 |" in text
+
+
+def test_costs_are_read_from_the_figures_of_a_run():
+    figures = {"stage_seconds": 90.0, "cost.cpu_seconds": 1800.0, "cost.joules": 3.6e6, "cost.tokens": 7.0, "loss": 1.0}
+    assert cost_of(figures) == Cost(90.0, 0.5, None, 1.0, 7)
+    assert cost_of({}) == Cost(0.0, None, None, None, 0)
+    assert total({}) == Cost(0, None, None, None, 0)

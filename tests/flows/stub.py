@@ -1,6 +1,7 @@
 """A stage of the toy pipeline: writes what dvc.yaml declares, from its inputs, in no time.
 
-STUB_FAIL=stage makes that stage fail, STUB_HANG=stage makes it say that it hangs, and hang, STUB_SLOW=stage makes it take 20 s,
+STUB_FAIL=stage makes that stage fail, STUB_HANG=stage makes it say that it hangs, and hang (STUB_ONCE: the first
+time only), STUB_SLOW=stage makes it take 20 s,
 STUB_FILL=stage makes it fill the disk by the file STUB_FILLER, STUB_POINTS makes GRPO log so many points, one in half a second.
 """
 
@@ -27,7 +28,8 @@ def main(stage: str) -> None:
     if os.environ.get("STUB_FAIL") == stage:
         print("the toy broke\nfor a reason", file=sys.stderr)
         raise SystemExit(3)
-    if os.environ.get("STUB_HANG") == stage:
+    again = "STUB_ONCE" in os.environ and Path("hangs.pid").exists()
+    if os.environ.get("STUB_HANG") == stage and not again:
         Path("hangs.pid").write_text(str(os.getpid()))
         print("hangs", flush=True)
         time.sleep(120)

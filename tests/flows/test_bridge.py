@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from flows.bridge import ARTIFACT_LIMIT
+from flows.reproduce import Failure, failure_of
 from saferflow.tracking import graph
 
 STAGES = ["base", "plan", "validate", "sft", "dpo", "curate", "grpo", "evaluate", "gate"]
@@ -262,6 +263,60 @@ def test_a_killed_stage_process_fails_the_stage_and_the_next_run_goes_on(project
     project.calls()
     assert project.run()[0] == 0
     assert project.calls()[0] == "dpo"
+
+
+@pytest.mark.slow
+def test_a_preempted_stage_begins_again_by_itself(project):
+    """SIGTERM from outside, as a scheduler sends it; the pipeline itself is not told to end."""
+    project.set("sft.epochs", 7)
+    process = project.start(STUB_HANG="dpo", STUB_ONCE="1")
+    os.kill(_hanging(project.root), signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "preempted; it begins again from its last checkpoint (1 of 3)" in output
+    assert project.calls()[:3] == ["sft", "dpo", "dpo"]
+    assert project.stage_runs()["dpo"].info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_a_budget_that_is_spent_ends_the_run_and_more_goes_on(project):
+    project.set("sft.epochs", 7)
+    project.set("run.budget_hours", 20 / 3600)
+    process = project.start(STUB_HANG="dpo")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    assert "stage dpo failed (budget spent): run.budget_hours is spent" in output
+    assert project.stage_runs()["dpo"].data.tags["saferflow.failure"] == "budget spent"
+    project.calls()
+    project.set("run.budget_hours", None)
+    status, output = project.run()
+    assert status == 0, output
+    assert project.calls()[0] == "dpo"
+
+
+@pytest.mark.parametrize(
+    ("told", "failure"),
+    [
+        ("ERROR: failed to run: python x, exited with 1", Failure.ERROR),
+        ("sft: stopped by SIGTERM after step 3 of 9\nexited with 1", Failure.PREEMPTED),
+        ("ERROR: failed to run: python x, exited with -15", Failure.PREEMPTED),
+        ("ERROR: failed to run: python x, exited with 137", Failure.KILLED),
+        ("error: sft: out of memory in step 1\nexited with 1", Failure.MEMORY),
+        ("torch.OutOfMemoryError: CUDA out of memory.", Failure.MEMORY),
+        ("exited with 1500", Failure.ERROR),
+    ],
+)
+def test_failures_are_told_apart(told, failure):
+    assert failure_of(told) is failure
+
+
+def test_what_each_stage_took_stands_in_its_run_and_in_all_in_the_parent(finished):
+    runs = finished.stage_runs()
+    for stage in STAGES:
+        assert runs[stage].data.metrics["cost.cpu_seconds"] > 0
+        assert runs[stage].data.metrics["cost.tokens"] == 0
+    told = runs["align"].data.metrics["cost.cpu_hours"] * 3600
+    assert told == pytest.approx(sum(runs[stage].data.metrics["cost.cpu_seconds"] for stage in STAGES))
 
 
 def test_a_second_pipeline_in_the_same_checkout_names_the_first(project):

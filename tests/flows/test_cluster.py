@@ -17,7 +17,7 @@ import yaml
 from saferflow.tracking import graph
 
 from . import cluster as servers
-from .conftest import make
+from .conftest import heed_interrupts, make
 
 pytestmark = [
     pytest.mark.slow,
@@ -50,6 +50,7 @@ class Field:
         return subprocess.Popen(
             [sys.executable, "-m", *command], cwd=where, env=self.environ(where, **environ),
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, text=not log, start_new_session=True,
+            preexec_fn=heed_interrupts,
         )  # fmt: skip
 
     def run(self, where: Path, *command: str, **environ: str) -> tuple[int, str]:

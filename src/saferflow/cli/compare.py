@@ -14,6 +14,7 @@ from saferflow.cli import show
 from saferflow.data.rows import Answered
 from saferflow.data.tables import atomic, read_table
 from saferflow.errors import PipelineError
+from saferflow.evaluation.cost import Cost, cost_of, total
 from saferflow.evaluation.gate import other_judge
 from saferflow.evaluation.intervals import Paired, paired, unmatched
 from saferflow.evaluation.report import Curve, Differing, render_report
@@ -162,16 +163,22 @@ def _rows(run: PipelineRun) -> list[Answered]:
 
 
 def _cost(console: Console, before: PipelineRun, after: PipelineRun) -> None:
-    table = Table(title="Seconds of the stages that ran", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    """What each run's stages took when their code ran; a stage from the cache costs nothing."""
+    table = Table(title="What the stages that ran took", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("", before.asked, after.asked):
         table.add_column(heading, justify="right" if heading else "left")
-    totals = [0.0, 0.0]
+    costs: list[dict[str, Cost]] = [
+        {stage: cost_of(part.metrics) for stage, part in run.stages.items() if SECONDS in part.metrics}
+        for run in (before, after)
+    ]
     for stage in dict.fromkeys((*before.stages, *after.stages)):
-        cells = []
-        for side, run in enumerate((before, after)):
-            seconds = run.stages[stage].metrics.get(SECONDS) if stage in run.stages else None
-            totals[side] += seconds or 0.0
-            cells.append("from cache" if seconds is None else show.duration(seconds))
-        table.add_row(stage, *cells)
-    table.add_row("all", *map(show.duration, totals))
+        table.add_row(stage, *(_spent(side[stage]) if stage in side else "from cache" for side in costs))
+    table.add_row("all", *(_spent(total(side)) for side in costs))
     console.print(table)
+
+
+def _spent(cost: Cost) -> str:
+    parts = [show.duration(cost.seconds)]
+    for value, unit in ((cost.cpu_hours, "CPU h"), (cost.gpu_hours, "GPU h"), (cost.kilowatt_hours, "kWh")):
+        parts += [f"{value:.3g} {unit}"] if value is not None else []
+    return ", ".join(parts + ([f"{cost.tokens:,} tokens"] if cost.tokens else []))

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from saferflow.data.rows import Answered
+from saferflow.evaluation.cost import Cost, total
 from saferflow.evaluation.measures import LOWER_IS_BETTER, MEASURES, ORDER, by_policy, harmful, scores
 from saferflow.params import Params
 
@@ -52,6 +53,7 @@ def render_card(
     verdict: Mapping[str, Any],
     answered: Sequence[Answered],
     decision: str,
+    costs: Mapping[str, Cost],
 ) -> str:
     """The card.
 
@@ -61,6 +63,7 @@ def render_card(
         metrics: as stage `evaluate` writes them.
         verdict: as stage `gate` writes it.
         decision: whether it was promoted, and why, in words.
+        costs: stage -> what it took when its code ran.
     """
     environment = Environment(
         loader=PackageLoader("saferflow.evaluation", "."),
@@ -71,6 +74,7 @@ def render_card(
     )
     environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1f}"
     environment.filters["cell"] = cell
+    environment.filters["figure"] = lambda value: "–" if value is None else f"{value:,.3g}"
     own = by_policy(answered).get(POLICY, [])
     stages = {name: getattr(params, name).model_dump() for name in ("sft", "dpo", "grpo")}
     return environment.get_template("card.md.j2").render(
@@ -88,6 +92,7 @@ def render_card(
         violations=Counter(code for row in own for code in row.violations.split()).most_common(SHOWN),
         answered=len(own),
         decision=decision,
+        costs={**costs, "all": total(costs)},
     )
 
 

@@ -106,6 +106,11 @@ def log_numbers(run: str, numbers: Mapping[str, Any]) -> None:
         client().log_batch(run, metrics=points[first : first + BATCH])
 
 
+def figures(run: str) -> dict[str, float]:
+    """The last value of each metric."""
+    return dict(client().get_run(run).data.metrics)
+
+
 def metric_names(run: str) -> list[str]:
     return sorted(client().get_run(run).data.metrics)
 
