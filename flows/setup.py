@@ -54,7 +54,7 @@ def set_up(root: Path, kind: str, gpus: int) -> list[str]:
     return [
         f"work pool {PIPELINES} ({kind}): one pipeline at a time, a second one waits",
         f"work pool {GPU} ({kind}): {gpus} at a time; queue {URGENT} goes before the others",
-        "deployments retrain/weekly (Mondays at three, UTC) and stage/gpu",
+        "deployments retrain/weekly (Mondays at three, UTC), experiment/queued and stage/gpu",
         f"a run that is silent for {SILENCE.seconds} s is marked Crashed",
     ]
 

@@ -65,23 +65,37 @@ def run(
         list[str] | None,
         typer.Option(metavar="PART", help="Compare with the pipeline without this part; may be repeated; or all."),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Compare with the pipeline at this value; may be repeated."),
+    ] = None,
+    queue: Annotated[
+        bool, typer.Option("--queue", help="With --set: let a worker run it after what was ordered before.")
+    ] = False,
 ) -> None:
     """Bring the pipeline up to date: only the stages whose code, data or parameters changed.
 
     `--ablate` runs the pipeline again without a part of the recipe, each time as a DVC experiment beside this checkout, and
     prints what that costs in every measure: no-dpo, no-format, no-depth, no-semantic, correction, no-topologies; or all.
 
+    `--set` does the same with values of your own, all of them in one experiment; params.yaml stays as it is. Bring one that is
+    worth it to a branch: `dvc exp branch NAME BRANCH`.
+
     Examples:
 
     `saferflow run` · `saferflow run --force sft` · `saferflow run --profile qwen2.5-vl-3b` ·
-    `saferflow run --ablate no-dpo --ablate correction`
+    `saferflow run --ablate no-dpo --ablate correction` · `saferflow run --set grpo.kl=0.05 --set dpo.beta=0.2` ·
+    `saferflow run --set sft.epochs=3 --queue`
     """
+    if queue and not settings:
+        raise ParamsError("--queue puts an experiment into the queue: name its values with --set")
     if profile:
         _use_profile(profile)
     _require_project()
-    if ablate:
+    if ablate or settings:
+        told = [part for setting in settings or () for part in ("--set", setting)] + (["--queue"] if queue else [])
         sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, "-m", "flows.ablate", *ablate])  # noqa: S606 as below
+        os.execv(sys.executable, [sys.executable, "-m", "flows.experiments", *(ablate or ()), *told])  # noqa: S606 as below
     command = [sys.executable, "-m", "flows.align", *(part for stage in force or () for part in ("--force", stage))]
     sys.stdout.flush()
     os.execv(sys.executable, command)  # noqa: S606 this process becomes the flow: signals and the exit status are its own

@@ -3,9 +3,13 @@
 Source: ours; [K] reports such a table for its layers, its reward terms, and SFT + GRPO without DPO.
 """
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import yaml
+from pydantic import ValidationError
 
 from saferflow.data.rows import Answered
 from saferflow.errors import ParamsError
@@ -69,6 +73,43 @@ def chosen(params: Params, names: Sequence[str]) -> list[Variant]:
     if strangers := [name for name in names if name not in known]:
         raise ParamsError(f"no ablation {', '.join(strangers)}; there are {', '.join(known)}, and all")
     return [known[name] for name in names]
+
+
+def custom(params: Params, settings: Sequence[str]) -> Variant:
+    """A variant by values of one's own, each as `section.name=value`, the value as in YAML.
+
+    Raises:
+        ParamsError: there is no such parameter, or it may not have this value.
+    """
+    changes: dict[str, Any] = {}
+    tree = params.model_dump(mode="json", by_alias=True)
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        *path, last = name.split(".")
+        node: Any = tree
+        for part in path:
+            node = node.get(part) if isinstance(node, dict) else None
+        if not equals or not isinstance(node, dict) or last not in node:
+            near = difflib.get_close_matches(name, list(_names(params.model_dump(by_alias=True))), n=3)
+            hint = f"; names like it: {', '.join(near)}" if near else ""
+            raise ParamsError(f"{setting!r} is no parameter and value, as grpo.kl=0.05{hint}")
+        try:
+            changes[name] = node[last] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ParamsError(f"{setting!r}: {text!r} is no value of YAML") from None
+    try:
+        Params.model_validate(tree)
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise ParamsError(f"{', '.join(settings)}: {told}") from None
+    return Variant("set", ", ".join(settings), changes)
+
+
+def _names(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in tree.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from _names(value, f"{prefix}{name}.")
 
 
 @dataclass(frozen=True, slots=True)

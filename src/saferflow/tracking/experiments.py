@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from saferflow.errors import PipelineError
-from saferflow.tracking.graph import DVC
+from saferflow.tracking.graph import DVC, LOADER
 
 
 def name_of(root: Path, what: str, changes: Mapping[str, Any]) -> str:
@@ -44,6 +46,15 @@ def revision(root: Path, name: str) -> str | None:
     """The commit of a finished experiment; None where there is none of that name."""
     told = _told(root, ["git", "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps"])
     return next((line.split()[0] for line in told.splitlines() if line.endswith(f"/{name}")), None)
+
+
+def lock(root: Path, revision: str) -> dict[str, dict[str, Any]]:
+    """What dvc.lock says in an experiment's commit, a stage each.
+
+    Raises:
+        PipelineError: this checkout has no such commit.
+    """
+    return yaml.load(_told(root, ["git", "show", f"{revision}:dvc.lock"]), LOADER)["stages"]  # noqa: S506 a safe loader
 
 
 def fetch(root: Path, revision: str, path: str, to: Path) -> Path:

@@ -3,12 +3,15 @@
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from saferflow.errors import PipelineError
-from saferflow.tracking import lineage, registry
-from saferflow.tracking.runs import PARENT, client, experiment
+from saferflow.tracking import experiments, lineage, registry
+from saferflow.tracking.runs import PARENT, client, experiment, flatten
 
 COMMIT = lineage.PREFIX + "git.commit"
+EXPERIMENT = lineage.PREFIX + "experiment"
+"""Tag with the name of the DVC experiment that a run is of."""
 DEPENDENCY, OUTPUT = lineage.PREFIX + "dep.", lineage.PREFIX + "out."
 
 
@@ -62,14 +65,18 @@ def find(asked: str, model: str) -> PipelineRun:
     Raises:
         PipelineError: nothing is found by that name; the message says what names there are.
     """
-    run = _by_version(asked, model) or _by_id(asked) or _by_commit(asked)
+    run = _by_version(asked, model) or _by_id(asked) or _by_commit(asked) or _by_experiment(asked)
     if run is None:
         aliases = ", ".join((registry.CHAMPION, registry.CANDIDATE, registry.PREVIOUS))
         raise PipelineError(
             f"no pipeline run is found by {asked!r}; name an MLflow run id, a version of {model} as v3, an alias "
-            f"({aliases}), or a git commit of at least 7 digits that a run was made from"
+            f"({aliases}), a DVC experiment of saferflow run --set or --ablate, or a git commit of at least 7 digits that a run "
+            "was made from"
         )
     found = client().get_run(run)
+    if name := found.data.tags.get(EXPERIMENT):
+        stages = _of_lock(run, experiments.lock(Path.cwd(), found.data.tags[COMMIT]))
+        return PipelineRun(run, name, dict(found.data.metrics), dict(found.data.tags), stages)
     children = client().search_runs(
         [experiment()], f"tags.`{PARENT}` = '{run}'", order_by=["attributes.start_time ASC"]
     )
@@ -117,6 +124,29 @@ def versions_of(paths: Collection[str]) -> dict[tuple[str, str], dict[str, list[
     return found
 
 
+def _of_lock(run: str, entries: Mapping[str, dict]) -> dict[str, Part]:
+    """The stages of an experiment, which have no runs of their own: what dvc.lock says of them."""
+    return {
+        stage: Part(
+            run,
+            {name: str(value) for name, value in flatten(next(iter(entry.get("params", {}).values()), {}))},
+            {},
+            lineage.stage_tags(entry),
+        )
+        for stage, entry in entries.items()
+    }
+
+
+def _by_experiment(asked: str) -> str | None:
+    found = client().search_runs(
+        [experiment()],
+        f"tags.`{EXPERIMENT}` = '{asked}' and attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    ) if re.fullmatch(r"[\w.-]+", asked) else []  # fmt: skip
+    return found[0].info.run_id if found else None
+
+
 def _by_version(asked: str, model: str) -> str | None:
     if number := re.fullmatch(r"v(\d+)", asked):
         version = registry.by_number(model, int(number[1]))
@@ -136,7 +166,7 @@ def _by_id(asked: str) -> str | None:
         tags = client().get_run(asked).data.tags
     except MlflowException:
         return None
-    return tags.get(PARENT, asked)
+    return asked if EXPERIMENT in tags else tags.get(PARENT, asked)
 
 
 def _by_commit(asked: str) -> str | None:

@@ -1,4 +1,7 @@
-"""What each part of the recipe is worth: a DVC experiment without it, one after the other. `python -m flows.ablate no-dpo`"""
+"""The pipeline with other parameters, as DVC experiments beside the checkout: a part of the recipe left out, values of one's own.
+
+`python -m flows.experiments no-dpo correction` · `python -m flows.experiments --set grpo.kl=0.05 --set dpo.beta=0.2`
+"""
 
 import argparse
 import os
@@ -7,7 +10,8 @@ import time
 from pathlib import Path
 
 from prefect import flow, get_run_logger, task
-from prefect.exceptions import TerminationSignal
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound, TerminationSignal
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
@@ -19,28 +23,54 @@ from saferflow.cli.show import COLUMNS, duration
 from saferflow.data.rows import Answered
 from saferflow.data.tables import atomic, read_table
 from saferflow.errors import PipelineError, SaferflowError
-from saferflow.evaluation.ablation import Line, Variant, chosen, compare, markdown
+from saferflow.evaluation.ablation import Line, Variant, chosen, compare, custom, markdown
 from saferflow.evaluation.measures import scores
 from saferflow.params import load_params
 from saferflow.stages.gate import CANDIDATE, EVALUATED
 from saferflow.tracking import experiments, graph, lineage, runs
 
 REPORT = Path("reports/ablation.md")
+QUEUED = "experiment/queued"
+"""The deployment in prefect.yaml."""
+
+
+@flow(name="experiment")
+def experiment(settings: list[str]) -> None:
+    """One experiment with values of one's own; what a worker runs that was ordered with --queue."""
+    root = Path.cwd()
+    prepared(root)
+    with alone(root):
+        runs.close_abandoned(lineage.checkout_id(root))
+        compared([custom(load_params(root / "params.yaml"), settings)], "experiment")
+
+
+@flow(name="try")
+def tried(settings: list[str]) -> list[Line]:
+    """One experiment with values of one's own, here and now."""
+    return compared([custom(load_params(), settings)], "experiment")
 
 
 @flow(name="ablate")
 def ablate(names: tuple[str, ...]) -> list[Line]:
     """Run the variants of these names and compare each with the pipeline as it is."""
+    return compared(chosen(load_params(), names), "ablate")
+
+
+def compared(wanted: list[Variant], what: str) -> list[Line]:
+    """Run each variant and compare it with the pipeline as it is, under an MLflow run of this name.
+
+    Raises:
+        PipelineError: the pipeline is not up to date, or a variant failed.
+    """
     root = Path.cwd()
     params = load_params(root / "params.yaml")
-    wanted = chosen(params, names)
     if stale := graph.stale(root):
         raise PipelineError(
             f"{', '.join(stale)}: not up to date, so there is nothing to compare with; run saferflow run first"
         )
     whole = _candidate(root / EVALUATED)
     tags = lineage.run_tags(root, params.run.profile, "")
-    parent = runs.start("ablate", tags)
+    parent = runs.start(what, tags)
     status = "FAILED"
     try:
         others = {}
@@ -60,7 +90,7 @@ def ablate(names: tuple[str, ...]) -> list[Line]:
 def _answers(root: Path, variant: Variant, parent: str, tags: dict[str, str]) -> list[Answered]:
     """What the candidate of a variant answers; from the experiment if it was run before."""
     name = experiments.name_of(root, variant.name, variant.changes)
-    run = runs.start(variant.name, {**tags, lineage.STAGE: "ablate"}, parent)
+    run = runs.start(variant.name, {**tags, lineage.STAGE: "experiment"}, parent)
     status = "FAILED"
     try:
         runs.log_params(run, dict(variant.changes))
@@ -71,7 +101,9 @@ def _answers(root: Path, variant: Variant, parent: str, tags: dict[str, str]) ->
             runs.log_numbers(run, {"seconds": time.monotonic() - started})
         runs.tag(run, {lineage.PREFIX + "experiment": name, lineage.PREFIX + "git.commit": found})
         with tempfile.TemporaryDirectory() as folder:
-            answered = _candidate(experiments.fetch(root, found, str(EVALUATED), Path(folder) / EVALUATED.name))
+            table = experiments.fetch(root, found, str(EVALUATED), Path(folder) / EVALUATED.name)
+            runs.log_artifact(run, table)
+            answered = _candidate(table)
         runs.log_numbers(run, scores(answered).to_dict())
         console.print(f"  {name}: done in {duration(time.monotonic() - started)}")
         status = "FINISHED"
@@ -90,14 +122,12 @@ def _experiment(root: Path, variant: Variant, name: str) -> str:
             console.print(Text(f"  {line}", "dim"))
 
     env = {"PYTHONPATH": "src", **({"HF_HUB_OFFLINE": "1"} if "HF_HUB_OFFLINE" in os.environ else {})}
-    log = root / "logs" / f"ablate-{variant.name}.log"
+    log = root / "logs" / f"experiment-{name}.log"
     status = process.run(experiments.command(name, variant.changes), root, log, env, on_line)
     found = experiments.revision(root, name)
     if status or found is None:
         tail = "\n".join(lines[-30:])
-        raise PipelineError(
-            f"ablation {variant.name} failed (exit status {status}); its last lines, more in {log}:\n{tail}"
-        )
+        raise PipelineError(f"experiment {name} failed (exit status {status}); its last lines, more in {log}:\n{tail}")
     return found
 
 
@@ -127,29 +157,52 @@ def _told(line: Line, name: str) -> str:
     return f"\n{gain.difference:+.1f}{'*' if gain.low > 0 or gain.high < 0 else ' '}"
 
 
+def order(settings: list[str]) -> str:
+    """Put an experiment into the queue of the deployment; its Prefect run.
+
+    Raises:
+        PipelineError: the server has no such deployment.
+    """
+    try:
+        return str(run_deployment(QUEUED, parameters={"settings": settings}, timeout=0, as_subflow=False).id)
+    except ObjectNotFound:
+        raise PipelineError(f"the server has no deployment {QUEUED}: saferflow init makes it") from None
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run the sweep and print its table.
+    """Run the experiments and print their table, or put one into the queue.
 
     Returns:
         Exit status: 0, 1 after a failure, 130 after an interrupt.
     """
-    parser = argparse.ArgumentParser(prog="python -m flows.ablate", description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="+", metavar="NAME", help="what is left out, or all")
-    names = tuple(parser.parse_args(argv).names)
+    parser = argparse.ArgumentParser(prog="python -m flows.experiments", description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="what is left out, or all")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--queue", action="store_true", help="let a worker run it after what was ordered before")
+    asked = parser.parse_args(argv)
     root = Path.cwd()
     try:
-        chosen(prepared(root), names)  # a wrong name is told before servers start
-        with alone(root), reachable(root):
-            runs.close_abandoned(lineage.checkout_id(root))
-            lines = ablate(names)
+        params = prepared(root)
+        wanted = [custom(params, asked.settings)] if asked.settings else []
+        wanted += chosen(params, asked.names)  # a wrong name is told before servers start
+        with reachable(root):
+            if asked.queue:
+                run = order(asked.settings)
+                console.print(
+                    f"ordered: {wanted[0].what} (Prefect run {run}); a worker of pool pipelines runs it in its turn"
+                )
+                return 0
+            with alone(root):
+                runs.close_abandoned(lineage.checkout_id(root))
+                lines = ablate(tuple(asked.names)) if asked.names else tried(asked.settings)
         console.print(_drawn(lines))
-        console.print("each variant is a DVC experiment: dvc exp show, dvc exp apply NAME, dvc exp branch NAME BRANCH")
+        console.print("each is a DVC experiment: dvc exp show, dvc exp apply NAME, dvc exp branch NAME BRANCH")
         return 0
     except SaferflowError as error:
         console.print(Text(f"error: {error}", style="red"))
         return 1
     except (KeyboardInterrupt, TerminationSignal):
-        console.print("interrupted. Variants that are done, and stages of the one that was not, are kept.")
+        console.print("interrupted. Experiments that are done, and stages of the one that was not, are kept.")
         return 130
 
 
