@@ -1,6 +1,6 @@
 """Fifty experiments in the queue: none lost, their order kept, each comparable.
 
-    python benchmarks/queue.py [--count 50]
+    python benchmarks/experiment_queue.py [--count 50]
 
 The real flow, server, worker, DVC and MLflow on a pipeline whose stages take no time (tests/flows/stub.py): what is measured is
 the queue. Source: ours.
@@ -46,7 +46,8 @@ def main() -> None:
         worker = None
         try:
             status, output = project.run()
-            assert status == 0, output
+            if status:
+                raise SystemExit(output)
             subprocess.run(
                 [sys.executable, "-m", "flows.setup"], cwd=root, env=environ, check=True, capture_output=True
             )
