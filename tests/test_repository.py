@@ -235,8 +235,9 @@ def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def test_every_test_that_the_threat_list_names_is_there():
-    told = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "security.md").read_text(encoding="utf-8")))
+@pytest.mark.parametrize("page", ["security.md", "operations.md"])
+def test_every_test_that_a_table_of_threats_or_faults_names_is_there(page):
+    told = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / page).read_text(encoding="utf-8")))
     written = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     assert told
     assert sorted(name for name in told if f"def {name}(" not in written) == []

@@ -7,6 +7,8 @@ import pytest
 
 from saferflow.tracking import ledger
 
+pytestmark = pytest.mark.slow
+
 
 def champion(project) -> int:
     return int(project.mlflow().get_registered_model("saferflow").aliases["champion"])

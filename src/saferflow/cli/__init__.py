@@ -149,13 +149,18 @@ def retrain(
 def status() -> None:
     """What is up to date, what would run and why, the last scores, the champion."""
     root, params = _project()
+    from concurrent.futures import ThreadPoolExecutor
+
     from rich.console import Console
 
     from saferflow.cli import show
-    from saferflow.tracking import graph
+    from saferflow.tracking import graph, runs
 
     console = Console(highlight=False)
-    stages, changes = graph.load_stages(root), graph.stale(root)
+    with ThreadPoolExecutor(1) as beside:  # DVC looks while MLflow opens its store
+        looking = beside.submit(graph.stale, root)
+        runs.client()
+        stages, changes = graph.load_stages(root), looking.result()
     reached = graph.with_followers(changes, stages)
     for name in stages:
         if name in changes:
