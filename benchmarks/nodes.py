@@ -2,8 +2,8 @@
 
     python benchmarks/nodes.py [--repeat 3]
 
-PostgreSQL, MLflow, Prefect, an S3 store and one worker in a clone of its own, all on this machine, and a pipeline whose stages take
-no time (tests/flows/stub.py), so that what is measured is the way. Source: ours.
+PostgreSQL, MLflow, Prefect, an S3 store and one worker in a clone of its own, all on this machine, and a pipeline whose stages
+take no time (tests/flows/stub.py), so that what is measured is the way. Source: ours.
 """
 
 import argparse
