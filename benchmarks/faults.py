@@ -76,6 +76,13 @@ class Checkout:
         )
         return done.stdout.split()[-1]
 
+    def restart_mlflow(self) -> None:
+        """At its address, once what was killed has let go of the port."""
+        port = int(self.environ["MLFLOW_TRACKING_URI"].rpartition(":")[2])
+        while services._free_port(port) != port:
+            time.sleep(0.2)
+        self.serve_mlflow()
+
     def start(self, log: Path) -> subprocess.Popen:
         with log.open("wb") as output:
             return subprocess.Popen(
@@ -190,7 +197,7 @@ def trial(checkout: Checkout, victim: str, second: float, expected: dict[str, st
         time.sleep(0.2)
     found.faults += [f"outlived it: {_command(process)[:80]}" for process in left]
     if "MLFLOW_TRACKING_URI" in checkout.environ:
-        checkout.serve_mlflow()
+        checkout.restart_mlflow()
     done = finished(logs[0].read_text(errors="replace"))
     status = None
     for log in logs[1:]:
