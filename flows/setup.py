@@ -114,7 +114,8 @@ def main(argv: list[str] | None = None) -> int:
         with reachable(root):
             for line in set_up(root, asked.kind, asked.gpus):
                 console.print(Text(line))
-            console.print(Text(f"the server is {PREFECT_API_URL.value()}. On each machine, in a clone of its own:"))
+            console.print(Text("next, on each machine, in a clone of its own:"))
+            console.print(Text(f"  export PREFECT_API_URL={PREFECT_API_URL.value()}"))
         console.print(Text(f"  prefect worker start --pool {GPU} --limit 1         # a node: stages"))
         console.print(
             Text(f"  prefect worker start --pool {PIPELINES} --limit 1   # one machine: retraining by the clock")
