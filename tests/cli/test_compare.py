@@ -1,5 +1,6 @@
 """`saferflow compare`, on a real MLflow store that holds two pipeline runs."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,21 @@ def test_no_page_where_the_rows_differ(store, tmp_path):
     with pytest.raises(PipelineError, match="not the same on both sides"):
         compare(Console(record=True), PARAMS, "v1", "v2", tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+
+
+def test_the_lines_that_the_commits_differ_in_are_counted(store, tmp_path):
+    (parent, _), (other, _) = store[0]
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@t"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    for run, text in ((parent, "a = 1\n"), (other, "a = 2\nb = 3\n")):
+        (tmp_path / "src").mkdir(exist_ok=True)
+        (tmp_path / "src" / "a.py").write_text(text)
+        subprocess.run([*git, "add", "src"], check=True)
+        subprocess.run([*git, "commit", "-qm", "x"], check=True)
+        head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+        store[1].set_tag(run, pipeline_runs.COMMIT, head)
+    console = Console(record=True, width=160)
+    compare(console, PARAMS, "v1", "v2")
+    text = console.export_text()
+    assert "src/a.py | 3 ++-" in text
+    assert "1 file changed, 2 insertions(+), 1 deletion(-)" in text

@@ -1,5 +1,6 @@
 """`saferflow compare`: what sets two pipeline runs apart, and whether it shows in their scores."""
 
+import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -52,6 +53,7 @@ def compare(console: Console, params: Params, first: str, second: str, page: Pat
     differing = _differing(before, after)
     for one in differing:
         _print_differing(console, one, before.asked, after.asked)
+    _print_diff(console, *(run.tags.get(COMMIT, "") for run in (before, after)))
     _scores(console, params, before, after)
     _cost(console, before, after)
     if page is not None:
@@ -68,6 +70,19 @@ def _differing(before: PipelineRun, after: PipelineRun) -> list[Differing]:
     for title, wanted in (("Data and models that differ", data), ("Code that differs", code)):
         found.append(_told(title, *({path: side.get(path, "")[:SHORT] for path in wanted} for side in (ours, theirs))))
     return found
+
+
+def _print_diff(console: Console, before: str, after: str) -> None:
+    """Lines that the commits differ in, where this checkout has both."""
+    if before == after:
+        return
+    command = ["git", "diff", "--stat", before, after, "--", "src", "flows", "dvc.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0 and done.stdout.strip():
+        console.print(
+            Text(f"Lines that differ (git diff {before[:SHORT]} {after[:SHORT]} -- src flows dvc.yaml)", "bold")
+        )
+        console.print(Text(done.stdout.rstrip()))
 
 
 def _told(title: str, before: Mapping[str, str], after: Mapping[str, str]) -> Differing:
