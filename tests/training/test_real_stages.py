@@ -48,7 +48,11 @@ def stage(name: str, folder: Path, **options) -> subprocess.Popen:
 
 
 def finished(process: subprocess.Popen, status: int = 0) -> str:
-    told, _ = process.communicate(timeout=240)
+    try:
+        told, _ = process.communicate(timeout=240)
+    except subprocess.TimeoutExpired:
+        process.kill()  # the launcher's processes end with it
+        raise
     assert process.returncode == status, told
     return told
 

@@ -7,9 +7,14 @@ which starts the same module once a process. Source: ours.
 import ctypes
 import os
 import signal
+import socket
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
+
+import psutil
 
 from saferflow.errors import TrainingError
 from saferflow.params import LaunchParams, PolicyParams
@@ -61,11 +66,32 @@ def spread(module: str, launch: LaunchParams, policy: PolicyParams) -> None:
     ]  # fmt: skip
     if launch.strategy != "ddp":
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # DeepSpeed itself would unpickle whatever a checkpoint holds
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(_builds()))
+        free_dead_locks(Path(os.environ["TORCH_EXTENSIONS_DIR"]))
     if not gpus:
         os.environ["DS_ACCELERATOR"] = "cpu"
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.processes)))
     sys.stdout.flush()
     os.execv(sys.executable, command)  # noqa: S606 the launcher takes this process's place, so that signals reach it
+
+
+def _builds() -> Path:
+    """Where DeepSpeed's operators are compiled: a folder for each machine, since a home may be shared by unlike ones."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    return Path(get_default_build_root()) / socket.gethostname()
+
+
+def free_dead_locks(builds: Path) -> None:
+    """Remove the locks under `builds` that no process holds open: torch waits for ever for one that a kill left behind."""
+    locks = {str(lock.resolve()) for lock in builds.rglob("lock")}
+    if not locks:
+        return
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            locks -= {held.path for held in process.open_files()}
+    for lock in locks:
+        Path(lock).unlink(missing_ok=True)
 
 
 def _end_with_the_launcher() -> None:
