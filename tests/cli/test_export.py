@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from llguidance import LLMatcher, LLTokenizer
 from rich.console import Console
 
 from mlflow import MlflowClient
@@ -84,6 +85,8 @@ def test_the_folder_holds_the_files_the_card_and_the_lineage(version, weights, t
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
     assert (tmp_path / "out" / "README.md").read_text() == "# the card"
     assert json.loads((tmp_path / "out" / "saferflow.json").read_text())["version"] == 1
+    grammar = (tmp_path / "out" / "protocol.lark").read_text()
+    assert not LLMatcher(LLTokenizer("byte"), LLMatcher.grammar_from_lark(grammar)).get_error()
     assert {path.name for path in tmp_path.iterdir() if path.name.startswith(".out")} == set()
 
 

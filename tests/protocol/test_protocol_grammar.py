@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 
 from saferflow.protocol.check import check
-from saferflow.protocol.grammar import Bounds, lark, longest, vllm_request
+from saferflow.protocol.grammar import Bounds, lark, lark_without_plan, longest, vllm_request
 from saferflow.protocol.hazards import HAZARDS
 from saferflow.protocol.plan import Plan
 from saferflow.protocol.sample import sample
@@ -88,6 +88,29 @@ def test_whatever_is_written_under_the_grammar_is_legal_and_ends_in_time(plan, s
     assert {violation.code for violation in check(plan, text)} <= {"T302"}, (
         "an answer's words are no grammar's business"
     )
+
+
+def without_plan(bounds=FULL):
+    made = LLMatcher(BYTES, LLMatcher.grammar_from_lark(lark_without_plan(bounds)))
+    assert not made.get_error()
+    return made
+
+
+@LAW
+@given(plans(), st.sampled_from(DECISIONS), st.integers(0, 99))
+def test_the_grammar_without_a_plan_holds_what_every_plan_allows(plan, decision, seed):
+    assert accepts(without_plan(), filled(plan, decision, seed))
+
+
+@LAW
+@given(st.integers(0, 9999))
+def test_what_is_written_without_a_plan_breaks_no_rule_of_form_or_of_fields(seed):
+    """Whatever plan it is held against: only the order can be wrong, and what the answer says."""
+    text = walk(without_plan(SHORT), random.Random(seed), 20_000)
+    assert text is not None
+    plan = Plan("S2", 2, "guardian", ("VISUAL-SCAN", "RISK-SCORER", GATE), "linear")
+    assert {violation.code[:2] for violation in check(plan, text)} <= {"T1", "T3"}
+    assert {violation.code for violation in check(None, text)} <= {"T302"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,15 +9,18 @@ from rich.text import Text
 
 from saferflow.errors import PipelineError
 from saferflow.params import Params
+from saferflow.protocol.grammar import lark_without_plan
 from saferflow.tracking import registry, runs, signing
 from saferflow.tracking.weights import weights_of
 
 CARD = "model_card.md"
 ORIGIN = "saferflow.json"
+GRAMMAR = "protocol.lark"
 
 
 def export(console: Console, root: Path, params: Params, asked: str, to: Path) -> None:
-    """Copy a version's files to `to`, with its model card as README.md, its lineage and its signature beside them.
+    """Copy a version's files to `to`, and beside them its model card as README.md, its lineage, its signature and the protocol's
+    grammar, which vLLM takes as a request's `structured_outputs`.
 
     Args:
         asked: `champion`, `candidate`, `previous`, or a version as `3` or `v3`.
@@ -59,7 +62,7 @@ def sign(console: Console, params: Params, asked: str, key: Path) -> None:
 
 def verify(console: Console, folder: Path, key: Path) -> None:
     """Hold an exported folder against its signature."""
-    signing.verify(folder, folder / signing.SIGNATURE, key, besides=(ORIGIN, "README.md"))
+    signing.verify(folder, folder / signing.SIGNATURE, key, besides=(ORIGIN, GRAMMAR, "README.md"))
     console.print(Text(f"{folder}: every file is what the owner of {key} signed"))
 
 
@@ -68,5 +71,6 @@ def _describe(version: registry.Version, folder: Path) -> None:
     if run:
         (folder / "README.md").write_bytes(runs.fetch_artifact(run, CARD, folder).read_bytes())
         (folder / CARD).unlink()
+    (folder / GRAMMAR).write_text(lark_without_plan(), encoding="utf-8")
     origin = {"model": version.model, "version": version.number, "source": version.source, "tags": dict(version.tags)}
     (folder / ORIGIN).write_text(json.dumps(origin, indent=2, ensure_ascii=False), encoding="utf-8")

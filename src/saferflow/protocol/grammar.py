@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from saferflow.protocol.paths import states, targets_first
 from saferflow.protocol.surface import CLOSE_ANSWER, CLOSE_THINKING, OPEN_ANSWER, OPEN_THINKING
-from saferflow.protocol.tools import LEVELS, TOOLS, Field
+from saferflow.protocol.tools import DECISIONS, LEVELS, TOOLS, Field
 from saferflow.protocol.topologies import GATE, Automaton, State
 
 if TYPE_CHECKING:
@@ -32,6 +32,20 @@ class Bounds:
     item: int = 40
     items: int = 8
     answer: int = 800
+    calls: int = 32
+    """Of a trace that follows no plan; a plan says itself how many."""
+
+
+def lark_without_plan(bounds: Bounds = Bounds()) -> str:
+    """The grammar of the protocol's form: declared calls in any order, then an answer. For a server that is given no plans."""
+    calls = {_call_rule(tool, ""): _call(tool, "") for tool in TOOLS if tool != GATE}
+    calls |= {_call_rule(GATE, decision): _call(GATE, decision) for decision in DECISIONS}
+    lines = [
+        f"start: {_quoted(OPEN_THINKING + chr(10))} call{{1,{bounds.calls}}} last",
+        f"call: {' | '.join(calls)}",
+        *(f"{rule}: {words}" for rule, words in calls.items()),
+    ]
+    return "\n".join(lines + _ending(bounds)) + "\n"
 
 
 @lru_cache(maxsize=256)
@@ -48,9 +62,7 @@ def lark(plan: "Plan", bounds: Bounds = Bounds()) -> str:
         ]
         lines.append(f"{rule}: {' | '.join(ways + ['last'] * automaton.accepting(state))}")
     lines += dict.fromkeys(_calls(automaton))
-    lines.append(f"last: {_quoted(f'{CLOSE_THINKING}{chr(10)}{OPEN_ANSWER}{chr(10)}')} ANSWER")
-    lines += _terminals(bounds)
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + _ending(bounds)) + "\n"
 
 
 def vllm_request(plan: "Plan", bounds: Bounds = Bounds()) -> dict[str, Any]:
@@ -117,12 +129,13 @@ def _call_bytes(tool: str, bounds: Bounds) -> int:
     return len(f"[{tool}]: \n") + values + sum(len(field.name) + 3 for field in fields) + (not fields) * free["text"]
 
 
-def _terminals(bounds: Bounds) -> list[str]:
-    """Free text begins and ends with a character that no reader strips, and holds nothing that the form uses."""
+def _ending(bounds: Bounds) -> list[str]:
+    """The answer, and the terminals. Free text begins and ends with a character that no reader strips, and holds nothing that the form uses."""
     text = _words(rf";<{CONTROL}", bounds.text)
     item = _words(rf",;<{CONTROL}", bounds.item)
     answer = _words(rf"<{CONTROL}", bounds.answer, r"<\x00-\x09\x0b-\x1f\x7f-\x9f")
     return [
+        f"last: {_quoted(f'{CLOSE_THINKING}{chr(10)}{OPEN_ANSWER}{chr(10)}')} ANSWER",
         f"TEXT: /{text}/",
         f"LIST: /{item}(, {item}){{0,{bounds.items - 1}}}/",
         f"LEVEL: /[{LEVELS[0]}-{LEVELS[-1]}]/",
