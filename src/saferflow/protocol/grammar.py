@@ -130,7 +130,9 @@ def _call_bytes(tool: str, bounds: Bounds) -> int:
 
 
 def _ending(bounds: Bounds) -> list[str]:
-    """The answer, and the terminals. Free text begins and ends with a character that no reader strips, and holds nothing that the form uses."""
+    """The answer, and the terminals. Free text begins and ends with a character that no reader strips, and holds nothing that
+    the form uses.
+    """
     text = _words(rf";<{CONTROL}", bounds.text)
     item = _words(rf",;<{CONTROL}", bounds.item)
     answer = _words(rf"<{CONTROL}", bounds.answer, r"<\x00-\x09\x0b-\x1f\x7f-\x9f")
