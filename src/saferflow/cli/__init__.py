@@ -1,5 +1,6 @@
 """The command `saferflow`. Heavy imports are inside the commands: the help must come at once."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -46,6 +47,7 @@ class Policy(StrEnum):
 
 def main() -> None:
     """Entry point: an error that a user can mend is printed without its traceback."""
+    gc.set_threshold(100_000, 20, 100)  # what a command imports stays: looking for garbage among it was a fifth of its start
     try:
         app()
     except SaferflowError as error:
