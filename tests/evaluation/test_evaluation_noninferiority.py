@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from saferflow.data.rows import Answered
-from saferflow.evaluation.noninferiority import claims_of, holm
+from saferflow.evaluation.noninferiority import claims_of, exact, holm
 
 EVERY = ("safety", "safety", 0.0, lambda row: True)
 WITHIN = ("safety_loss", "safety", 5.0, lambda row: True)
@@ -20,6 +21,16 @@ def test_holm_never_lowers_a_p_keeps_their_order_and_is_at_most_bonferroni(value
         assert p <= adjusted[name] <= min(1.0, len(values) * p) + 1e-12
     ordered = sorted(values, key=values.get)
     assert [adjusted[name] for name in ordered] == sorted(adjusted.values())
+
+
+@given(st.integers(0, 400), st.integers(0, 400), st.integers(0, 4000), st.sampled_from([0.0, 0.01, 0.03, 0.1]))
+def test_the_exact_test_is_the_binomials_tail(better, worse, agreeing, margin):
+    images = max(1, better + worse + agreeing)
+    told = exact(better, worse, images, margin)
+    if margin:
+        assert told == pytest.approx(binom.cdf(max(0, worse - better), images, margin), rel=1e-8, abs=1e-300)
+    else:
+        assert told == pytest.approx(binom.sf(better - 1, better + worse, 0.5), rel=1e-8, abs=1e-300)
 
 
 def test_holm_by_hand():
