@@ -47,7 +47,7 @@ class Policy(StrEnum):
 
 def main() -> None:
     """Entry point: an error that a user can mend is printed without its traceback."""
-    gc.set_threshold(100_000, 20, 100)  # what a command imports stays: looking for garbage among it was a fifth of its start
+    gc.set_threshold(100_000, 20, 100)  # what is imported stays: looking for garbage among it was a fifth of the start
     try:
         app()
     except SaferflowError as error:
