@@ -84,6 +84,11 @@ def test_queued_experiments_run_one_after_the_other_in_their_order(project):
         status, output = python(project, "-m", "flows.experiments", "--set", f"grpo.kl={value}", "--queue", **place)
         assert status == 0, output
         assert "ordered: grpo.kl=" in output
+    status, told = python(project, "-m", "flows.queue", **place)
+    assert status == 0, told
+    places = [told.index(f"experiment grpo.kl={value}") for value in values]
+    assert places == sorted(places)
+    assert told.count(" retrain ") == 1  # the next by the clock, and none of those after it
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "pipelines", "--limit", "1"]
     with (project.root / ".saferflow" / "worker.log").open("w") as log:
         environ = project.environ(**place, PREFECT_WORKER_QUERY_SECONDS="2")
@@ -101,3 +106,4 @@ def test_queued_experiments_run_one_after_the_other_in_their_order(project):
     assert [float(run.data.params["grpo.kl"]) for run in found] == values
     assert {run.info.status for run in found} == {"FINISHED"}
     assert all("safety" in run.data.metrics for run in found)
+    assert "experiment" not in python(project, "-m", "flows.queue", **place)[1]

@@ -124,6 +124,22 @@ def init(
 
 
 @app.command()
+def queue() -> None:
+    """What is at work and what waits, by work pool and queue, in the order in which workers take it.
+
+    Stages that pipelines ordered on nodes, queued experiments, the next run by the clock, and what waits for a sign-off. The
+    server is PREFECT_API_URL's, or this checkout's own.
+
+    Examples:
+
+    `saferflow queue` · to take one out, or to stop it: `prefect flow-run cancel RUN`
+    """
+    _require_project()
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "flows.queue"])  # noqa: S606 as in run
+
+
+@app.command()
 def retrain(
     force: Annotated[
         list[str] | None, typer.Option(metavar="STAGE", help="Run this stage even if nothing changed; may be repeated.")
