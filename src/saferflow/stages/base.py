@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 
 from saferflow.params import LaunchParams, Params, load_params
-from saferflow.stages.entry import run_stage
+from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
 
 OUT = Path("models/base")
@@ -40,13 +40,14 @@ def point_to(checkpoint: str) -> dict[str, float]:
 
 
 def pretrain(params: Params) -> dict[str, float]:
-    from saferflow.data.rows import SFTRow
-    from saferflow.data.scenes.corpus import general_rows, plain_pairs
-    from saferflow.tracking.live import log_metrics
-    from saferflow.training.arguments import Job
-    from saferflow.training.checkpoints import home
-    from saferflow.training.embedded import build_model, build_processor, train_tokenizer
-    from saferflow.training.sft import train_sft
+    with imports():
+        from saferflow.data.rows import SFTRow
+        from saferflow.data.scenes.corpus import general_rows, plain_pairs
+        from saferflow.tracking.live import log_metrics
+        from saferflow.training.arguments import Job
+        from saferflow.training.checkpoints import home
+        from saferflow.training.embedded import build_model, build_processor, train_tokenizer
+        from saferflow.training.sft import train_sft
 
     base, seed = params.base, params.run.seed
     plain = round(base.rows * base.plain_share)

@@ -18,7 +18,7 @@ from saferflow.data.tables import read_table, write_table
 from saferflow.errors import DataError
 from saferflow.params import CurateParams, load_params
 from saferflow.protocol.hazards import NONE
-from saferflow.stages.entry import run_stage
+from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
 
 POLICY = Path("models/dpo")
@@ -51,12 +51,13 @@ class Scored:
 def main() -> None:
     params = load_params()
 
-    from saferflow.evaluation.box import draw_box
-    from saferflow.judge.choice import judge_of
-    from saferflow.rewards.judged import reward_functions, weighted
-    from saferflow.training.checkpoints import home
-    from saferflow.training.generate import Prompt, sampler
-    from saferflow.training.samples import sampled
+    with imports():
+        from saferflow.evaluation.box import draw_box
+        from saferflow.judge.choice import judge_of
+        from saferflow.rewards.judged import reward_functions, weighted
+        from saferflow.training.checkpoints import home
+        from saferflow.training.generate import Prompt, sampler
+        from saferflow.training.samples import sampled
 
     rows = read_table(TABLE, PromptRow)
     functions = reward_functions(params.grpo, judge_of(params.judge), rows)

@@ -9,7 +9,7 @@ from pathlib import Path
 from saferflow.data.rows import DPORow
 from saferflow.data.tables import read_table
 from saferflow.params import Params, load_params
-from saferflow.stages.entry import run_stage
+from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
 from saferflow.training.near_miss import NAME, drawn, replaced
 
@@ -28,12 +28,13 @@ def main() -> None:
     rows = pairs(params)
     spread("saferflow.stages.dpo", params.launch, params.policy)
 
-    from saferflow.tracking.live import log_metrics
-    from saferflow.training.arguments import Job
-    from saferflow.training.checkpoints import home
-    from saferflow.training.dpo import train_dpo
-    from saferflow.training.policy import load_model, load_processor
-    from saferflow.training.preflight import refuse_cut_off
+    with imports():
+        from saferflow.tracking.live import log_metrics
+        from saferflow.training.arguments import Job
+        from saferflow.training.checkpoints import home
+        from saferflow.training.dpo import train_dpo
+        from saferflow.training.policy import load_model, load_processor
+        from saferflow.training.preflight import refuse_cut_off
 
     checkpoints = home("dpo", [TABLE, POLICY], [params.policy, params.launch, params.dpo], params.run.seed)
     job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics)

@@ -17,7 +17,7 @@ from saferflow.judge.rubrics import Item, Judge
 from saferflow.params import Params, load_params
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
-from saferflow.stages.entry import run_stage
+from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
 
 BASE = "base"
@@ -56,10 +56,11 @@ def dialogues(
             so far, a line after the question of the turn before; the policy is shown its own earlier answers between.
         planned: as in `answers`.
     """
-    from saferflow.judge.choice import judge_of
-    from saferflow.judge.rules import answer_of
-    from saferflow.training.generate import Prompt, complete
-    from saferflow.training.policy import device, load_model, load_processor
+    with imports():
+        from saferflow.judge.choice import judge_of
+        from saferflow.judge.rules import answer_of
+        from saferflow.training.generate import Prompt, complete
+        from saferflow.training.policy import device, load_model, load_processor
 
     judge, planned = judge_of(params.judge), planned and name != BASE
     model = load_model(folder, params.policy).to(device(params.policy))

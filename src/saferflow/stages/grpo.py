@@ -8,7 +8,7 @@ With `grpo.reflection`, unsafe rollouts are reflected on and corrected [V]; with
 from pathlib import Path
 
 from saferflow.params import load_params
-from saferflow.stages.entry import run_stage
+from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
 
 POLICY = Path("models/dpo")
@@ -24,16 +24,17 @@ def main() -> None:
 
     spread("saferflow.stages.grpo", params.launch, params.policy)
 
-    from saferflow.data.rows import PromptRow
-    from saferflow.data.tables import read_table
-    from saferflow.judge.choice import judge_of
-    from saferflow.rewards.judged import judged_ahead, reward_functions
-    from saferflow.tracking.live import log_metrics
-    from saferflow.training.arguments import Job
-    from saferflow.training.checkpoints import home
-    from saferflow.training.grpo import train_grpo
-    from saferflow.training.policy import load_model, load_processor
-    from saferflow.training.reflection import judged_reflection
+    with imports():
+        from saferflow.data.rows import PromptRow
+        from saferflow.data.tables import read_table
+        from saferflow.judge.choice import judge_of
+        from saferflow.rewards.judged import judged_ahead, reward_functions
+        from saferflow.tracking.live import log_metrics
+        from saferflow.training.arguments import Job
+        from saferflow.training.checkpoints import home
+        from saferflow.training.grpo import train_grpo
+        from saferflow.training.policy import load_model, load_processor
+        from saferflow.training.reflection import judged_reflection
 
     rows = read_table(TABLE, PromptRow)
     checkpoints = home("grpo", [TABLE, POLICY], [params.policy, params.launch, params.grpo], params.run.seed)

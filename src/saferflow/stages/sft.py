@@ -6,7 +6,7 @@ Reads models/base, data/tables/sft.parquet. Writes models/sft.
 from pathlib import Path
 
 from saferflow.params import load_params
-from saferflow.stages.entry import run_stage
+from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
 
 BASE = Path("models/base")
@@ -21,14 +21,15 @@ def main() -> None:
 
     spread("saferflow.stages.sft", params.launch, params.policy)
 
-    from saferflow.data.rows import SFTRow
-    from saferflow.data.tables import read_table
-    from saferflow.tracking.live import log_metrics
-    from saferflow.training.arguments import Job
-    from saferflow.training.checkpoints import home
-    from saferflow.training.policy import load_model, load_processor
-    from saferflow.training.preflight import refuse_cut_off
-    from saferflow.training.sft import train_sft
+    with imports():
+        from saferflow.data.rows import SFTRow
+        from saferflow.data.tables import read_table
+        from saferflow.tracking.live import log_metrics
+        from saferflow.training.arguments import Job
+        from saferflow.training.checkpoints import home
+        from saferflow.training.policy import load_model, load_processor
+        from saferflow.training.preflight import refuse_cut_off
+        from saferflow.training.sft import train_sft
 
     rows = read_table(TABLE, SFTRow)
     checkpoints = home("sft", [TABLE, BASE], [params.policy, params.launch, params.sft], params.run.seed)
