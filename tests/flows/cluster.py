@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -42,8 +42,8 @@ class Cluster:
     prefect: str
     mlflow: str
     s3: str
-    environ: dict[str, str] = field(default_factory=dict)
-    processes: dict[str, subprocess.Popen] = field(default_factory=dict)
+    environ: dict[str, str]
+    prefect_server: "Server"
 
 
 @contextmanager
@@ -89,25 +89,47 @@ def postgres(folder: Path) -> Iterator[str]:
         shutil.rmtree(home, ignore_errors=True)
 
 
+@dataclass
+class Server:
+    """A server of its own process, which may go away and come back."""
+
+    name: str
+    command: list[str]
+    health: str
+    environ: dict[str, str]
+    folder: Path
+    process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        log = self.folder / f"{self.name}.log"
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command, env=self.environ, cwd=self.folder, stdout=output, stderr=output, start_new_session=True
+            )
+        for _ in range(600):
+            with suppress(httpx.TransportError):
+                if httpx.get(self.health, timeout=2).status_code in (200, 401):
+                    return
+            assert self.process.poll() is None, log.read_text()[-3000:]
+            time.sleep(0.2)
+        raise AssertionError(log.read_text()[-3000:])
+
+    def kill(self) -> None:
+        """kill -9 of it and of all that it started."""
+        if self.process:
+            end(self.process)
+
+
 @contextmanager
-def started(
-    name: str, command: list[str], health: str, environ: dict[str, str], folder: Path
-) -> Iterator[subprocess.Popen]:
+def started(*server) -> Iterator[Server]:
     """A server that answers when the block begins, and is gone when it ends."""
-    with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(command, env=environ, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-        try:
-            for _ in range(600):
-                with suppress(httpx.TransportError):
-                    if httpx.get(health, timeout=2).status_code in (200, 401):
-                        break
-                assert process.poll() is None, (folder / f"{name}.log").read_text()[-3000:]
-                time.sleep(0.2)
-            else:
-                raise AssertionError((folder / f"{name}.log").read_text()[-3000:])
-            yield process
-        finally:
-            end(process)
+    made = Server(*server)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.kill()
 
 
 def end(process: subprocess.Popen) -> None:
@@ -167,7 +189,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
                     "PREFECT_SERVER_API_AUTH_STRING": f"{user}:{password}",
                 },
                 folder,
-            ),
+            ) as prefect_server,
         ):  # fmt: skip
             import boto3
 
@@ -185,4 +207,4 @@ def cluster(folder: Path) -> Iterator[Cluster]:
                 "PREFECT_API_URL": f"{prefect}/api", "PREFECT_API_AUTH_STRING": f"{user}:{password}",
                 "PREFECT_WORKER_QUERY_SECONDS": "2",
                 "MLFLOW_TRACKING_URI": mlflow, "MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password,
-            })  # fmt: skip
+            }, prefect_server)  # fmt: skip
