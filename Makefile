@@ -1,6 +1,7 @@
 # The task vocabulary. `run` and `test` do all of their own set-up.
 PYTHON ?= python3.11
 ARGS ?=
+SIDE_BY_SIDE ?= -n 2 --dist loadfile
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
@@ -13,10 +14,10 @@ run: .venv/run ## align the policy of params.yaml: only what is not up to date; 
 	@$(BIN)/saferflow run $(ARGS)
 
 test: .venv/test ## the default tests; ARGS="tests/flows -x"
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 slow: .venv/test .venv/harness ## the tests that take minutes
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(BIN)/python -m pytest -m slow $(SIDE_BY_SIDE) $(ARGS)
 
 lint: .venv/test ## style and layers
 	@$(BIN)/ruff check .

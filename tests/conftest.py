@@ -18,6 +18,7 @@ settings.register_profile("project", deadline=None)  # a time limit would fail o
 settings.load_profile("project")
 
 os.environ.update(environment.TELEMETRY_OFF)
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # files run side by side: who waits gives the core to who works
 for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PREFECT_"))]:
     if name not in environment.TELEMETRY_OFF:
         del os.environ[name]
