@@ -17,7 +17,7 @@ test: .venv/test ## the default tests; ARGS="tests/flows -x"
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 slow: .venv/test .venv/harness ## the tests that take minutes
-	@$(BIN)/python -m pytest -m slow $(SIDE_BY_SIDE) $(ARGS)
+	@$(BIN)/python -m pytest -m slow --timeout 600 $(SIDE_BY_SIDE) $(ARGS)
 
 lint: .venv/test ## style and layers
 	@$(BIN)/ruff check .

@@ -49,7 +49,7 @@ def stage(name: str, folder: Path, **options) -> subprocess.Popen:
 
 def finished(process: subprocess.Popen, status: int = 0) -> str:
     try:
-        told, _ = process.communicate(timeout=240)
+        told, _ = process.communicate(timeout=500)
     except subprocess.TimeoutExpired:
         process.kill()  # the launcher's processes end with it
         raise
@@ -258,7 +258,7 @@ def test_a_pickle_in_a_checkpoint_of_deepspeed_is_refused_and_not_run(here, tmp_
     (folder.parent / "MANIFEST.json").unlink()
     seal(folder.parent)
     process = stage("sft", here)
-    told, _ = process.communicate(timeout=240)
+    told, _ = process.communicate(timeout=500)
     assert process.returncode != 0
     assert "Weights only load failed" in told
     assert not left.exists()
