@@ -13,6 +13,8 @@ import pytest
 
 from saferflow.tracking import registry
 
+from .cluster import end
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -141,9 +143,12 @@ PLAN_READS = "cmd: python stub.py plan\n    deps: [data/sources/rows.jsonl]"
 
 
 @pytest.mark.slow
-def test_a_worker_runs_the_deployment_that_prefect_yaml_names(project):
-    """As docs/operations.md tells: saferflow init, a worker in this checkout."""
-    shutil.copy(ROOT / "prefect.yaml", project.root / "prefect.yaml")
+def test_a_worker_runs_the_deployment_that_prefect_yaml_names_by_the_clock(project):
+    """As docs/operations.md tells: saferflow init, a worker in this checkout; but every minute instead of every week."""
+    deployments = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
+    assert '- cron: "0 3 * * 1"' in deployments
+    minutely = deployments.replace('- cron: "0 3 * * 1"', '- cron: "* * * * *"')
+    (project.root / "prefect.yaml").write_text(minutely, encoding="utf-8")
     environ = project.environ(PWD=str(project.root), PREFECT_HOME=str(project.root / ".saferflow" / "prefect"))
 
     def prefect(*arguments: str) -> str:
@@ -163,9 +168,16 @@ def test_a_worker_runs_the_deployment_that_prefect_yaml_names(project):
     assert "retrain/weekly" in prefect("deployment", "ls")
     assert "crashed" in prefect("automation", "ls")
     assert json.loads(prefect("work-pool", "inspect", "gpu", "--output", "json"))["concurrency_limit"] == 3
-    prefect("deployment", "run", "retrain/weekly")
-    prefect("worker", "start", "--pool", "pipelines", "--run-once")
-    limit = time.monotonic() + 90
-    while "retrain" not in project.stage_runs() and time.monotonic() < limit:
-        time.sleep(1)
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "pipelines", "--limit", "1"]
+    with (project.root / ".saferflow" / "worker.log").open("w") as log:
+        worker = subprocess.Popen(
+            command, cwd=project.root, env=environ, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        limit = time.monotonic() + 240
+        while not (run := project.stage_runs().get("retrain")) or run.info.status != "FINISHED":
+            assert time.monotonic() < limit, (project.root / ".saferflow" / "worker.log").read_text()[-3000:]
+            time.sleep(1)
+    finally:
+        end(worker)
     assert remembered(project).data.tags["saferflow.outcome"] == "unchanged"
