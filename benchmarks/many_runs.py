@@ -123,7 +123,7 @@ def main() -> None:
         folder = Path(open_.enter_context(tempfile.TemporaryDirectory()))
         stores = {"sqlite": f"sqlite:///{folder}/mlflow.db"}
         if cluster.postgres_programs():
-            stores["postgresql"] = f"postgresql://{open_.enter_context(cluster.postgres(folder))}/mlflow"
+            stores["postgresql"] = f"postgresql+psycopg://{open_.enter_context(cluster.postgres(folder))}/mlflow"
         for store, address in stores.items():
             started = time.monotonic()
             fill(address, folder / store, asked.runs, asked.versions, model, of)

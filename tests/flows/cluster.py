@@ -160,7 +160,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     with postgres(folder) as database:
         config = folder / "basic_auth.ini"
         config.write_text(
-            f"[mlflow]\ndefault_permission = READ\ndatabase_uri = postgresql://{database}/mlflow_auth\n"
+            f"[mlflow]\ndefault_permission = READ\ndatabase_uri = postgresql+psycopg://{database}/mlflow_auth\n"
             f"admin_username = {user}\nadmin_password = {password}\n"
         )
         with (
@@ -169,7 +169,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
                 "mlflow",
                 [
                     *python, "mlflow", "server", "--host", "127.0.0.1", "--port", mlflow.rpartition(":")[2],
-                    "--workers", "1", "--app-name", "basic-auth", "--backend-store-uri", f"postgresql://{database}/mlflow",
+                    "--workers", "1", "--app-name", "basic-auth", "--backend-store-uri", f"postgresql+psycopg://{database}/mlflow",
                     "--artifacts-destination", "s3://mlflow",
                 ],
                 f"{mlflow}/health",

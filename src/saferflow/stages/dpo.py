@@ -23,7 +23,7 @@ def main() -> None:
     if params.dpo is None:
         return leave_out()
 
-    from saferflow.training.launch import leads, spread
+    from saferflow.training.launch import leads, part, spread
 
     rows = pairs(params)
     spread("saferflow.stages.dpo", params.launch, params.policy)
@@ -47,6 +47,7 @@ def main() -> None:
         write_metrics("dpo", {"rows": len(rows), "near_misses": misses, **metrics})
         if params.dpo.near_miss:
             shutil.rmtree(samples_of(params).parent)
+    part()
 
 
 def leave_out() -> None:

@@ -20,7 +20,7 @@ ROLLOUTS = Path("reports/rollouts.jsonl")
 def main() -> None:
     params = load_params()
 
-    from saferflow.training.launch import leads, spread
+    from saferflow.training.launch import leads, part, spread
 
     spread("saferflow.stages.grpo", params.launch, params.policy)
 
@@ -55,6 +55,7 @@ def main() -> None:
     )
     if leads():
         write_metrics("grpo", {"rows": len(rows), **metrics})
+    part()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ OUT = Path("models/sft")
 def main() -> None:
     params = load_params()
 
-    from saferflow.training.launch import leads, spread
+    from saferflow.training.launch import leads, part, spread
 
     spread("saferflow.stages.sft", params.launch, params.policy)
 
@@ -39,6 +39,7 @@ def main() -> None:
     metrics = train_sft("sft", model, processor, rows, params.sft, job)
     if leads():
         write_metrics("sft", {"rows": len(rows), **metrics})
+    part()
 
 
 if __name__ == "__main__":

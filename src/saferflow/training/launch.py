@@ -75,6 +75,17 @@ def spread(module: str, launch: LaunchParams, policy: PolicyParams) -> None:
     os.execv(sys.executable, command)  # noqa: S606 the launcher takes this process's place, so that signals reach it
 
 
+def part() -> None:
+    """Let the processes of a stage end together: one that goes while others still talk to it may abort, and the stage fails.
+
+    For the end of a stage that went well; after an error the launcher ends the others.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
 def _builds() -> Path:
     """Where DeepSpeed's operators are compiled: a folder for each machine, since a home may be shared by unlike ones."""
     from torch.utils.cpp_extension import get_default_build_root
