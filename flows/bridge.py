@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from prefect import Flow, get_run_logger, runtime, tags, task
+from prefect.client.orchestration import get_client
 from prefect.context import TagsContext
 from prefect.exceptions import TerminationSignal
 from prefect.logging.handlers import PrefectConsoleHandler
@@ -301,11 +302,22 @@ def _bring_up_to_date(align: Flow, root: Path, params: Params, force: tuple[str,
 
 @contextmanager
 def reachable(root: Path) -> Iterator[None]:
-    """Prefect's API for the block: the address that is configured, or this checkout's own server, started if need be."""
+    """Prefect's API for the block: the address that is configured, or this checkout's own server, started if need be.
+
+    Raises:
+        PipelineError: nobody answers at the configured address, or not to the one who asks.
+    """
     for handler in logging.getLogger().handlers:
         if isinstance(handler, PrefectConsoleHandler):
             handler.setLevel(logging.CRITICAL)  # the lines go to Prefect's store; the terminal has ours
     if PREFECT_API_URL.value():
+        with get_client(sync_client=True) as client:
+            fault = client.api_healthcheck()
+        if fault:
+            raise PipelineError(
+                f"Prefect's server at {PREFECT_API_URL.value()} does not let us in ({fault}); start it, set "
+                "PREFECT_API_AUTH_STRING where it asks for one, or unset PREFECT_API_URL to use this checkout's own"
+            )
         yield
         return
     if not services.running(services.PREFECT, root):

@@ -1,5 +1,6 @@
 """Experiments with values of one's own: beside the checkout, compared, found again, and in a queue that keeps their order."""
 
+import os
 import subprocess
 import sys
 import time
@@ -49,6 +50,20 @@ def test_values_are_read_as_yaml_and_held_against_the_params():
 def test_what_is_no_parameter_or_no_value_is_told(setting, told):
     with pytest.raises(ParamsError, match=told):
         custom(PARAMS, [setting])
+
+
+@pytest.mark.parametrize("module", ["flows.queue", "flows.setup"])
+def test_a_server_that_does_not_answer_is_named_with_the_way_out(module, tmp_path):
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": "http://127.0.0.1:9/api", "COLUMNS": "400"}
+    for name in ("params.yaml", "dvc.yaml", "mlflow"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    done = subprocess.run(
+        [sys.executable, "-m", module], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "error: Prefect's server at http://127.0.0.1:9/api" in done.stdout, done.stderr
+    assert "unset PREFECT_API_URL" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 @pytest.mark.slow

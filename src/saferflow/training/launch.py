@@ -66,7 +66,7 @@ def spread(module: str, launch: LaunchParams, policy: PolicyParams) -> None:
     ]  # fmt: skip
     if launch.strategy != "ddp":
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # DeepSpeed itself would unpickle whatever a checkpoint holds
-        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(_builds()))
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(build_folder()))
         free_dead_locks(Path(os.environ["TORCH_EXTENSIONS_DIR"]))
     if not gpus:
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -86,7 +86,7 @@ def part() -> None:
         distributed.destroy_process_group()
 
 
-def _builds() -> Path:
+def build_folder() -> Path:
     """Where DeepSpeed's operators are compiled: a folder for each machine, since a home may be shared by unlike ones."""
     from torch.utils.cpp_extension import get_default_build_root
 
