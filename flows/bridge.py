@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+import httpx
 from prefect import Flow, get_run_logger, runtime, tags, task
 from prefect.client.orchestration import get_client
 from prefect.context import TagsContext
@@ -311,13 +312,14 @@ def reachable(root: Path) -> Iterator[None]:
         if isinstance(handler, PrefectConsoleHandler):
             handler.setLevel(logging.CRITICAL)  # the lines go to Prefect's store; the terminal has ours
     if PREFECT_API_URL.value():
-        with get_client(sync_client=True) as client:
-            fault = client.api_healthcheck()
-        if fault:
+        try:
+            with get_client(sync_client=True) as client:
+                client.request("GET", "/admin/version")  # asks for the password too, which /health does not
+        except httpx.HTTPError as fault:
             raise PipelineError(
                 f"Prefect's server at {PREFECT_API_URL.value()} does not let us in ({fault}); start it, set "
                 "PREFECT_API_AUTH_STRING where it asks for one, or unset PREFECT_API_URL to use this checkout's own"
-            )
+            ) from None
         yield
         return
     if not services.running(services.PREFECT, root):
