@@ -1,11 +1,34 @@
 """What the launcher of several processes leaves behind and finds."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
-from saferflow.training.launch import free_dead_locks
+from saferflow.training.launch import free_dead_locks, part
 
 HOLD = "import os, sys; os.open(sys.argv[1], os.O_CREAT | os.O_EXCL); print('held', flush=True); sys.stdin.read()"
+
+
+TWO_THAT_PART = """
+import atexit, os, sys, time
+from pathlib import Path
+import torch.distributed
+from saferflow.training.launch import part
+
+class Told:
+    def __del__(self):
+        Path("taken-down-" + os.environ["RANK"]).touch()
+
+sys.told = Told()
+torch.distributed.init_process_group("gloo")
+atexit.register(lambda: Path("flushed-" + os.environ["RANK"]).touch())
+if os.environ["RANK"] == "0":
+    time.sleep(1)
+    Path("written").touch()
+part()
+Path("went on").touch()
+"""
 
 
 def test_a_lock_of_a_killed_build_goes_and_one_in_use_stays(tmp_path):
@@ -33,3 +56,17 @@ def test_a_lock_of_a_killed_build_goes_and_one_in_use_stays(tmp_path):
 
 def test_without_any_build_there_is_nothing_to_free(tmp_path):
     free_dead_locks(tmp_path / "none yet")
+
+
+def test_processes_end_together_flush_and_do_not_take_their_interpreters_down(tmp_path):
+    """Threads that ask for an interpreter which is being taken down abort the process now and then."""
+    (tmp_path / "two.py").write_text(TWO_THAT_PART, encoding="utf-8")
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "two.py"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}, check=True,
+    )  # fmt: skip
+    assert {each.name for each in tmp_path.iterdir()} == {"two.py", "written", "flushed-0", "flushed-1"}
+
+
+def test_one_process_goes_on_after_it_parted():
+    part()

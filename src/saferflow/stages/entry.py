@@ -11,8 +11,9 @@ from saferflow.errors import SaferflowError
 
 def run_stage(main: Callable[[], None]) -> None:
     """Call a stage's `main`; exit with status 1 and the message of a `SaferflowError`."""
-    # TRL asks transformers by the former name.
+    # TRL asks transformers by the former name, DeepSpeed torch, and that at each step.
     warnings.filterwarnings("ignore", message=r"`is_gradient_checkpointing`", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
     try:
         main()
     except SaferflowError as error:

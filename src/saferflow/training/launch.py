@@ -4,6 +4,7 @@ A stage's module calls `spread` first. With one process and no DeepSpeed it goes
 which starts the same module once a process. Source: ours.
 """
 
+import atexit
 import ctypes
 import os
 import signal
@@ -76,14 +77,19 @@ def spread(module: str, launch: LaunchParams, policy: PolicyParams) -> None:
 
 
 def part() -> None:
-    """Let the processes of a stage end together: one that goes while others still talk to it may abort, and the stage fails.
+    """Let the processes of a stage end together, and at once: of several this does not return.
 
-    For the end of a stage that went well; after an error the launcher ends the others.
+    One that goes while others still talk to it may fail them. And the threads in which they talk may ask for the interpreter
+    while it is being taken down, which aborts the process; so it is not taken down. For the end of a stage that went well,
+    when all is written; after an error the launcher ends the others.
     """
     distributed = sys.modules.get("torch.distributed")
     if distributed and distributed.is_available() and distributed.is_initialized():
         distributed.barrier()
-        distributed.destroy_process_group()
+        atexit._run_exitfuncs()  # the last points of the curves
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def build_folder() -> Path:
