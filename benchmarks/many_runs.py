@@ -2,8 +2,9 @@
 
     saferflow run && python benchmarks/many_runs.py [--runs 1000] [--versions 200] [--repeat 5]
 
-Fills stores of its own with copies of the checkout's newest pipeline runs (their tags, parameters, figures and the artifacts
-that promotion reads); the checkout's own store is read and left alone. PostgreSQL is left out where it is not installed.
+Beside them, in turn, a script that only imports MLflow, opens the same store and reads one version: what no command can be
+quicker than. Fills stores of its own with copies of the checkout's newest pipeline runs (their tags, parameters, figures and
+the artifacts that promotion reads); the checkout's own store is read and left alone. PostgreSQL is left out where it is not installed.
 """
 
 import argparse
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RESULTS = ROOT / "benchmarks" / "results.json"
-COMMANDS = {
-    "status": ["status"],
-    "compare": ["compare", "v1", "candidate"],
-    "promote": ["promote", "--dry-run"],
-}
+COMMANDS = {name: ["-c", "from saferflow.cli import main; main()", *command] for name, command in (
+    ("status", ["status"]),
+    ("compare", ["compare", "v1", "candidate"]),
+    ("promote", ["promote", "--dry-run"]),
+)}  # fmt: skip
+BARE = "import mlflow, sys; mlflow.MlflowClient().get_model_version_by_alias(sys.argv[1], 'candidate')"
 TARGET = 3.0
 NAMES = ("evaluated.parquet", "gate.json")
 """Artifacts of a pipeline run that promotion reads."""
@@ -93,17 +95,17 @@ def fill(address: str, artifacts: Path, runs: int, versions: int, model: str, of
         client.set_registered_model_alias(model, alias, str(number))
 
 
-def timed(command: list[str], address: str) -> tuple[float, str]:
+def timed(command: list[str], address: str) -> float:
     environ = {**os.environ, "MLFLOW_TRACKING_URI": address, "COLUMNS": "120"}
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", "from saferflow.cli import main; main()", *command],
+        [sys.executable, *command],
         cwd=ROOT, env=environ, capture_output=True, text=True, check=False,
     )  # fmt: skip
     seconds = time.monotonic() - started
     if done.returncode and "may not" not in done.stdout and "nothing was moved" not in done.stdout:
         raise SystemExit(f"{command}: {done.stdout}{done.stderr}")
-    return seconds, done.stdout
+    return seconds
 
 
 def main() -> None:
@@ -118,7 +120,7 @@ def main() -> None:
 
     model = load_params().gate.registered_model
     of = newest(mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"]), model)
-    found: dict = {"runs": asked.runs, "versions": asked.versions, "seconds": {}}
+    found: dict = {"runs": asked.runs, "versions": asked.versions, "seconds": {}, "of mlflow alone": {}}
     with ExitStack() as open_:
         folder = Path(open_.enter_context(tempfile.TemporaryDirectory()))
         stores = {"sqlite": f"sqlite:///{folder}/mlflow.db"}
@@ -128,12 +130,18 @@ def main() -> None:
             started = time.monotonic()
             fill(address, folder / store, asked.runs, asked.versions, model, of)
             print(f"{store}: filled in {time.monotonic() - started:.0f} s", flush=True)
-            for name, command in COMMANDS.items():
-                times = [timed(command, address)[0] for _ in range(asked.repeat)]
+            commands = {"mlflow alone": ["-c", BARE, model], **COMMANDS}
+            rounds = [
+                {name: timed(command, address) for name, command in commands.items()} for _ in range(asked.repeat)
+            ]
+            for name in commands:
+                times = [each[name] for each in rounds]
+                ratio = statistics.median(each[name] / each["mlflow alone"] for each in rounds)
                 found["seconds"].setdefault(store, {})[name] = round(statistics.median(times), 2)
+                found["of mlflow alone"].setdefault(store, {})[name] = round(ratio, 2)
                 print(
                     f"{store} {name}: {statistics.median(times):.2f} s (from {min(times):.2f} to {max(times):.2f}; "
-                    f"target {TARGET:.0f})",
+                    f"target {TARGET:.0f}), {ratio:.2f} of MLflow alone",
                     flush=True,
                 )
     before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cpu": {}, "gpu": None}
