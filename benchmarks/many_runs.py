@@ -4,7 +4,8 @@
 
 Beside them, in turn, a script that only imports MLflow, opens the same store and reads one version: what no command can be
 quicker than. Fills stores of its own with copies of the checkout's newest pipeline runs (their tags, parameters, figures and
-the artifacts that promotion reads); the checkout's own store is read and left alone. PostgreSQL is left out where it is not installed.
+the artifacts that promotion reads); the own store of the checkout is read and left alone. PostgreSQL is left out where it is
+not installed.
 """
 
 import argparse
