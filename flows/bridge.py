@@ -185,6 +185,8 @@ class Pipeline:
         found = {lineage.CACHED: str(outcome != RAN).lower()} | ({lineage.PRODUCED_BY: maker} if maker else {})
         runs.tag(run, {**lineage.stage_tags(entry), **found})
         runs.log_params(run, next(iter(entry.get("params", {}).values()), {}))
+        if outcome == RAN and (drawn := curves.draw(run)) is not None:  # before the final numbers, which are no curves
+            runs.log_text(run, drawn, "curves.svg")
         runs.log_numbers(run, {"stage_seconds": seconds} if outcome == RAN else {})
         for path in map(self.root.joinpath, stage.metrics):
             runs.log_numbers(run, json.loads(path.read_text(encoding="utf-8")))
@@ -211,8 +213,6 @@ class Pipeline:
         runs.log_text(run, json.dumps(entry, indent=2, ensure_ascii=False), "lineage.json")
         if data_versions.FILE in stage.outs:
             self._tell_drift(stage, run)
-        if (drawn := curves.draw(run)) is not None:
-            runs.log_text(run, drawn, "curves.svg")
         log = self.root / "logs" / f"{stage.name}.log"
         if log.exists():
             runs.log_artifact(run, log, "logs")
