@@ -1,6 +1,6 @@
 """Kills at random moments of whole runs, and what the next run makes of what is left.
 
-    python benchmarks/faults.py [--profile micro] [--kills 25] [--seed 1] [--folder DIR]
+    python benchmarks/faults.py [--profile micro] [--kills 25] [--seed 1] [--victims flow stage] [--folder DIR]
 
 Each trial is a fresh copy of the committed checkout: a run, kill -9 of one victim at a moment drawn from the length of an
 undisturbed run, and the same command again. The victim is the flow, the stage at work, the Prefect server, the MLflow server
@@ -242,6 +242,7 @@ def main() -> None:
     parser.add_argument("--profile", default="micro")
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--victims", nargs="+", choices=VICTIMS, default=VICTIMS, help="in turn")
     parser.add_argument("--folder", type=Path, help="work here, and leave what failed; else in a temporary folder")
     parser.add_argument("--seconds", type=float, help="with --lock: of an undisturbed run")
     parser.add_argument(
@@ -272,7 +273,7 @@ def main() -> None:
             expected = known.results()
         print(f"{asked.profile}: an undisturbed run takes {whole:.0f} s; {len(expected)} models and tables", flush=True)
         for number in range(asked.kills):
-            victim = VICTIMS[number % len(VICTIMS)]
+            victim = asked.victims[number % len(asked.victims)]
             root = folder / f"trial-{number}"
             checkout = Checkout(base, root, tracked=victim in ("mlflow", "all"))
             try:
