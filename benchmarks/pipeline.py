@@ -31,13 +31,13 @@ OVERHEAD = 0.05
 """Most of a run that may go to what is not a stage."""
 
 
-def stage_seconds(run: psutil.Process) -> dict[str, float]:
-    """Seconds for which a stage command of a run was alive, by stage; returns when the run has ended."""
+def stage_seconds(run: psutil.Process, *workers: psutil.Process) -> dict[str, float]:
+    """Seconds for which a stage command of a run, or of a worker, was alive, by stage; returns when the run has ended."""
     alive: dict[int, tuple[str, float]] = {}
     seconds: dict[str, float] = {}
     while run.is_running() and run.status() != psutil.STATUS_ZOMBIE:
         now = time.time()
-        for child in run.children(recursive=True):
+        for child in (child for root in (run, *workers) for child in root.children(recursive=True)):
             if child.pid not in alive and (stage := _stage(child)):
                 alive[child.pid] = (stage, child.create_time())
         for pid, (stage, since) in list(alive.items()):

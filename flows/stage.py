@@ -42,7 +42,7 @@ def stage(
         dvc(root, "pull", "--run-cache", *inputs, *sources(root, name))
         outcome = reproduce(root, name, run, on_line, force=force, seconds=seconds)
         live.send_left(run)
-        dvc(root, "push", "--run-cache", name)
+        give(root, name)
     return Completed(message=outcome)
 
 
@@ -73,6 +73,23 @@ def sources(root: Path, stage: str) -> list[str]:
     if not any(dep.startswith("data/sources") for dep in graph.load_stages(root)[stage].deps):
         return []
     return sorted(str(path.relative_to(root)) for path in (root / "data" / "sources").glob("*.dvc"))
+
+
+def give(root: Path, stage: str) -> None:
+    """Push what a stage wrote, so that another checkout can restore it without its dvc.lock.
+
+    `dvc push --run-cache` leaves out what git keeps (metrics), and without it DVC restores nothing of the stage.
+
+    Raises:
+        PipelineError: the remote does not take it.
+    """
+    from dvc.repo import Repo
+
+    dvc(root, "push", "--run-cache", stage)
+    with Repo(str(root)) as repo:
+        in_git = {out.hash_info for out in repo.stage.load_one(str(root / "dvc.yaml"), stage).outs if not out.use_cache}
+        if repo.cloud.push(in_git).failed:
+            raise PipelineError(f"the remote did not take the metrics of stage {stage}; what is done here stays")
 
 
 def dvc(root: Path, *arguments: str) -> None:

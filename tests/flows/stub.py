@@ -53,7 +53,9 @@ def main(stage: str) -> None:
     for out in declared["outs"]:
         write(Path(out), digest.hexdigest(), params)
     Path("metrics").mkdir(exist_ok=True)
-    Path(f"metrics/{stage}.json").write_text(json.dumps(scores() if stage == "evaluate" else {"loss": 0.5}))
+    Path(f"metrics/{stage}.json").write_text(
+        json.dumps(scores() if stage == "evaluate" else {"loss": sum(stage.encode()) / 1000})
+    )
 
 
 def write(path: Path, digest: str, params: dict) -> None:
