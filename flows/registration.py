@@ -101,7 +101,7 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
     runs.log_numbers(parent, {"cost": asdict(total(costs))})
     card = _card(root, params, entries, parent, version, verdict, told, costs)
     runs.log_text(parent, card, CARD)
-    registry.describe(version, card)
+    registry.describe(version, card, f"artifact `{CARD}` of run {parent}")
     runs.tag(parent, {lineage.PREFIX + "version": str(version.number), runs.NOTE: told})
     scores = json.loads((root / SCORES).read_text(encoding="utf-8"))
     runs.log_numbers(parent, scores["policies"][POLICY])

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
 
 from mlflow import MlflowClient
 from saferflow.errors import PipelineError
@@ -174,3 +175,19 @@ def test_two_promotions_at_once_end_with_one_champion(store, tmp_path):
     winner = 2 + said.index("promoted")
     assert (holder("champion"), holder("previous")) == (winner, 1)
     assert [line["champion"] for line in told()] == [(None, 1), (1, winner)]
+
+
+@pytest.mark.parametrize("lines", [1, 400])
+def test_a_description_keeps_to_what_the_databases_hold_and_says_where_the_rest_is(store, lines):
+    """SQLite takes any length, PostgreSQL refuses a longer one, and then nothing is registered."""
+    card = "".join(f"| file-{number} | its digest |\n" for number in range(lines))
+    registry.describe(registry.by_number(MODEL, 1), card, "artifact `card.md` of run 7")
+    kept = MlflowClient(store).get_model_version(MODEL, "1").description
+    assert len(kept) <= SqlModelVersion.description.type.length == registry.DESCRIPTION_CHARS
+    if lines == 1:
+        assert kept == card
+    else:
+        shown, _, rest = kept.partition("\n\n")
+        assert card.startswith(shown + "\n")
+        assert len(kept) > registry.DESCRIPTION_CHARS - 200
+        assert rest == "*The rest: artifact `card.md` of run 7.*\n"

@@ -18,6 +18,8 @@ CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 MODEL_DIGEST = lineage.PREFIX + "model.md5"
 EVALUATION_RUN = lineage.PREFIX + "evaluation_run"
 """The run whose artifacts hold the version's evaluated rows."""
+DESCRIPTION_CHARS = 5000
+"""What MLflow's databases hold of a version's description; SQLite takes more, PostgreSQL refuses it."""
 HOME = Path(".saferflow")
 """Holds the lock of this checkout, and what it has seen of ledgers."""
 
@@ -69,8 +71,15 @@ def retag(version: Version, tags: Mapping[str, str]) -> None:
         client().set_model_version_tag(version.model, str(version.number), name, value)
 
 
-def describe(version: Version, text: str) -> None:
-    """What the version's page says at its top."""
+def describe(version: Version, text: str, whole: str) -> None:
+    """What the version's page says at its top.
+
+    Args:
+        whole: where the text is as a whole; said at its end where MLflow has no room for all of it.
+    """
+    if len(text) > DESCRIPTION_CHARS:
+        more = f"\n\n*The rest: {whole}.*\n"
+        text = text[: DESCRIPTION_CHARS - len(more)].rpartition("\n")[0] + more
     client().update_model_version(version.model, str(version.number), text)
 
 
