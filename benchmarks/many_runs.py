@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RESULTS = ROOT / "benchmarks" / "results.json"
-COMMANDS = {name: ["-c", "from saferflow.cli import main; main()", *command] for name, command in (
-    ("status", ["status"]),
-    ("compare", ["compare", "v1", "candidate"]),
-    ("promote", ["promote", "--dry-run"]),
-)}  # fmt: skip
+OURS = "from saferflow.cli import main; main()"
+COMMANDS = {
+    "status": ["-c", OURS, "status"],
+    "compare": ["-c", OURS, "compare", "v1", "candidate"],
+    "promote": ["-c", OURS, "promote", "--dry-run"],
+}
 BARE = "import mlflow, sys; mlflow.MlflowClient().get_model_version_by_alias(sys.argv[1], 'candidate')"
 TARGET = 3.0
 NAMES = ("evaluated.parquet", "gate.json")

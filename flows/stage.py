@@ -89,7 +89,9 @@ def give(root: Path, stage: str) -> None:
     with Repo(str(root)) as repo:
         in_git = {out.hash_info for out in repo.stage.load_one(str(root / "dvc.yaml"), stage).outs if not out.use_cache}
         if repo.cloud.push(in_git).failed:
-            raise PipelineError(f"the remote did not take the metrics of stage {stage}; what is done here stays")
+            raise PipelineError(
+                f"the remote did not take the metrics of stage {stage}; what is done here stays, run again"
+            )
 
 
 def dvc(root: Path, *arguments: str) -> None:
