@@ -306,6 +306,8 @@ class NearMissParams(Section):
 
     share: Annotated[float, Field(gt=0, le=1)]
     """Of the pairs that are sampled for; where no sample is well-formed and wrong, a pair keeps its planted fault."""
+    planted: Annotated[float, Field(ge=0, lt=1)]
+    """Share of planted faults among the pairs; they come first from the side, harmful or harmless, with fewer near misses."""
     samples: Positive
     temperature: Annotated[float, Field(gt=0)]
     batch_size: Positive

@@ -11,7 +11,7 @@ from saferflow.data.tables import read_table
 from saferflow.params import Params, load_params
 from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
-from saferflow.training.near_miss import NAME, drawn, replaced
+from saferflow.training.near_miss import NAME, balanced, drawn, replaced
 
 POLICY = Path("models/sft")
 TABLE = Path("data/tables/dpo.parquet")
@@ -75,7 +75,7 @@ def pairs(params: Params) -> list[DPORow]:
     made = replaced(rows, chosen, sampled(samples_of(params), prompts, asked.batch_size, params.run.seed, draw))
     misses = sum(row.perturbation == NAME for row in made)
     print(f"dpo  {misses:,} near misses for {len(chosen):,} of {len(rows):,} pairs", flush=True)
-    return made
+    return balanced(made, asked.planted, params.run.seed)
 
 
 def samples_of(params: Params) -> Path:

@@ -5,6 +5,7 @@ than is expected; the one most like the chosen completion is taken. Where no sam
 Source: ours; the papers' rejected sides are perturbations only [K].
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
@@ -34,6 +35,31 @@ def replaced(rows: Sequence[DPORow], asked: Iterable[DPORow], samples: Iterable[
         if nearest is not None:
             missed[row.id] = replace(row, rejected=nearest, perturbation=NAME)
     return [missed.get(row.id, row) for row in rows]
+
+
+def balanced(rows: Sequence[DPORow], planted: float, seed: int) -> list[DPORow]:
+    """All near misses, and planted faults so that these are the share `planted` of the whole.
+
+    The planted ones come first from the side (harmful or harmless rows) that has fewer near misses, so that the pairs teach
+    against over-refusal and under-refusal alike.
+    """
+    misses = [row for row in rows if row.perturbation == NAME]
+    others = sorted(
+        (row for row in rows if row.perturbation != NAME), key=lambda row: rng(seed, "planted", row.id).random()
+    )
+    room = min(len(others), round(len(misses) * planted / (1 - planted)))
+    counts = Counter(_harmful(row) for row in misses)
+    chosen: set[str] = set()
+    queues = {side: [row.id for row in others if _harmful(row) is side] for side in (True, False)}
+    while len(chosen) < room:
+        side = min((side for side in queues if queues[side]), key=lambda side: counts[side])
+        chosen.add(queues[side].pop(0))
+        counts[side] += 1
+    return [row for row in rows if row.perturbation == NAME or row.id in chosen]
+
+
+def _harmful(row: DPORow) -> bool:
+    return Labels.from_json(row.labels).harmful
 
 
 def nearest_miss(row: DPORow, completions: Iterable[str]) -> str | None:
