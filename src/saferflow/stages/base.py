@@ -16,7 +16,7 @@ from saferflow.stages.metrics import write_metrics
 
 OUT = Path("models/base")
 PACKAGE = Path(__file__).parents[1]
-MAKES_ROWS = ("data/scenes", "planner", "protocol")
+MAKES_ROWS = ("data/attacks", "data/distortions.py", "data/scenes", "planner", "protocol")
 """The code that the rows and the tokenizer come from."""
 ALONE = LaunchParams(processes=1, nodes=1, rendezvous=None, strategy="ddp")
 TOKENIZER_ROWS = 1500
@@ -43,6 +43,8 @@ def pretrain(params: Params) -> dict[str, float]:
     with imports():
         from saferflow.data.rows import SFTRow
         from saferflow.data.scenes.corpus import general_rows, plain_pairs
+        from saferflow.planner.augmentation import with_distorted_image
+        from saferflow.rng import rng
         from saferflow.tracking.live import log_metrics
         from saferflow.training.arguments import Job
         from saferflow.training.checkpoints import home
@@ -52,6 +54,12 @@ def pretrain(params: Params) -> dict[str, float]:
     base, seed = params.base, params.run.seed
     plain = round(base.rows * base.plain_share)
     rows = [*general_rows(base.rows - plain, seed, "base"), *plain_pairs(plain, seed)]
+    if base.augment_images:
+        draws = [rng(seed, "augment base", row.id) for row in rows]
+        rows = [
+            with_distorted_image(row, draw) if draw.random() < base.augment_images else row
+            for row, draw in zip(rows, draws, strict=True)
+        ]
     random.Random(seed).shuffle(rows)
     texts = [text for row in rows for text in (row.question, row.answer)]
     tokenizer = train_tokenizer([*texts, *protocol_texts(params)], base.vocab_size)
@@ -79,15 +87,17 @@ def pretrain(params: Params) -> dict[str, float]:
 
 
 def protocol_texts(params: Params) -> list[str]:
-    """System prompts, questions and reference traces of the training split, for the tokenizer alone."""
+    """System prompts, questions and reference traces of the training split as stage `plan` makes them: for the tokenizer."""
     from saferflow.data.scenes.corpus import safety_rows
+    from saferflow.planner.augmentation import augmented
     from saferflow.planner.rules import plan_for
     from saferflow.planner.teacher import write
     from saferflow.protocol.trace import render
     from saferflow.rng import rng
 
     texts = []
-    for row in safety_rows(min(TOKENIZER_ROWS, params.base.rows), params.run.seed, "train"):
+    for plain in safety_rows(min(TOKENIZER_ROWS, params.base.rows), params.run.seed, "train"):
+        row = augmented(plain, params.plan.augmentation, params.run.seed)
         plan = plan_for(row.question, row.image)
         reference = write(plan, row.question, row.labels, row.answer, rng(params.run.seed, "tokenizer", row.id), 1.0)
         texts += [plan.system_prompt(params.plan.prompt_detail), row.question, render(reference)]
