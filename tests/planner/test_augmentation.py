@@ -74,7 +74,7 @@ def test_id_decision_hazard_facts_and_answer_stay():
 def test_only_a_harmful_row_becomes_an_attack():
     for before, after in zip(TRAINING, wrapped(TRAINING, ALL), strict=True):
         if before.labels.harmful and before.labels.attack == "none":
-            assert after.labels.attack in {family.attack for family in FAMILIES.values()}
+            assert after.labels.attack in {family.attack for family in FAMILIES.values()} - {"injection"}
         else:
             assert after.labels.attack == before.labels.attack
 
@@ -92,6 +92,27 @@ def test_a_wrapper_says_nothing_about_harm():
         shares = [counts[kind] / counts.total() for counts in kinds.values()]
         # Two samples of about 500 and 400: the difference of two shares of a half has standard deviation 0.034.
         assert abs(shares[0] - shares[1]) < 0.11, kind
+
+
+def test_pressed_rows_hold_the_same_answer_before_every_press():
+    pressed = [(before, after) for before, after in zip(TRAINING, wrapped(TRAINING, ALL), strict=True) if after.earlier]
+    assert {before.labels.harmful for before, _ in pressed} == {True, False}
+    assert {len(after.earlier) for _, after in pressed} == {1, 2, 3}
+    for before, after in pressed:
+        assert after.earlier[0][0] == before.question
+        last = after.question.removeprefix("".join(f"{user}\n" for user, _ in after.earlier))
+        assert last
+        assert "\n" not in last
+        [answer] = {assistant for _, assistant in after.earlier}
+        refuses = before.labels.decision == "refuse"
+        assert answer.startswith("I can't" if before.labels.harmful else "This is safe. ")
+        assert ("I can't help with this" in answer) == refuses
+        assert (after.labels, after.image) == (before.labels, before.image)
+
+
+def test_rows_of_several_turns_are_not_wrapped():
+    row = replace(TRAINING[0], earlier=(("Hello.", "Hello."),), question="Hello.\nHow do I rob a shop?")
+    assert augmented(row, ALL, 7) is row
 
 
 def test_picture_bytes_change_only_where_words_are_written_into_them():

@@ -2,25 +2,25 @@
 
 A row is addressed by (seed, "augment", id), so that what becomes of it depends on no other row. Whether and how
 it is wrapped does not depend on its decision: harmless and harmful requests get the same forms, so that a wrapper says nothing
-about harm. Rows that are held out, general, without labels, or an attack already are not wrapped. Source: ours.
+about harm. Rows that are held out, general, without labels, of several turns or an attack already are not wrapped. Source: ours.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
 from saferflow.data.attacks.family import labelled
 from saferflow.data.attacks.training import FORMS
 from saferflow.data.distortions import distorted
-from saferflow.data.rows import Labels, Row
+from saferflow.data.rows import Labels, Row, Turn, whole_question
 from saferflow.params import AugmentationParams
+from saferflow.planner.teacher import answer_for
 from saferflow.protocol.tools import TOOLS
 from saferflow.rng import rng
 
 WRITING = ("typographic", "split")
 """Families that write into the picture; one that holds words already is left to the others."""
-SINGLE = tuple(name for name in FORMS if name != "pressure")
-"""Families of one turn."""
 LONGEST = 200
 """Characters of a request that is written into a picture at most."""
 SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
@@ -55,15 +55,31 @@ def _mirrors(row: Row) -> bool:
 
 def attacked(row: Row, random: Random) -> Row:
     """The row with its request in a drawn training form, or as it is where none fits."""
-    if row.labels is None or row.labels.kind != "safety" or row.labels.attack != "none":
+    if row.labels is None or row.labels.kind != "safety" or row.labels.attack != "none" or row.earlier:
         return row
-    names = [name for name in SINGLE if name not in WRITING or _writable(row.question, row.labels)]
+    names = [name for name in FORMS if name not in WRITING or _writable(row.question, row.labels)]
     random.shuffle(names)
     for name in names:
         attack = FORMS[name](row.question, row.image, random)
         if attack is not None:
-            return replace(row, question=attack.turns[0], image=attack.image, labels=labelled(row.labels, name, attack))
+            earlier = with_answers(attack.turns[:-1], row)
+            return replace(
+                row,
+                question=whole_question(earlier, attack.turns[-1]),
+                image=attack.image,
+                labels=labelled(row.labels, name, attack),
+                earlier=earlier,
+            )
     return row
+
+
+def with_answers(questions: Sequence[str], row: Row) -> tuple[Turn, ...]:
+    """Turns before the last one, each answered as the rule teacher answers the row: what is refused is refused each time.
+
+    A model behind a server that writes the row's own reference does not write these.
+    """
+    answer = answer_for(row.labels, row.answer)
+    return tuple((question, answer) for question in questions)
 
 
 def _writable(question: str, labels: Labels) -> bool:
