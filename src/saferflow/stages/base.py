@@ -9,10 +9,14 @@ checkpoint.
 
 import random
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from saferflow.params import LaunchParams, Params, load_params
 from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
+
+if TYPE_CHECKING:
+    from saferflow.data.rows import Row
 
 OUT = Path("models/base")
 PACKAGE = Path(__file__).parents[1]
@@ -42,9 +46,6 @@ def point_to(checkpoint: str) -> dict[str, float]:
 def pretrain(params: Params) -> dict[str, float]:
     with imports():
         from saferflow.data.rows import SFTRow
-        from saferflow.data.scenes.corpus import general_rows, plain_pairs
-        from saferflow.planner.augmentation import with_distorted_image
-        from saferflow.rng import rng
         from saferflow.tracking.live import log_metrics
         from saferflow.training.arguments import Job
         from saferflow.training.checkpoints import home
@@ -52,15 +53,7 @@ def pretrain(params: Params) -> dict[str, float]:
         from saferflow.training.sft import train_sft
 
     base, seed = params.base, params.run.seed
-    plain = round(base.rows * base.plain_share)
-    rows = [*general_rows(base.rows - plain, seed, "base"), *plain_pairs(plain, seed)]
-    if base.augment_images:
-        draws = [rng(seed, "augment base", row.id) for row in rows]
-        rows = [
-            with_distorted_image(row, draw) if draw.random() < base.augment_images else row
-            for row, draw in zip(rows, draws, strict=True)
-        ]
-    random.Random(seed).shuffle(rows)
+    rows = pretraining_rows(params)
     texts = [text for row in rows for text in (row.question, row.answer)]
     tokenizer = train_tokenizer([*texts, *protocol_texts(params)], base.vocab_size)
     model = build_model(base, tokenizer, seed)
@@ -84,6 +77,25 @@ def pretrain(params: Params) -> dict[str, float]:
         job,
     )
     return {"parameters": size, "rows": len(rows), **metrics}
+
+
+def pretraining_rows(params: Params) -> "list[Row]":
+    """General questions and plain pairs in the order in which they are learned, a share of their pictures a little changed."""
+    from saferflow.data.scenes.corpus import general_rows, plain_pairs
+    from saferflow.planner.augmentation import with_distorted_image
+    from saferflow.rng import rng
+
+    base, seed = params.base, params.run.seed
+    plain = round(base.rows * base.plain_share)
+    rows = [*general_rows(base.rows - plain, seed, "base"), *plain_pairs(plain, seed)]
+    if base.augment_images:
+        draws = [rng(seed, "augment base", row.id) for row in rows]
+        rows = [
+            with_distorted_image(row, draw) if draw.random() < base.augment_images else row
+            for row, draw in zip(rows, draws, strict=True)
+        ]
+    random.Random(seed).shuffle(rows)
+    return rows
 
 
 def protocol_texts(params: Params) -> list[str]:
