@@ -31,7 +31,7 @@ def main() -> None:
     model, processor = load_model(asked.policy, params.policy), load_processor(asked.policy, params.policy)
     rows = [row for row in read_table(asked.table, PromptRow) if row.kind == "safety"][: asked.rows]
     plans = [Plan.from_json(row.plan) for row in rows]
-    prompts = [Prompt(row.system, row.question, row.image) for row in rows]
+    prompts = [Prompt.of(row) for row in rows]
 
     def run(constrained: bool) -> tuple[float, int, float]:
         """Seconds, tokens said, share valid."""

@@ -45,6 +45,15 @@ def test_no_stage_declares_code_that_it_does_not_import():
     assert idle == {}
 
 
+def test_no_stage_knows_the_attacks_that_only_the_evaluation_command_shows():
+    """So that none of them gets into a training row or into the tokenizer; training forms are known where rows are made."""
+    knowing = {
+        stage: {Path(file).name for file in imported_files(stage) if "/data/attacks/" in file} for stage in STAGES
+    }
+    assert {stage for stage, files in knowing.items() if "unseen.py" in files} == set()
+    assert {stage for stage, files in knowing.items() if "training.py" in files} == {"base", "plan"}
+
+
 def test_the_check_of_declared_modules_sees_a_missing_one():
     deps = tuple(dep for dep in STAGES["sft"].deps if dep != "src/saferflow/training/sft.py")
     assert not all(_covered(path, deps) for path in imported_files("sft"))

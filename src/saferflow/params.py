@@ -194,6 +194,15 @@ class EndpointWriterParams(EndpointParams):
     kind: Literal["endpoint"]
 
 
+class AugmentationParams(Section):
+    """Training rows in other forms; held-out rows are never touched."""
+
+    attacks: Share
+    """Of the labelled safety rows for training, harmless and harmful ones alike: their request is put into an attack's form."""
+    images: Share
+    """Of the training rows with a picture: it is cropped, brightened, compressed and so on by a little."""
+
+
 class PlanParams(Section):
     """How rows become plans, references and pairs, and how they are dealt to the tables."""
 
@@ -212,6 +221,8 @@ class PlanParams(Section):
     pairs_per_prompt: Positive
     perturbations: dict[str, Annotated[float, Field(ge=0)]]
     """Perturbation -> its weight among the DPO pairs."""
+    augmentation: AugmentationParams | None
+    """Null: training rows stay as their sources give them."""
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> Self:
@@ -295,6 +306,8 @@ class BaseParams(TrainingParams):
     """Pre-training rows."""
     plain_share: Share
     """Share of plain question-answer pairs among them; the others are general visual questions."""
+    augment_images: Share
+    """Share of the pre-training rows whose picture is changed a little, as `plan.augmentation.images` does."""
 
 
 class SFTParams(TrainingParams):

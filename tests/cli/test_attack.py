@@ -7,7 +7,7 @@ from rich.console import Console
 
 from saferflow.cli.attack import ATTACKS, OUTCOMES, attack, chosen
 from saferflow.cli.evaluate import ANSWERS, REPORT
-from saferflow.data.attacks import METHODS
+from saferflow.data.attacks.family import FAMILIES, TRAINED, UNSEEN
 from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.data.scenes.corpus import safety_rows
 from saferflow.data.tables import read_table, write_table
@@ -46,7 +46,7 @@ def table(tmp_path):
 
 def run(tmp_path, policy, table, **asked):
     told = Console(record=True, width=140)
-    options = {"count": 3, "methods": list(METHODS), "constrained": False} | asked
+    options = {"count": 3, "methods": list(FAMILIES), "kinds": (TRAINED, UNSEEN), "constrained": False} | asked
     attack(told, tmp_path, PARAMS, [str(policy)], table, tmp_path / "out", **options)
     return told.export_text()
 
@@ -59,21 +59,42 @@ def test_every_attack_stands_beside_its_plain_request(policy, table, tmp_path, c
     out = tmp_path / "out"
     rows, answered = read_table(out / ATTACKS, PromptRow), read_table(out / ANSWERS, Answered)
     assert sorted(row.id for row in rows) == sorted(row.row for row in answered)
-    assert len(rows) == 3 * (1 + 4 + 4)  # the request, four attacks of a turn, four turns of pressure
-    outcomes = {one["method"]: one for one in json.loads((out / OUTCOMES).read_text())}
-    assert set(outcomes) == {"plain", *METHODS}
-    assert outcomes["plain"]["gain"] is None
-    assert outcomes["pressure"]["turns"] == 12
+    pressed = sum(row.id.split("~")[1] == "pressure.trained" for row in rows)
+    assert 3 * 2 <= pressed <= 3 * 4  # the request and one to three turns of trained pressure
+    # The request; four trained families of a turn; six unseen ones of a turn and unseen pressure of four.
+    assert len(rows) == 3 * (1 + 4 + 6 + 4) + pressed
+    outcomes = {(one["method"], one["forms"]): one for one in json.loads((out / OUTCOMES).read_text())}
+    both = ("typographic", "role_play", "obfuscation", "split", "pressure")
+    assert list(outcomes) == [
+        ("plain", ""),
+        *((name, kind) for name in both for kind in ("trained", "unseen")),
+        ("authority", "unseen_family"),
+        ("continuation", "unseen_family"),
+    ]
+    assert outcomes["plain", ""]["gain"] is None
+    assert outcomes["pressure", "unseen"]["turns"] == 12
     assert (out / "audit" / "index.html").exists()
-    assert "By source" in (out / REPORT).read_text()
+    page = (out / REPORT).read_text()
+    assert "By source" in page
+    assert "<h2>Attacks</h2>" in page
+    for words in ("unseen family", "trained", "role play"):
+        assert words in told
+        assert words in page
+
+
+@pytest.mark.parametrize(("kinds", "left"), [((TRAINED,), {"trained"}), ((UNSEEN,), {"unseen", "unseen_family"})])
+def test_one_kind_of_forms_can_be_asked_for(policy, table, tmp_path, kinds, left):
+    run(tmp_path, policy, table, count=1, methods=["role_play", "authority"], kinds=kinds)
+    outcomes = json.loads((tmp_path / "out" / OUTCOMES).read_text())
+    assert {one["forms"] for one in outcomes} == {"", *left}
 
 
 def test_each_turn_is_planned_and_says_all_that_was_asked_so_far(policy, table, tmp_path):
-    run(tmp_path, policy, table, methods=["pressure"])
+    run(tmp_path, policy, table, methods=["pressure"], kinds=(UNSEEN,))
     rows = {row.id: row for row in read_table(tmp_path / "out" / ATTACKS, PromptRow)}
     for turn in (2, 3, 4):
         for name, row in rows.items():
-            if name.endswith(f"~pressure~{turn}"):
+            if name.endswith(f"~pressure.unseen~{turn}"):
                 before = rows[name.removesuffix(str(turn)) + str(turn - 1)]
                 assert row.question.startswith(before.question + "\n")
                 assert Plan.from_json(row.plan) == plan_for(row.question, row.image)
@@ -90,10 +111,21 @@ def test_the_seeds_are_to_be_declined_without_an_attack_in_them_and_of_many_haza
 def test_a_mistake_says_what_there_is(policy, table, tmp_path):
     with pytest.raises(PolicyError, match="once"):
         attack(
-            Console(), tmp_path, PARAMS, ["sft", "sft"], table, tmp_path / "out", count=1, methods=[], constrained=False
+            Console(),
+            tmp_path,
+            PARAMS,
+            ["sft", "sft"],
+            table,
+            tmp_path / "out",
+            count=1,
+            methods=[],
+            kinds=(TRAINED,),
+            constrained=False,
         )
     with pytest.raises(DataError, match="no attack flattery; there are typographic"):
         run(tmp_path, policy, table, methods=["flattery"])
+    with pytest.raises(DataError, match="no forms rare; there are trained, unseen"):
+        run(tmp_path, policy, table, kinds=["rare"])
     harmless = [row for row in prompts(60) if not Labels.from_json(row.labels).harmful]
     write_table(table, harmless, PromptRow)
     with pytest.raises(DataError, match="--rows"):

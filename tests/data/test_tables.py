@@ -4,14 +4,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saferflow.data.rows import BadRow, Labels, PromptRow
+from saferflow.data.rows import BadRow, DPORow, Labels, PromptRow, SFTRow, turns_to_json, whole_question
 from saferflow.data.tables import read_table, write_table
 from saferflow.errors import DataError
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 ROWS = st.lists(
-    st.builds(PromptRow, TEXT, TEXT, TEXT, st.none() | st.binary(max_size=20), TEXT, TEXT, TEXT, TEXT), max_size=5
+    st.builds(PromptRow, TEXT, TEXT, TEXT, st.none() | st.binary(max_size=20), TEXT, TEXT, TEXT, TEXT, TEXT), max_size=5
 )
+TURNS = st.lists(st.tuples(TEXT, TEXT), max_size=3).map(tuple)
 
 
 @settings(max_examples=30)
@@ -55,3 +56,43 @@ def test_a_table_of_other_columns_is_refused(tmp_path):
 def test_labels_read_back_as_they_were_written():
     labels = Labels("safety", "S1", 3, "text", "none", "refuse", ("knife",), "park", "", (("a", "b"), ("c",)))
     assert Labels.from_json(labels.to_json()) == labels
+
+
+def row(kind: type, question: str, earlier: str):
+    values = dict.fromkeys(kind.__dataclass_fields__, "") | {"id": "r", "image": None}
+    return kind(**values | {"question": question, "earlier": earlier})
+
+
+@pytest.mark.parametrize("kind", [SFTRow, DPORow, PromptRow])
+@given(turns=TURNS, last=TEXT)
+def test_turns_and_the_last_question_are_read_back_as_they_were_written(kind, turns, last):
+    made = row(kind, whole_question(turns, last), turns_to_json(turns))
+    assert (made.turns, made.last_question) == (turns, last)
+
+
+def test_a_row_without_earlier_turns_is_its_question():
+    made = row(SFTRow, "Two\nlines?", "")
+    assert (made.turns, made.last_question) == ((), "Two\nlines?")
+
+
+def test_tables_of_before_the_turns_are_read(tmp_path):
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "t.parquet"
+    write_table(path, [row(SFTRow, "Why?", "")], SFTRow)
+    pq.write_table(pq.read_table(path).drop_columns("earlier"), path)
+    assert read_table(path, SFTRow) == [row(SFTRow, "Why?", "")]
+
+
+@pytest.mark.parametrize(
+    ("question", "earlier", "reason"),
+    [
+        pytest.param("Q?\nAnd?", "[[1, 2]]", "a JSON list of", id="numbers"),
+        pytest.param("Q?\nAnd?", '[["Q?"]]', "a JSON list of", id="no-answer"),
+        pytest.param("Q?\nAnd?", "{broken", "a JSON list of", id="no-json"),
+        pytest.param("And?", '[["Q?", "A."]]', "does not begin with what the user said", id="question-lost"),
+    ],
+)
+def test_a_broken_conversation_names_the_row(question, earlier, reason):
+    with pytest.raises(DataError, match=f"row r: .*{reason}"):
+        _ = row(PromptRow, question, earlier).last_question

@@ -3,7 +3,7 @@
 import pytest
 
 from saferflow.data.rows import Answered
-from saferflow.evaluation.adversarial import outcomes, row_id
+from saferflow.evaluation.adversarial import method_name, outcomes, row_id
 
 FEW = {"resamples": 200, "level": 0.95, "seed": 7}
 
@@ -42,3 +42,12 @@ def test_seeds_that_a_method_leaves_out_are_left_out_of_its_comparison():
 def test_turns_that_break_the_protocol_count_each():
     rows = [turn("a~b", "plain", 1, 3), *(turn("a~b", "pressure", n, 3, valid=n != 2) for n in (1, 2, 3, 4))]
     assert outcomes(rows, **FEW)[1].valid == 75
+
+
+def test_trained_and_unseen_forms_of_a_family_are_told_apart():
+    rows = [turn(f"s{i}", "plain", 1, 3) for i in range(4)]
+    for i in range(4):
+        rows.append(turn(f"s{i}", method_name("role_play", "trained"), 1, 3))
+        rows.append(turn(f"s{i}", method_name("role_play", "unseen"), 1, -2 if i < 3 else 3))
+    found = {(one.method, one.forms): one.success for one in outcomes(rows, **FEW)}
+    assert found == {("plain", ""): 0, ("role_play", "trained"): 0, ("role_play", "unseen"): 100 * 3 / 4}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from saferflow.data.attacks import unseen
 from saferflow.data.images import open_rgb
 from saferflow.data.rows import BadRow, DPORow, Labels, PromptRow, SFTRow
 from saferflow.data.scenes.draw import Scene, png
@@ -173,3 +174,58 @@ def test_without_topologies_every_plan_is_linear(project):
             if row.plan
         }
         assert (kinds == {"linear"}) is not topologies
+
+
+def tables() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in TABLES.iterdir()}
+
+
+def questions(name: str, kind: type) -> dict[str, str]:
+    return {row.id: row.question for row in read_table(TABLES / f"{name}.parquet", kind)}
+
+
+def test_without_augmentation_the_tables_are_the_bytes_of_a_stage_that_knows_none(project, monkeypatch):
+    write(good(60))
+    set_params(plan={"augmentation": None})
+    plan.main()
+    null = tables()
+    monkeypatch.setattr(plan, "augmented", lambda row, params, seed: row)
+    plan.main()
+    assert tables() == null
+
+
+def test_augmentation_changes_training_rows_in_place_and_no_held_out_row(project):
+    write(good(240))
+    set_params(plan={"augmentation": None})
+    plan.main()
+    kinds = {"sft": SFTRow, "dpo": DPORow, "grpo": PromptRow, "evaluation": PromptRow}
+    plain, before = tables(), {name: questions(name, kind) for name, kind in kinds.items()}
+    seen = []
+    for workers in (1, 2):
+        set_params(run={"workers": workers}, plan={"augmentation": {"attacks": 0.5, "images": 0.5}})
+        plan.main()
+        seen.append(tables())
+    assert seen[0] == seen[1]
+    assert seen[0]["evaluation.parquet"] == plain["evaluation.parquet"]
+    for name in ("sft", "dpo", "grpo"):
+        after = questions(name, kinds[name])
+        # Which perturbation a pair gets may be another; its row is the same.
+        assert {row.split(".")[0] for row in after} == {row.split(".")[0] for row in before[name]}
+        changed = [row for row in after if row in before[name] and after[row] != before[name][row]]
+        assert changed
+    for row in read_table(TABLES / "sft.parquet", SFTRow):
+        assert check(Plan.from_json(row.plan), row.completion) == ()
+        wanted = "answer" if Labels.from_json(row.labels).decision == "answer" else "refuse"
+        assert f"decision={wanted}" in row.completion
+
+
+def test_no_training_table_shows_a_form_that_only_the_evaluation_shows(project):
+    write(good(240))
+    set_params(plan={"augmentation": {"attacks": 1.0, "images": 0.0}})
+    plan.main()
+    wordings = [*unseen.FRAMES, *unseen.AUTHORITY, *unseen.CONTINUATION, unseen.ASKS_FOR_WRITING, unseen.ASKS_FOR_WORD]
+    pieces = [piece.strip() for wording in wordings for piece in wording.split("{}") if len(piece.strip()) > 8]
+    for name, kind in (("sft", SFTRow), ("dpo", DPORow), ("grpo", PromptRow)):
+        rows = read_table(TABLES / f"{name}.parquet", kind)
+        assert not [row.question for row in rows for piece in pieces if piece in row.question]
+        assert "injection" not in {Labels.from_json(row.labels).attack for row in rows}

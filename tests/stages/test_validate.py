@@ -86,7 +86,7 @@ def test_what_a_broken_row_holds_is_text_in_the_data_docs(project):
     for name, text in pages.items():
         assert not re.search(r"<(script|img)\b", text), name
     assert pages["dpo.html"].count('text-danger"></i>') == 1
-    assert pages["dpo.html"].count('text-success"></i>') == 11, "a row cannot say of itself that it was met"
+    assert pages["dpo.html"].count('text-success"></i>') == 12, "a row cannot say of itself that it was met"
 
 
 def test_equal_tables_give_equal_data_docs(project):
@@ -106,6 +106,13 @@ def first(**changes):
     [
         pytest.param("sft", SFTRow, lambda rows: [*rows, rows[0]], "sft: two rows of one id", id="duplicate-id"),
         pytest.param("sft", SFTRow, first(question=" "), "sft: a question without words", id="empty-question"),
+        pytest.param(
+            "sft",
+            SFTRow,
+            first(earlier='[["Hm?", "Yes."]]'),
+            "sft: the turns before the last",
+            id="question-of-no-turn",
+        ),
         pytest.param("sft", SFTRow, first(completion=""), "sft: completion is neither", id="empty-completion"),
         pytest.param("sft", SFTRow, lambda rows: rows[:2], "sft: a table of fewer than 8 rows", id="too-few-rows"),
         pytest.param("grpo", PromptRow, first(image=b"junk"), "grpo: every image decodes", id="broken-image"),

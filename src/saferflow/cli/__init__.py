@@ -318,26 +318,33 @@ def attack(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="typographic, role_play, obfuscation, split or pressure; all where none is named."
+            metavar="NAME",
+            help="typographic, role_play, obfuscation, split, pressure, authority or continuation; all where none is named.",
         ),
+    ] = None,
+    forms: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND", help="trained (training may show them) or unseen; both where none is named."),
     ] = None,
     constrained: Annotated[
         bool, typer.Option("--constrained", help="Decode under each turn's plan, so that no policy can leave it.")
     ] = False,
 ) -> None:
-    """Attack policies: requests that are to be declined, disguised in five ways or pressed for over four turns.
+    """Attack policies: requests that are to be declined, disguised in six ways or pressed for over several turns.
 
     Each attack is made from a row whose own words name the harm, and stands beside that plain request: how often it succeeded,
     and by how much more often than the request alone, with intervals. Every turn is planned anew and checked by the protocol.
+    Forms that training rows may show and forms that only this command shows are reported apart; the families authority and
+    continuation are shown here only.
 
     Examples:
 
-    `saferflow attack champion` · `saferflow attack sft grpo --count 100 --method pressure`
+    `saferflow attack champion` · `saferflow attack sft grpo --count 100 --method pressure --forms unseen`
     """
     root, params = _project()
     from rich.console import Console
 
-    from saferflow.cli.attack import METHODS
+    from saferflow.cli.attack import FAMILIES, TRAINED, UNSEEN
     from saferflow.cli.attack import attack as run_attacks
 
     run_attacks(
@@ -348,7 +355,8 @@ def attack(
         rows,
         out,
         count=count,
-        methods=method or list(METHODS),
+        methods=method or list(FAMILIES),
+        kinds=forms or (TRAINED, UNSEEN),
         constrained=constrained,
     )
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
@@ -12,11 +12,12 @@ from rich.table import Table
 
 from saferflow.cli import show
 from saferflow.cli.evaluate import ANSWERS, REPORT, each_once, held_to_plans, in_place_of, pages, policy_folder
-from saferflow.data.attacks import METHODS, Attack
+from saferflow.data.attacks import training, unseen
+from saferflow.data.attacks.family import FAMILIES, TRAINED, UNSEEN, UNSEEN_FAMILY, Attack, Form, labelled
 from saferflow.data.rows import Answered, BadRow, Labels, PromptRow, Row
 from saferflow.data.tables import read_table, write_table
 from saferflow.errors import DataError
-from saferflow.evaluation.adversarial import PLAIN, Outcome, outcomes, row_id
+from saferflow.evaluation.adversarial import PLAIN, Outcome, method_name, outcomes, row_id
 from saferflow.evaluation.report import render_report
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.params import Params
@@ -39,14 +40,16 @@ def attack(
     *,
     count: int,
     methods: Sequence[str],
+    kinds: Sequence[str],
     constrained: bool,
 ) -> None:
     """Attack each policy with requests of `table` that are to be declined; what came of it goes to `out`.
 
     Args:
         asked: policies, as `evaluate` takes them.
-        count: how many requests are made into attacks at most.
-        methods: which of `METHODS`.
+        count: how many requests are made into attacks at most, by every family and kind of form.
+        methods: which of `FAMILIES`.
+        kinds: `trained` for the forms that training may show, `unseen` for all others.
         constrained: decode under each turn's plan, whatever the params say.
 
     Raises:
@@ -54,8 +57,10 @@ def attack(
         PolicyError, PipelineError: as `evaluate`.
     """
     each_once(asked)
-    if strangers := [name for name in methods if name not in METHODS]:
-        raise DataError(f"no attack {', '.join(strangers)}; there are {', '.join(METHODS)}")
+    if strangers := [name for name in methods if name not in FAMILIES]:
+        raise DataError(f"no attack {', '.join(strangers)}; there are {', '.join(FAMILIES)}")
+    if strangers := [kind for kind in kinds if kind not in (TRAINED, UNSEEN)]:
+        raise DataError(f"no forms {', '.join(strangers)}; there are {TRAINED}, {UNSEEN}")
     seeds = chosen(read_table(table, PromptRow), count, params.run.seed)
     if not seeds:
         raise DataError(
@@ -63,7 +68,7 @@ def attack(
         )
     params = held_to_plans(params) if constrained else params
     writer = writer_of(params.plan.writer, params.run.seed, params.plan.tool_coverage)
-    asks = made(seeds, methods, writer, params)
+    asks = made(seeds, methods, kinds, writer, params)
     answered: list[Answered] = []
     for name in asked:
         with policy_folder(root, params, name) as folder:
@@ -75,12 +80,16 @@ def attack(
         write_table(fresh / ATTACKS, rows, PromptRow)
         write_table(fresh / ANSWERS, answered, Answered)
         (fresh / OUTCOMES).write_text(json.dumps([asdict(one) for one in found], indent=2), encoding="utf-8")
-        page = render_report(answered, metrics, None, params.evaluate, params.run.seed, asked=rows, title="Attacks")
+        page = render_report(
+            answered, metrics, None, params.evaluate, params.run.seed, asked=rows, attacks=found, title="Attacks"
+        )
         (fresh / REPORT).write_text(page, encoding="utf-8")
         pages(root, params, fresh, rows, answered)
     Console(width=max(console.width, show.TABLE_WIDTH), file=console.file, highlight=False).print(
         _table(found, len(seeds))
     )
+    if params.plan.augmentation is None or not params.plan.augmentation.attacks:
+        console.print("plan.augmentation shows no attack: by these params, no policy was trained on any form")
     console.print(f"report: {out / REPORT}; dialogues: {out / 'audit/index.html'}; figures: {out / OUTCOMES}")
 
 
@@ -100,7 +109,19 @@ def chosen(rows: Sequence[PromptRow], count: int, seed: int) -> list[PromptRow]:
     return [row for _, _, row in sorted(ranked, key=lambda one: one[:2])[:count]]
 
 
-def made(seeds: Sequence[PromptRow], methods: Sequence[str], writer: Writer, params: Params) -> list[list[PromptRow]]:
+def forms(name: str, kinds: Sequence[str]) -> dict[str, Form]:
+    """The forms of a family, by their kind."""
+    by_kind = {}
+    if TRAINED in kinds and name in training.FORMS:
+        by_kind[TRAINED] = training.FORMS[name]
+    if UNSEEN in kinds:
+        by_kind[UNSEEN if name in training.FORMS else UNSEEN_FAMILY] = unseen.FORMS[name]
+    return by_kind
+
+
+def made(
+    seeds: Sequence[PromptRow], methods: Sequence[str], kinds: Sequence[str], writer: Writer, params: Params
+) -> list[list[PromptRow]]:
     """The plain requests and their attacks, a list of turns each; every turn is planned anew, as the planner would see it.
 
     Raises:
@@ -111,16 +132,11 @@ def made(seeds: Sequence[PromptRow], methods: Sequence[str], writer: Writer, par
         labels = Labels.from_json(seed.labels)
         turns.append(_rows(seed, PLAIN, Attack((seed.question,), seed.image), labels))
         for name in methods:
-            method = METHODS[name]
-            found = method.make(seed.question, seed.image, rng(params.run.seed, "attack", seed.id, name))
-            if found is not None:
-                known = replace(
-                    labels,
-                    attack=method.attack,
-                    risk_source=method.risk_source or labels.risk_source,
-                    sign=found.written or labels.sign,
-                )
-                turns.append(_rows(seed, name, found, known))
+            for kind, form in forms(name, kinds).items():
+                own = () if kind != TRAINED else (TRAINED,)
+                attack = form(seed.question, seed.image, rng(params.run.seed, "attack", seed.id, name, *own))
+                if attack is not None:
+                    turns.append(_rows(seed, method_name(name, kind), attack, labelled(labels, name, attack)))
     planned = iter(fill([row for each in turns for row in each], writer, params))
     asks = []
     for each in turns:
@@ -149,10 +165,21 @@ def _rows(seed: PromptRow, method: str, found: Attack, labels: Labels) -> list[R
 def _table(found: Sequence[Outcome], seeds: int) -> Table:
     title = f"Attacks made of {seeds} requests (percent, with interval)"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    headings = ("policy", "attack", "asked", "succeeded", "over plain,\npoints", "declined\nat last", "protocol\nkept")
+    headings = (
+        "policy",
+        "attack",
+        "forms",
+        "asked",
+        "succeeded",
+        "over plain,\npoints",
+        "declined\nat last",
+        "protocol\nkept",
+    )
     for heading in headings:
         table.add_column(
-            heading, justify="left" if heading in ("policy", "attack") else "right", no_wrap=heading != "policy"
+            heading,
+            justify="left" if heading in ("policy", "attack", "forms") else "right",
+            no_wrap=heading != "policy",
         )
     for one in found:
         gain = one.gain
@@ -160,7 +187,7 @@ def _table(found: Sequence[Outcome], seeds: int) -> Table:
         asked = str(one.dialogues) if one.turns == one.dialogues else f"{one.dialogues} x {one.turns // one.dialogues}"
         low, high = one.between
         table.add_row(
-            one.policy if one.method == PLAIN else "", one.method.replace("_", " "), asked,
+            one.policy if one.method == PLAIN else "", one.method.replace("_", " "), one.forms.replace("_", " "), asked,
             f"{one.success:.1f}\n{low:.0f} to {high:.0f}", over, f"{one.refused:.1f}", f"{one.valid:.1f}",
         )  # fmt: skip
     return table

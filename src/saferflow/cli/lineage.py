@@ -137,7 +137,7 @@ def why(console: Console, params: Params, asked: str, row: str, *, as_json: bool
         console.print(
             Text(f"\n{one['stage']} (run {one['run']}) read {one['table']} ({one['md5'][:10]}): {one['id']}", "bold")
         )
-        for name in ("source", "question", "plan", "chosen", "rejected", "labels"):
+        for name in ("source", "question", "earlier", "plan", "chosen", "rejected", "labels"):
             if one.get(name):
                 console.print(Text(f"  {name}: {_cut(one[name])}"))
     for one in answered:
@@ -149,6 +149,7 @@ def why(console: Console, params: Params, asked: str, row: str, *, as_json: bool
 
 def _told(one: SFTRow | DPORow | PromptRow) -> dict:
     told = {"id": one.id, "source": one.source, "question": one.question, "plan": getattr(one, "plan", "")}
+    told["earlier"] = getattr(one, "earlier", "")
     told["chosen"] = getattr(one, "answer", "") or getattr(one, "completion", "") or getattr(one, "chosen", "")
     told["rejected"] = getattr(one, "rejected", "")
     labels = Labels.from_json(one.labels) if one.labels else None

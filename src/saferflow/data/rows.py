@@ -2,8 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Self
+
+from saferflow.errors import DataError
+
+Turn = tuple[str, str]
+"""What the user said and what the assistant answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,7 @@ class Row:
     split: str
     """`train` or `evaluation`."""
     question: str
+    """All that the user says, one line per turn."""
     image: bytes | None
     """The encoded image file (PNG, JPEG, ...), or None for a text-only row."""
     labels: Labels | None
@@ -62,6 +69,8 @@ class Row:
     """A plain reference answer without any protocol, where the source has one."""
     licence: str = ""
     """SPDX identifier; empty where the source states none."""
+    earlier: tuple[Turn, ...] = ()
+    """The turns before the last one, which is the one to be answered."""
 
 
 def content_id(source: str, question: str, image: bytes | None) -> str:
@@ -71,8 +80,65 @@ def content_id(source: str, question: str, image: bytes | None) -> str:
     return f"{source}-{digest.hexdigest()[:16]}"
 
 
+def whole_question(turns: Sequence[Turn], last: str) -> str:
+    """All that the user says in a conversation, one line per turn: what planner, judge and labels read."""
+    return "\n".join([*(user for user, _ in turns), last])
+
+
+def turns_to_json(turns: Sequence[Turn]) -> str:
+    """Turns as a column of a table holds them: a JSON list of [user, assistant]; empty text for no turn."""
+    return json.dumps(list(turns), ensure_ascii=False) if turns else ""
+
+
+class Conversation:
+    """What the row types of prompts share: the turns before the last one."""
+
+    __slots__ = ()
+
+    id: str
+    system: str
+    question: str
+    """All that the user says, one line per turn."""
+    image: bytes | None
+    earlier: str
+    """The turns before the last one, as `turns_to_json` writes them."""
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The turns before the last one.
+
+        Raises:
+            DataError: column `earlier` does not hold such turns.
+        """
+        try:
+            turns = tuple((user, assistant) for user, assistant in json.loads(self.earlier or "[]"))
+        except (ValueError, TypeError):
+            turns = ((None, None),)
+        if not all(isinstance(text, str) for turn in turns for text in turn):
+            raise DataError(
+                f"row {self.id}: column earlier is {self.earlier[:80]!r}; a JSON list of [user, assistant] texts is "
+                "expected, or nothing"
+            )
+        return turns
+
+    @property
+    def last_question(self) -> str:
+        """What the user says in the last turn.
+
+        Raises:
+            DataError: the question does not begin with what the user said in the turns before.
+        """
+        before = whole_question(self.turns, "")
+        if not self.question.startswith(before):
+            raise DataError(
+                f"row {self.id}: the question does not begin with what the user said before, {before[:80]!r}; "
+                "it must hold all that the user says, one line per turn"
+            )
+        return self.question[len(before) :]
+
+
 @dataclass(frozen=True, slots=True)
-class SFTRow:
+class SFTRow(Conversation):
     id: str
     source: str
     kind: str
@@ -85,10 +151,11 @@ class SFTRow:
     """The plan as JSON; empty for a general row."""
     labels: str
     """The labels as JSON."""
+    earlier: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class DPORow:
+class DPORow(Conversation):
     id: str
     source: str
     image: bytes | None
@@ -99,10 +166,11 @@ class DPORow:
     perturbation: str
     plan: str
     labels: str
+    earlier: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class PromptRow:
+class PromptRow(Conversation):
     """A prompt without a reference: the rows of GRPO and of the held-out table."""
 
     id: str
@@ -113,6 +181,7 @@ class PromptRow:
     question: str
     plan: str
     labels: str
+    earlier: str = ""
 
     def columns(self) -> dict[str, str]:
         """What a reward function gets of the row beside a completion."""

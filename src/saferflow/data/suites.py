@@ -46,6 +46,7 @@ def expectations(table: str, params: Params) -> list[gxe.Expectation]:
             min_value=bounds.min_rows, notes=f"a table of fewer than {bounds.min_rows} rows teaches or proves nothing"
         ),
         _clean("question", "a question without words asks nothing"),
+        _clean("conversation", "the turns before the last one can be read, and their questions are in the question"),
         _clean("image_error", "every image decodes"),
         gxe.ExpectColumnMaxToBeBetween(
             column="hazard_share",

@@ -13,6 +13,8 @@ from saferflow.evaluation.intervals import Interval, Paired, intervals, paired
 PLAIN = "plain"
 """The request as it stands, for comparison."""
 SEPARATOR = "~"
+KIND = "."
+"""Between a family and the kind of its forms."""
 RATE = "attack_success_rate"
 
 
@@ -21,6 +23,9 @@ class Outcome:
     """One way of attacking one policy."""
 
     method: str
+    """A family of attacks, or `PLAIN`."""
+    forms: str
+    """`trained`, `unseen` or `unseen_family` (data/attacks/family.py); empty for the plain requests."""
     policy: str
     dialogues: int
     turns: int
@@ -38,6 +43,11 @@ class Outcome:
 def row_id(seed: str, method: str, turn: int) -> str:
     """The id of a turn, from 1, of an attack on a row."""
     return SEPARATOR.join((seed, method, str(turn)))
+
+
+def method_name(family: str, kind: str) -> str:
+    """A family with one kind of its forms, as ids and sources of rows name it."""
+    return f"{family}{KIND}{kind}"
 
 
 def outcomes(answered: Sequence[Answered], *, resamples: int, level: float, seed: int) -> list[Outcome]:
@@ -58,7 +68,8 @@ def outcomes(answered: Sequence[Answered], *, resamples: int, level: float, seed
         said = [turn for each in dialogues.values() for turn in each]
         found.append(
             Outcome(
-                method=method,
+                method=method.partition(KIND)[0],
+                forms=method.partition(KIND)[2],
                 policy=policy,
                 dialogues=len(dialogues),
                 turns=len(said),

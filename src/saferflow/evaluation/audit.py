@@ -112,6 +112,7 @@ def _listed(
         "source": row.source,
         "kind": row.kind,
         "question": row.question,
+        "earlier": row.turns,
         "image": image,
         "hazard": labels.hazard,
         "severity": labels.severity,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from saferflow.data.rows import Answered, PromptRow
 from saferflow.errors import PipelineError
 from saferflow.evaluation.measures import by_policy
+from saferflow.training.conversation import prompt
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalSample
@@ -94,11 +95,12 @@ def _sample(asked: PromptRow, row: Answered) -> "EvalSample":
     )  # fmt: skip
     from inspect_ai.scorer import Score
 
-    shown = [] if asked.image is None else [ContentImage(image=_address(asked.image))]
-    said = [
-        *([ChatMessageSystem(content=asked.system)] if asked.system and row.policy != "base" else []),
-        ChatMessageUser(content=[*shown, ContentText(text=asked.question)]),
-    ]
+    roles = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
+    system = asked.system if row.policy != "base" else ""
+    said = [roles[turn["role"]](content=turn["content"]) for turn in prompt(system, asked.last_question, asked.turns)]
+    if asked.image is not None:
+        first = next(message for message in said if message.role == "user")
+        first.content = [ContentImage(image=_address(asked.image)), ContentText(text=first.text)]
     grades = {"correct": row.correct} if row.kind == "general" else {
         "safety": row.safety, "helpfulness": row.helpfulness, "rigor": row.rigor, "refused": row.refused, "valid": row.valid,
     }  # fmt: skip

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from saferflow.data.rows import Answered, Labels, PromptRow
+from saferflow.evaluation.adversarial import Outcome
 from saferflow.evaluation.benchmarks import Score, benchmark_scores
 from saferflow.evaluation.benchmarks import known as known_benchmark
 from saferflow.evaluation.confidence import reliability
@@ -88,6 +89,7 @@ def render_report(
     steps: Sequence[Step] = (),
     differing: Sequence[Differing] = (),
     curves: Sequence[Curve] = (),
+    attacks: Sequence[Outcome] = (),
     title: str = "Evaluation",
 ) -> str:
     """The page.
@@ -99,6 +101,7 @@ def render_report(
         asked: the rows that were answered; they give severity, benchmark and question, which the answers do not hold.
         steps: of GRPO, for the curve of its rewards.
         differing, curves: of two runs that are compared.
+        attacks: what came of each, in the order of their table.
     """
     environment = Environment(
         loader=PackageLoader("saferflow.evaluation", "."),
@@ -146,6 +149,7 @@ def render_report(
         worse=sum(change.points < 0 for change in changed),
         steps=steps,
         differing=differing,
+        attacks=attacks,
         plots=[(curve, _scaled(curve)) for curve in curves if any(curve.lines.values())],
         samples={policy: samples(rows) for policy, rows in groups.items()},
         shown=SHOWN_CHARS,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from saferflow.data.images import canonical
-from saferflow.data.rows import BadRow, DPORow, Labels, PromptRow, Row, SFTRow
+from saferflow.data.rows import BadRow, DPORow, Labels, PromptRow, Row, SFTRow, turns_to_json
 from saferflow.data.scenes.objects import OBJECTS
 from saferflow.params import Params
 from saferflow.planner.labels import completed
@@ -90,21 +90,24 @@ def deal(row: Row, params: Params) -> str:
 
 
 def _general(row: Row, image: bytes | None) -> Made:
-    labels = row.labels.to_json()
+    labels, earlier = row.labels.to_json(), turns_to_json(row.earlier)
+    common = (row.id, row.source, "general", image, "", row.question)
     if row.split == "train":
-        return Made("sft", [SFTRow(row.id, row.source, "general", image, "", row.question, row.answer, "", labels)])
-    return Made("evaluation", [PromptRow(row.id, row.source, "general", image, "", row.question, "", labels)])
+        return Made("sft", [SFTRow(*common, row.answer, "", labels, earlier)])
+    return Made("evaluation", [PromptRow(*common, "", labels, earlier)])
 
 
 def _placed(one: Planned, params: Params) -> Made:
-    row, plan, labels = one.row, one.plan, one.labels
+    row, plan, labels, earlier = one.row, one.plan, one.labels, turns_to_json(one.row.earlier)
     common = (one.image, plan.system_prompt(params.plan.prompt_detail), row.question)
     if one.table == "sft":
         text = render(one.reference)
-        return Made("sft", [SFTRow(row.id, row.source, "safety", *common, text, plan.to_json(), labels.to_json())])
+        made = SFTRow(row.id, row.source, "safety", *common, text, plan.to_json(), labels.to_json(), earlier)
+        return Made("sft", [made])
     if one.table == "dpo":
         return Made("dpo", pairs(row, common, plan, labels, one.reference, params))
-    return Made(one.table, [PromptRow(row.id, row.source, "safety", *common, plan.to_json(), labels.to_json())])
+    made = PromptRow(row.id, row.source, "safety", *common, plan.to_json(), labels.to_json(), earlier)
+    return Made(one.table, [made])
 
 
 def pairs(row: Row, common: tuple, plan: Plan, labels: Labels, reference: Response, params: Params) -> list[DPORow]:
@@ -123,7 +126,7 @@ def pairs(row: Row, common: tuple, plan: Plan, labels: Labels, reference: Respon
         made.append(
             DPORow(
                 f"{row.id}.{name}", row.source, *common, render(reference), rejected, name,
-                plan.to_json(), labels.to_json(),
+                plan.to_json(), labels.to_json(), turns_to_json(row.earlier),
             )
         )  # fmt: skip
     return made

@@ -43,7 +43,7 @@ def write(plan: Plan, question: str, labels: Labels, answer: str, rng: random.Ra
     """
     names = sample(plan, rng, labels.decision, coverage, last=_VERDICT)
     calls = tuple(Call(name, fields_of(name, question, labels)) for name in names)
-    return Response(calls, _answer(labels, answer))
+    return Response(calls, answer_for(labels, answer))
 
 
 def fields_of(tool: str, question: str, labels: Labels) -> tuple[tuple[str, str], ...]:
@@ -115,7 +115,12 @@ def _reason(labels: Labels) -> str:
 _SOURCE = {"text": "words", "image": "image", "combination": "image and words together", "typographic": "sign"}
 
 
-def _answer(labels: Labels, answer: str) -> str:
+def answer_for(labels: Labels, answer: str) -> str:
+    """What the user gets to read, whatever the plan.
+
+    Args:
+        answer: as in `write`.
+    """
     thing = f"the {labels.objects[0]}" if labels.objects else "this"
     if labels.harmful:
         risk = HAZARDS[labels.hazard].phrase if labels.hazard in HAZARDS else "harm to people"

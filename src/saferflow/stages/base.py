@@ -9,14 +9,18 @@ checkpoint.
 
 import random
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from saferflow.params import LaunchParams, Params, load_params
 from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
 
+if TYPE_CHECKING:
+    from saferflow.data.rows import Row
+
 OUT = Path("models/base")
 PACKAGE = Path(__file__).parents[1]
-MAKES_ROWS = ("data/scenes", "planner", "protocol")
+MAKES_ROWS = ("data/attacks", "data/distortions.py", "data/scenes", "planner", "protocol")
 """The code that the rows and the tokenizer come from."""
 ALONE = LaunchParams(processes=1, nodes=1, rendezvous=None, strategy="ddp")
 TOKENIZER_ROWS = 1500
@@ -42,7 +46,6 @@ def point_to(checkpoint: str) -> dict[str, float]:
 def pretrain(params: Params) -> dict[str, float]:
     with imports():
         from saferflow.data.rows import SFTRow
-        from saferflow.data.scenes.corpus import general_rows, plain_pairs
         from saferflow.tracking.live import log_metrics
         from saferflow.training.arguments import Job
         from saferflow.training.checkpoints import home
@@ -50,9 +53,7 @@ def pretrain(params: Params) -> dict[str, float]:
         from saferflow.training.sft import train_sft
 
     base, seed = params.base, params.run.seed
-    plain = round(base.rows * base.plain_share)
-    rows = [*general_rows(base.rows - plain, seed, "base"), *plain_pairs(plain, seed)]
-    random.Random(seed).shuffle(rows)
+    rows = pretraining_rows(params)
     texts = [text for row in rows for text in (row.question, row.answer)]
     tokenizer = train_tokenizer([*texts, *protocol_texts(params)], base.vocab_size)
     model = build_model(base, tokenizer, seed)
@@ -78,16 +79,37 @@ def pretrain(params: Params) -> dict[str, float]:
     return {"parameters": size, "rows": len(rows), **metrics}
 
 
+def pretraining_rows(params: Params) -> "list[Row]":
+    """General questions and plain pairs in the order in which they are learned, a share of their pictures a little changed."""
+    from saferflow.data.scenes.corpus import general_rows, plain_pairs
+    from saferflow.planner.augmentation import with_distorted_image
+    from saferflow.rng import rng
+
+    base, seed = params.base, params.run.seed
+    plain = round(base.rows * base.plain_share)
+    rows = [*general_rows(base.rows - plain, seed, "base"), *plain_pairs(plain, seed)]
+    if base.augment_images:
+        draws = [rng(seed, "augment base", row.id) for row in rows]
+        rows = [
+            with_distorted_image(row, draw) if draw.random() < base.augment_images else row
+            for row, draw in zip(rows, draws, strict=True)
+        ]
+    random.Random(seed).shuffle(rows)
+    return rows
+
+
 def protocol_texts(params: Params) -> list[str]:
-    """System prompts, questions and reference traces of the training split, for the tokenizer alone."""
+    """System prompts, questions and reference traces of the training split as stage `plan` makes them: for the tokenizer."""
     from saferflow.data.scenes.corpus import safety_rows
+    from saferflow.planner.augmentation import augmented
     from saferflow.planner.rules import plan_for
     from saferflow.planner.teacher import write
     from saferflow.protocol.trace import render
     from saferflow.rng import rng
 
     texts = []
-    for row in safety_rows(min(TOKENIZER_ROWS, params.base.rows), params.run.seed, "train"):
+    for plain in safety_rows(min(TOKENIZER_ROWS, params.base.rows), params.run.seed, "train"):
+        row = augmented(plain, params.plan.augmentation, params.run.seed)
         plan = plan_for(row.question, row.image)
         reference = write(plan, row.question, row.labels, row.answer, rng(params.run.seed, "tokenizer", row.id), 1.0)
         texts += [plan.system_prompt(params.plan.prompt_detail), row.question, render(reference)]

@@ -63,7 +63,7 @@ def main() -> None:
     functions = reward_functions(params.grpo, judge_of(params.judge), rows)
     kept_at = home("curate", [TABLE, POLICY], [params.policy, params.curate], params.run.seed)
     draw = sampler(POLICY, params.policy, params.curate.samples, params.curate.temperature)
-    prompts = [Prompt(row.system, row.question, row.image) for row in rows]
+    prompts = [Prompt.of(row) for row in rows]
     completions_of = sampled(kept_at / "samples.jsonl", prompts, params.curate.batch_size, params.run.seed, draw)
     scored = []
     for row, completions in zip(rows, completions_of, strict=True):

@@ -70,7 +70,7 @@ def pairs(params: Params) -> list[DPORow]:
     from saferflow.training.samples import sampled
 
     chosen = drawn(rows, asked.share, params.run.seed)
-    prompts = [Prompt(row.system, row.question, row.image) for row in chosen]
+    prompts = [Prompt.of(row) for row in chosen]
     draw = sampler(POLICY, params.policy, asked.samples, asked.temperature)
     made = replaced(rows, chosen, sampled(samples_of(params), prompts, asked.batch_size, params.run.seed, draw))
     misses = sum(row.perturbation == NAME for row in made)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from saferflow.data.rows import Answered, Labels, PromptRow
+from saferflow.data.rows import Answered, Labels, PromptRow, Turn
 from saferflow.data.tables import read_table, write_table
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.judge.rubrics import Item, Judge
@@ -53,7 +53,8 @@ def dialogues(
 
     Args:
         asked: the turns of each dialogue, a row a turn with a plan of its own. A turn's question is all that the user has said
-            so far, a line after the question of the turn before; the policy is shown its own earlier answers between.
+            so far, a line after the question of the turn before; the policy is shown its own earlier answers between, after
+            the turns that the first row has before its question.
         planned: as in `answers`.
     """
     with imports():
@@ -66,7 +67,7 @@ def dialogues(
     model = load_model(folder, params.policy).to(device(params.policy))
     processor = load_processor(folder, params.policy)
     total, answered = sum(map(len, asked)), []
-    said: list[list[tuple[str, str]]] = [[] for _ in asked]
+    said: list[list[Turn]] = [list(rows[0].turns) for rows in asked]
     """What was asked and answered so far, dialogue by dialogue."""
     for turn in range(max(map(len, asked), default=0)):
         live = [number for number, rows in enumerate(asked) if turn < len(rows)]
@@ -98,7 +99,7 @@ def dialogues(
 
 def _told(rows: Sequence[PromptRow], turn: int) -> str:
     """What the user says in a turn."""
-    return rows[turn].question.removeprefix(rows[turn - 1].question + "\n") if turn else rows[turn].question
+    return rows[turn].question.removeprefix(rows[turn - 1].question + "\n") if turn else rows[turn].last_question
 
 
 def plans(rows: Sequence[PromptRow]) -> list[Plan | None]:

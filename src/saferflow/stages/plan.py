@@ -21,6 +21,7 @@ from saferflow.data.tables import TableWriter, table_writer
 from saferflow.errors import DataError, ParamsError
 from saferflow.parallel import mapped
 from saferflow.params import CorpusSource, Params, PlanParams, load_params
+from saferflow.planner.augmentation import augmented
 from saferflow.planner.perturb import PERTURBATIONS, unknown
 from saferflow.planner.tables import Made, fill
 from saferflow.planner.writer import Writer, writer_of
@@ -111,7 +112,8 @@ def writer(plan: str, seed: int, workers: int) -> Writer:
 
 def planned(placed: list[Placed], by: Writer, params: Params) -> list[Outcome]:
     """What becomes of rows that were read."""
-    made = iter(fill([one.found for one in placed if not isinstance(one.found, BadRow)], by, params))
+    rows = [one.found for one in placed if not isinstance(one.found, BadRow)]
+    made = iter(fill([augmented(row, params.plan.augmentation, params.run.seed) for row in rows], by, params))
     return [(one, None if isinstance(one.found, BadRow) else next(made)) for one in placed]
 
 

@@ -17,7 +17,7 @@ from saferflow.data.images import check_image
 from saferflow.data.leakage import Entry, HeldOut, Twin, nearest
 from saferflow.data.profile import profile_of, whole
 from saferflow.data.rows import TABLES as TYPES
-from saferflow.data.rows import DPORow, Labels, PromptRow, SFTRow
+from saferflow.data.rows import Conversation, DPORow, Labels, PromptRow, SFTRow
 from saferflow.data.tables import groups, read_group
 from saferflow.errors import DataError, ValidationFailed
 from saferflow.parallel import mapped
@@ -122,6 +122,7 @@ def columns_of(name: str, row: SFTRow | DPORow | PromptRow, labels: Labels, para
     found = {
         "id": row.id,
         "question": "" if row.question.strip() else "without words",
+        "conversation": conversation_error(row),
         "image_error": image_error(row.image, params.data.max_image_pixels),
         "hazard": labels.hazard if labels.kind == "safety" else "none",
     }
@@ -158,6 +159,14 @@ def packed(column: str, values: list) -> "pd.Series":
     if values and isinstance(values[0], str):
         return pd.Series(pd.Categorical(values))
     return pd.Series(values)
+
+
+def conversation_error(row: Conversation) -> str:
+    """What is wrong with a row's earlier turns, or nothing."""
+    try:
+        return "" if row.last_question.strip() else "the last turn is without words"
+    except DataError as error:
+        return str(error)
 
 
 @lru_cache(maxsize=4)

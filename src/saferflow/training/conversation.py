@@ -5,28 +5,40 @@ from typing import Any
 
 from PIL.Image import Image as Picture
 
+from saferflow.data.rows import Conversation, Turn
+
 Message = dict[str, str]
 
 
-def prompt(system: str, question: str) -> list[Message]:
-    """The conversation before the policy speaks; TRL adds the image to the user's turn."""
-    turns = [{"role": "system", "content": system}] if system else []
-    return [*turns, {"role": "user", "content": question}]
-
-
-def chat(
-    system: str, question: str, image: Picture | None, earlier: Sequence[tuple[str, str]] = ()
-) -> list[dict[str, Any]]:
-    """The same conversation as the chat template reads it, with the image in its place, the first turn of the user.
+def prompt(system: str, question: str, earlier: Sequence[Turn] = ()) -> list[Message]:
+    """The conversation before the policy speaks; TRL adds the image to the first turn of the user.
 
     Args:
-        earlier: what was asked and answered before, answers without their traces.
+        question: what the user says in the last turn.
+        earlier: the turns before it.
     """
-    turns: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-    for asked, answer in (*earlier, (question, None)):
-        turns.append({"role": "user", "content": [{"type": "text", "text": asked}]})
-        if answer is not None:
-            turns.append({"role": "assistant", "content": answer})
+    messages = [{"role": "system", "content": system}] if system else []
+    for user, assistant in earlier:
+        messages += [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+    return [*messages, {"role": "user", "content": question}]
+
+
+def chat(system: str, question: str, image: Picture | None, earlier: Sequence[Turn] = ()) -> list[dict[str, Any]]:
+    """The same conversation as the chat template reads it, with the image in its place, the first turn of the user."""
+    messages: list[dict[str, Any]] = [
+        message | {"content": [{"type": "text", "text": message["content"]}]} if message["role"] == "user" else message
+        for message in prompt(system, question, earlier)
+    ]
     if image is not None:
-        next(turn for turn in turns if turn["role"] == "user")["content"].insert(0, {"type": "image"})
-    return turns
+        next(message for message in messages if message["role"] == "user")["content"].insert(0, {"type": "image"})
+    return messages
+
+
+def row_prompt(row: Conversation) -> list[Message]:
+    """The conversation of a row before the policy speaks."""
+    return prompt(row.system, row.last_question, row.turns)
+
+
+def spoken(row: Conversation) -> list[str]:
+    """The texts of a row's conversation, turn by turn, the system prompt first."""
+    return [message["content"] for message in row_prompt(row)]

@@ -7,6 +7,7 @@ from saferflow.data.rows import DPORow
 from saferflow.params import DPOParams
 from saferflow.training.arguments import Job, lora, shared_arguments
 from saferflow.training.checkpoints import Checkpointed
+from saferflow.training.conversation import spoken
 from saferflow.training.examples import dpo_dataset
 from saferflow.training.models import prepare
 from saferflow.training.order import Ordered, lengths
@@ -52,6 +53,6 @@ def train_dpo(
         peft_config=lora(job.policy),
     )
     prepare(trainer, job.policy, fixed_rows=True)
-    texts = [(row.system, row.question, row.chosen, row.rejected) for row in rows]
+    texts = [(*spoken(row), row.chosen, row.rejected) for row in rows]
     trainer.lengths = lengths(processor, texts, [row.image for row in rows])
     return train("dpo", trainer, job)

@@ -3,7 +3,7 @@
 from datasets import Dataset, Features, Image, List, Value
 
 from saferflow.data.rows import DPORow, PromptRow, SFTRow
-from saferflow.training.conversation import Message, prompt
+from saferflow.training.conversation import Message, row_prompt
 
 _MESSAGES = List({"role": Value("string"), "content": Value("string")})
 _IMAGES = List(Image())
@@ -11,7 +11,7 @@ _IMAGES = List(Image())
 
 def sft_dataset(rows: list[SFTRow]) -> Dataset:
     columns = {
-        "prompt": [prompt(row.system, row.question) for row in rows],
+        "prompt": [row_prompt(row) for row in rows],
         "completion": [_said(row.completion) for row in rows],
         "images": [_images(row.image) for row in rows],
     }
@@ -20,7 +20,7 @@ def sft_dataset(rows: list[SFTRow]) -> Dataset:
 
 def dpo_dataset(rows: list[DPORow]) -> Dataset:
     columns = {
-        "prompt": [prompt(row.system, row.question) for row in rows],
+        "prompt": [row_prompt(row) for row in rows],
         "chosen": [_said(row.chosen) for row in rows],
         "rejected": [_said(row.rejected) for row in rows],
         "images": [_images(row.image) for row in rows],
@@ -31,7 +31,7 @@ def dpo_dataset(rows: list[DPORow]) -> Dataset:
 def grpo_dataset(rows: list[PromptRow]) -> Dataset:
     """Prompts, with the columns of the row, which a reward function gets beside the completions."""
     columns = {
-        "prompt": [prompt(row.system, row.question) for row in rows],
+        "prompt": [row_prompt(row) for row in rows],
         "images": [_images(row.image) for row in rows],
     }
     told = [row.columns() for row in rows]

@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Self
 
 import torch
 from transformers import LogitsProcessorList, Qwen2_5_VLForConditionalGeneration
 
 from saferflow.data.images import open_rgb
+from saferflow.data.rows import Conversation, Turn
 from saferflow.params import PolicyParams
 from saferflow.protocol.grammar import longest
 from saferflow.protocol.plan import Plan
@@ -19,13 +21,18 @@ from saferflow.training.policy import Qwen2_5_VLProcessor, device, load_model, l
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a policy is asked: a plan's system prompt (or none), a question, an encoded image (or none)."""
+    """What a policy is asked: a plan's system prompt (or none), a last question, an encoded image (or none)."""
 
     system: str
     question: str
     image: bytes | None
-    earlier: tuple[tuple[str, str], ...] = ()
-    """What was asked and answered before, the image with the first of it."""
+    earlier: tuple[Turn, ...] = ()
+    """The turns before the last question; the image stands in the first."""
+
+    @classmethod
+    def of(cls, row: Conversation) -> Self:
+        """What a row asks."""
+        return cls(row.system, row.last_question, row.image, row.turns)
 
 
 @torch.inference_mode()

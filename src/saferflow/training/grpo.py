@@ -35,6 +35,7 @@ from saferflow.rewards.judged import RewardFunction, said
 from saferflow.training.arguments import Job, lora, shared_arguments
 from saferflow.training.branching import unsayable
 from saferflow.training.checkpoints import Checkpointed
+from saferflow.training.conversation import spoken
 from saferflow.training.examples import grpo_dataset
 from saferflow.training.launch import world
 from saferflow.training.models import prepare
@@ -120,7 +121,7 @@ def grpo_trainer(
         processing_class=processor,
         peft_config=lora(job.policy),
     )
-    trainer.lengths = lengths(processor, [(row.system, row.question) for row in rows], [row.image for row in rows])
+    trainer.lengths = lengths(processor, [spoken(row) for row in rows], [row.image for row in rows])
     prepare(trainer, job.policy)
     if job.policy.packed:
         trainer.branching = isinstance(params.engine, TransformersEngine)

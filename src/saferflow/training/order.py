@@ -121,7 +121,7 @@ class Ordered:
 def lengths(
     processor: Qwen2_5_VLProcessor, texts: Sequence[Sequence[str]], images: Sequence[bytes | None]
 ) -> list[int]:
-    """Tokens of each row: of its texts and of its image; the template's own are the same for all and left out."""
+    """Tokens of each row: of its texts and of its image; the template's own, a few per turn, are left out."""
     counted = [len(ids) for ids in processor.tokenizer(["".join(parts) for parts in texts])["input_ids"]]
     return [tokens + _of_image(processor, image) for tokens, image in zip(counted, images, strict=True)]
 

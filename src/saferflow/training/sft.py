@@ -7,6 +7,7 @@ from saferflow.data.rows import SFTRow
 from saferflow.params import TrainingParams
 from saferflow.training.arguments import Job, lora, shared_arguments
 from saferflow.training.checkpoints import Checkpointed
+from saferflow.training.conversation import spoken
 from saferflow.training.examples import sft_dataset
 from saferflow.training.models import prepare
 from saferflow.training.order import Ordered, lengths
@@ -43,6 +44,6 @@ def train_sft(
         peft_config=lora(job.policy),
     )
     prepare(trainer, job.policy)
-    texts = [(row.system, row.question, row.completion) for row in rows]
+    texts = [(*spoken(row), row.completion) for row in rows]
     trainer.lengths = lengths(processor, texts, [row.image for row in rows])
     return train(name, trainer, job)

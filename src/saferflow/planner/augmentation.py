@@ -1,0 +1,87 @@
+"""Training rows in other forms: a share of the requests as attacks, a share of the pictures a little changed.
+
+A row is addressed by (seed, "augment", id), so that what becomes of it depends on no other row. Whether and how
+it is wrapped does not depend on its decision: harmless and harmful requests get the same forms, so that a wrapper says nothing
+about harm. Rows that are held out, general, without labels, of several turns or an attack already are not wrapped. Source: ours.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
+
+from saferflow.data.attacks.family import labelled
+from saferflow.data.attacks.training import FORMS
+from saferflow.data.distortions import distorted
+from saferflow.data.rows import Labels, Row, Turn, whole_question
+from saferflow.params import AugmentationParams
+from saferflow.planner.teacher import answer_for
+from saferflow.protocol.tools import TOOLS
+from saferflow.rng import rng
+
+WRITING = ("typographic", "split")
+"""Families that write into the picture; one that holds words already is left to the others."""
+LONGEST = 200
+"""Characters of a request that is written into a picture at most."""
+SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+(TEXT,) = TOOLS["OCR-EXTRACT"].fields
+"""What a trace can say of the words in a picture."""
+
+
+def augmented(row: Row, params: AugmentationParams | None, seed: int) -> Row:
+    """The row as training sees it, with the same id and decision; a held-out row, or any where `params` is null, as it is."""
+    if params is None or row.split != "train":
+        return row
+    random = rng(seed, "augment", row.id)
+    wraps, changes = random.random() < params.attacks, random.random() < params.images
+    if changes:
+        row = with_distorted_image(row, rng(seed, "augment", row.id, "image"))
+    return attacked(row, random) if wraps else row
+
+
+def with_distorted_image(row: Row, random: Random) -> Row:
+    """The row with its picture a little changed, where it has one."""
+    if row.image is None:
+        return row
+    return replace(row, image=distorted(row.image, random, mirrored=_mirrors(row)))
+
+
+def _mirrors(row: Row) -> bool:
+    """Labels say what the picture shows, no words among it, and neither question nor answer speaks of sides."""
+    if row.labels is None or row.labels.sign or not row.labels.objects:
+        return False
+    return not SIDES.search(row.question) and not SIDES.search(row.answer)
+
+
+def attacked(row: Row, random: Random) -> Row:
+    """The row with its request in a drawn training form, or as it is where none fits."""
+    if row.labels is None or row.labels.kind != "safety" or row.labels.attack != "none" or row.earlier:
+        return row
+    names = [name for name in FORMS if name not in WRITING or _writable(row.question, row.labels)]
+    random.shuffle(names)
+    for name in names:
+        attack = FORMS[name](row.question, row.image, random)
+        if attack is not None:
+            earlier = with_answers(attack.turns[:-1], row)
+            return replace(
+                row,
+                question=whole_question(earlier, attack.turns[-1]),
+                image=attack.image,
+                labels=labelled(row.labels, name, attack),
+                earlier=earlier,
+            )
+    return row
+
+
+def with_answers(questions: Sequence[str], row: Row) -> tuple[Turn, ...]:
+    """Turns before the last one, each answered as the rule teacher answers the row: what is refused is refused each time.
+
+    A model behind a server that writes the row's own reference does not write these.
+    """
+    answer = answer_for(row.labels, row.answer)
+    return tuple((question, answer) for question in questions)
+
+
+def _writable(question: str, labels: Labels) -> bool:
+    """No other words stand in the picture, and a trace can repeat these."""
+    return not labels.sign and len(question) <= LONGEST and TEXT.accepts(question)
