@@ -212,6 +212,9 @@ class PlanParams(Section):
     pairs_per_prompt: Positive
     perturbations: dict[str, Annotated[float, Field(ge=0)]]
     """Perturbation -> its weight among the DPO pairs."""
+    reflection_share: Share
+    """Share of the SFT table's safety rows to which two rows are added that teach what `grpo.reflection` asks for: to name
+    what a wrong draft missed, and to answer anew. 0 adds none."""
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> Self:
