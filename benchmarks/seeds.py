@@ -24,7 +24,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import date
 from pathlib import Path
@@ -85,6 +85,8 @@ def measure(arguments: argparse.Namespace, console: Console) -> int:
             arithmetics = measured(arguments.arithmetic, shell, arguments.threads)
             describe(arithmetics, console)
             benchmark = benchmark_of(arguments, out)
+            if changes := _git(ROOT, "status", "--porcelain", "--", *COMPUTING):
+                console.print(f"not committed, and so without effect here:\n{changes}")
             runs = runs_of(arguments, benchmark, arithmetics)
             refuse_strangers(benchmark, runs)
             about = {"date": date.today().isoformat(), "command": shlex.join(["python", *sys.argv])}
@@ -103,7 +105,14 @@ def measure(arguments: argparse.Namespace, console: Console) -> int:
     return 1 if figures["unfinished"] else 0
 
 
-def carry_out(benchmark: Benchmark, runs: Sequence[Run], shell: Mapping[str, str], watcher: Watcher, jobs: int, write) -> None:  # noqa: ANN001
+def carry_out(
+    benchmark: Benchmark,
+    runs: Sequence[Run],
+    shell: Mapping[str, str],
+    watcher: Watcher,
+    jobs: int,
+    write: Callable[[], object],
+) -> None:
     """Carry the runs out, `jobs` at a time; those of one seed and arithmetic one after the other, for they share stages."""
     chains: dict[tuple[int, str], list[Run]] = {}
     for run in runs:
@@ -121,7 +130,9 @@ def carry_out(benchmark: Benchmark, runs: Sequence[Run], shell: Mapping[str, str
             chain.close()
 
 
-def _chain(benchmark: Benchmark, runs: Sequence[Run], shell: Mapping[str, str], watcher: Watcher, write) -> Iterator[None]:  # noqa: ANN001
+def _chain(
+    benchmark: Benchmark, runs: Sequence[Run], shell: Mapping[str, str], watcher: Watcher, write: Callable[[], object]
+) -> Iterator[None]:
     for run in runs:
         with closing(carried_out(benchmark, run, shell, watcher)) as steps:
             yield from steps
@@ -187,7 +198,9 @@ def refuse_strangers(benchmark: Benchmark, runs: Sequence[Run]) -> None:
     found = {run.name: differences for run in runs if (differences := Record(benchmark, run).strangers)}
     if found:
         lines = [f"  {name}: {'; '.join(differences)}" for name, differences in found.items()]
-        raise PipelineError("\n".join([f"{benchmark.out} holds other runs of these names; give another --out:", *lines]))
+        raise PipelineError(
+            "\n".join([f"{benchmark.out} holds other runs of these names; give another --out:", *lines])
+        )
 
 
 def describe(arithmetics: Mapping[str, Arithmetic], console: Console) -> None:
@@ -195,7 +208,9 @@ def describe(arithmetics: Mapping[str, Arithmetic], console: Console) -> None:
     for arithmetic in arithmetics.values():
         settings = " ".join(f"{name}={value}" for name, value in arithmetic.settings.items()) or "nothing set"
         differing = arithmetic.differs_in(first)
-        digits = f"other digits than {first.name} in {', '.join(differing)}" if differing else f"digits {arithmetic.digest}"
+        digits = (
+            f"other digits than {first.name} in {', '.join(differing)}" if differing else f"digits {arithmetic.digest}"
+        )
         console.print(f"arithmetic {arithmetic.name}: {settings}; {digits}")
 
 
@@ -219,10 +234,16 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=seeds, required=True, metavar="11,12,…", help="values of run.seed")
     parser.add_argument(
-        "--arithmetic", type=names, default=["native"], metavar="NAME,…", help=f"of {', '.join(SETTINGS)}; default: native"
+        "--arithmetic",
+        type=names,
+        default=["native"],
+        metavar="NAME,…",
+        help=f"of {', '.join(SETTINGS)}; default: native",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkouts, cache and report; may be begun already")
-    parser.add_argument("--profile", default=EMBEDDED, metavar="NAME", help="default: embedded, which is params.yaml as committed")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="holds checkouts, cache and report")
+    parser.add_argument(
+        "--profile", default=EMBEDDED, metavar="NAME", help="default: embedded, the committed params.yaml"
+    )
     parser.add_argument(
         "--set", dest="settings", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="parameters of every variant, as in saferflow run --set",
@@ -236,7 +257,9 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
         "--attack", type=positive, metavar="N", help=f"then saferflow attack {' '.join(ORDER)} --count N in each run"
     )
     parser.add_argument("--jobs", type=positive, default=1, help="runs at a time; seconds then mean little. Default: 1")
-    parser.add_argument("--threads", type=positive, metavar="N", help="of each run, but for one-thread; default: torch's choice")
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="of each run, but for one-thread; default: torch's choice"
+    )
     return parser.parse_args(argv)
 
 
@@ -268,7 +291,9 @@ def variant(text: str) -> tuple[str, list[str]]:
     """
     name, colon, settings = text.partition(":")
     if not colon or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise argparse.ArgumentTypeError(f"{text!r}: NAME:KEY=VALUE,… is wanted, as no-dpo:dpo=null; NAME: changes nothing")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: NAME:KEY=VALUE,… is wanted, as no-dpo:dpo=null; NAME: changes nothing"
+        )
     parts, depth, quote = [""], 0, ""
     for sign in settings:
         if quote:

@@ -39,7 +39,9 @@ class Progress:
     def failed(self, run: Run, step: str, reason: str) -> None:
         for name, later in [key for key in self._left if key[0] == run.name]:
             self._left.pop((name, later))
-        self._console.print(Text(f"{self._numbers[run.name]} {run.name}  {step}  failed; its last lines:\n{reason}", "red"))
+        self._console.print(
+            Text(f"{self._numbers[run.name]} {run.name}  {step}  failed; its last lines:\n{reason}", "red")
+        )
 
     def note(self, run: Run, text: str) -> None:
         self._console.print(f"{self._numbers[run.name]} {run.name}  {text}")

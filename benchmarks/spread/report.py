@@ -32,7 +32,11 @@ def of(
     changes = {run.variant: {name: value for name, value in run.changes.items() if name != "run.seed"} for run in runs}
     machines = [records[run.name].values["machine"] for run in finished]
     failures = {
-        run.name: {step: state["reason"] for step, state in records[run.name].values["steps"].items() if state["state"] == FAILED}
+        run.name: {
+            step: state["reason"]
+            for step, state in records[run.name].values["steps"].items()
+            if state["state"] == FAILED
+        }
         for run in runs
     }
     return _plain({
@@ -67,8 +71,13 @@ def of(
 
 def page(report: Mapping[str, Any]) -> str:
     """The report in Markdown, ready for a README."""
-    machines = "; ".join(f"{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}" for machine in report["machines"])
-    lines = [f"`{report['command']}`, {report['date']}, commit {report['commit'][:8]}, {machines or 'no run finished'}.", ""]
+    machines = "; ".join(
+        f"{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}" for machine in report["machines"]
+    )
+    lines = [
+        f"`{report['command']}`, {report['date']}, commit {report['commit'][:8]}, {machines or 'no run finished'}.",
+        "",
+    ]
     lines += [markdown(sheet) for sheet in sheets(report)]
     for name, figures in report["variants"].items():
         lines.append(f"{f'{name}, ' if len(report['variants']) > 1 else ''}{gate_line(figures)}.\n")

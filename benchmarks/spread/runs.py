@@ -206,9 +206,9 @@ def clone(source: Path, commit: str, folder: Path) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     if partial.exists():
         shutil.rmtree(partial)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    for command in (["clone", "-q", str(source), str(partial)], ["-C", str(partial), "checkout", "-q", "--detach", commit]):
-        done = subprocess.run(["git", *command], capture_output=True, text=True, check=False)
+    partial.mkdir(parents=True)
+    for command in (["clone", "-q", str(source), "."], ["checkout", "-q", "--detach", commit]):
+        done = subprocess.run(["git", *command], cwd=partial, capture_output=True, text=True, check=False)
         if done.returncode:
             raise PipelineError(f"git {command[0]} of {source} at {commit} failed: {done.stderr.strip()}")
     partial.rename(folder)

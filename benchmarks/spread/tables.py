@@ -74,9 +74,12 @@ def _comparisons(report: Mapping[str, Any]) -> Iterator[Sheet]:
             rows = []
             for variant, figures in report["variants"].items():
                 means, gains = figures["measures"].get(policy, {}), differences.get(variant, {})
-                cells = [f"{means[name]['mean']:.1f}{_in_brackets(gains.get(name))}" if name in means else "" for name in columns]
+                cells = [
+                    f"{means[name]['mean']:.1f}{_in_brackets(gains.get(name))}" if name in means else ""
+                    for name in columns
+                ]
                 rows.append([variant, *cells])
-            title = f"{SPOKEN[policy]}: mean, and the difference from {first} over seeds with its {report['level']:.0%} t interval"
+            title = f"{SPOKEN[policy]}: mean, and the paired difference from {first} over seeds, with its t interval"
             yield Sheet(title, ("variant", *map(_spoken, columns)), rows)
 
 
@@ -112,7 +115,10 @@ def _by_run(
     title: str, policy: str, columns: Sequence[str], measures: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]
 ) -> Sheet:
     rows = [
-        [f"seed {run['seed']}, {run['arithmetic']}", *(_number(run["measures"].get(policy, {}).get(name)) for name in columns)]
+        [
+            f"seed {run['seed']}, {run['arithmetic']}",
+            *(_number(run["measures"].get(policy, {}).get(name)) for name in columns),
+        ]
         for run in runs
     ]
     for figure in ("mean", "lowest", "highest", "spread", "within_seed"):
@@ -137,7 +143,9 @@ def gate_line(figures: Mapping[str, Any]) -> str:
     """`gate: passed in 7 of 10 runs; failed checks: safety (2), validity (1)`."""
     gate = figures["gate"]
     failed = ", ".join(f"{name} ({count})" for name, count in gate["failed_checks"].items())
-    return f"gate: passed in {gate['passed']} of {_count(gate['runs'], 'run')}" + (f"; failed checks: {failed}" if failed else "")
+    return f"gate: passed in {gate['passed']} of {_count(gate['runs'], 'run')}" + (
+        f"; failed checks: {failed}" if failed else ""
+    )
 
 
 def _columns(measures: Mapping[str, Any]) -> Iterator[list[str]]:
