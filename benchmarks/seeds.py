@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -81,13 +82,19 @@ def measure(arguments: argparse.Namespace, console: Console) -> int:
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / "lock", timeout=0):
+            benchmark = benchmark_of(arguments, out)
+            recipes = recipes_of(arguments, benchmark)  # a wrong name is known before anything is measured
+            if changes := _git(ROOT, "status", "--porcelain", "--", *COMPUTING):
+                console.print(f"not committed, and so without effect here:\n{changes}")
             shell = dict(os.environ)
             arithmetics = measured(arguments.arithmetic, shell, arguments.threads)
             describe(arithmetics, console)
-            benchmark = benchmark_of(arguments, out)
-            if changes := _git(ROOT, "status", "--porcelain", "--", *COMPUTING):
-                console.print(f"not committed, and so without effect here:\n{changes}")
-            runs = runs_of(arguments, benchmark, arithmetics)
+            runs = [
+                Run(variant, seed, arithmetic, recipes[variant, seed])
+                for seed in arguments.seeds
+                for arithmetic in arithmetics.values()
+                for variant in dict.fromkeys(variant for variant, _ in recipes)
+            ]
             refuse_strangers(benchmark, runs)
             about = {"date": date.today().isoformat(), "command": shlex.join(["python", *sys.argv])}
 
@@ -171,22 +178,21 @@ def benchmark_of(arguments: argparse.Namespace, out: Path) -> Benchmark:
     return Benchmark(out, commit, arguments.profile, params, stages, arguments.attack)
 
 
-def runs_of(arguments: argparse.Namespace, benchmark: Benchmark, arithmetics: Mapping[str, Arithmetic]) -> list[Run]:
-    """Every variant, seed and arithmetic; seeds before arithmetics before variants.
+def recipes_of(arguments: argparse.Namespace, benchmark: Benchmark) -> dict[tuple[str, int], Mapping[str, Any]]:
+    """(variant, seed) -> what changes in the profile's parameters, by dotted names.
 
     Raises:
         ParamsError: a value that `--set` or a variant gives is none of the profile's parameters, or out of its bounds.
     """
     params = load_params(benchmark.source / benchmark.params)
-    variants = dict(arguments.variant) or {RECIPE: []}
-    if len(variants) < max(1, len(arguments.variant)):
-        raise ParamsError("two variants have the same name")
-    return [
-        Run(variant, seed, arithmetic, custom(params, [f"run.seed={seed}", *arguments.settings, *settings]).changes)
+    variants = arguments.variant or [(RECIPE, [])]
+    if len(dict(variants)) < len(variants):
+        raise ParamsError(f"two variants have the same name: {', '.join(name for name, _ in variants)}")
+    return {
+        (name, seed): custom(params, [f"run.seed={seed}", *arguments.settings, *settings]).changes
+        for name, settings in variants
         for seed in arguments.seeds
-        for arithmetic in arithmetics.values()
-        for variant, settings in variants.items()
-    ]
+    }
 
 
 def refuse_strangers(benchmark: Benchmark, runs: Sequence[Run]) -> None:
