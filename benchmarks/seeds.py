@@ -19,8 +19,8 @@ over seeds, a seed's arithmetics averaged first. Source: ours.
 
 import argparse
 import os
-import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -38,10 +38,14 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
 from benchmarks.spread import report, tables  # noqa: E402
+from benchmarks.spread.arguments import names, positive, seeds, variant  # noqa: E402
 from benchmarks.spread.arithmetics import SETTINGS, Arithmetic, measured  # noqa: E402
+from benchmarks.spread.checkouts import clone  # noqa: E402
+from benchmarks.spread.execution import Watcher, carried_out  # noqa: E402
 from benchmarks.spread.figures import ORDER  # noqa: E402
 from benchmarks.spread.progress import Progress  # noqa: E402
-from benchmarks.spread.runs import POLL, Benchmark, Record, Run, Watcher, carried_out, clone  # noqa: E402
+from benchmarks.spread.records import Record  # noqa: E402
+from benchmarks.spread.runs import Benchmark, Run  # noqa: E402
 from saferflow.cli.show import duration  # noqa: E402
 from saferflow.errors import ParamsError, PipelineError, SaferflowError  # noqa: E402
 from saferflow.evaluation.ablation import custom  # noqa: E402
@@ -51,6 +55,8 @@ from saferflow.tracking import graph  # noqa: E402
 
 EMBEDDED = "embedded"
 """The profile that `params.yaml` holds."""
+POLL = 0.1
+"""Seconds between two looks at the processes."""
 RECIPE = "recipe"
 """The only variant, where none is named."""
 COMPUTING = ("src", "flows", "dvc.yaml", "params.yaml", "profiles")
@@ -154,6 +160,8 @@ def benchmark_of(arguments: argparse.Namespace, out: Path) -> Benchmark:
     """
     commit = _git(ROOT, "rev-parse", "HEAD")
     source = out / "source"
+    if source.exists() and not any(out.glob("runs/*.json")):
+        shutil.rmtree(source)  # nothing has run from it
     if source.exists():
         begun = _git(source, "rev-parse", "HEAD")
         if begun != commit and _git(ROOT, "diff", "--name-only", begun, commit, "--", *COMPUTING):
@@ -201,9 +209,9 @@ def refuse_strangers(benchmark: Benchmark, runs: Sequence[Run]) -> None:
     Raises:
         PipelineError: with each difference.
     """
-    found = {run.name: differences for run in runs if (differences := Record(benchmark, run).strangers)}
-    if found:
-        lines = [f"  {name}: {'; '.join(differences)}" for name, differences in found.items()]
+    strangers = {run.name: differences for run in runs if (differences := Record(benchmark, run).strangers)}
+    if strangers:
+        lines = [f"  {name}: {'; '.join(differences)}" for name, differences in strangers.items()]
         raise PipelineError(
             "\n".join([f"{benchmark.out} holds other runs of these names; give another --out:", *lines])
         )
@@ -225,8 +233,8 @@ def close(figures: Mapping, out: Path, console: Console) -> None:
     wide = Console(width=max(console.width, WIDTH), file=console.file, highlight=False)
     for sheet in tables.sheets(figures):
         wide.print(tables.terminal(sheet))
-    for name, variant in figures["variants"].items():
-        console.print(f"{name}: {tables.gate_line(variant)}; {duration(variant['seconds'].get('all', 0))} a run")
+    for name, totals in figures["variants"].items():
+        console.print(f"{name}: {tables.gate_line(totals)}; {duration(totals['seconds'].get('all', 0))} a run")
     if len(figures["machines"]) > 1:
         console.print(f"runs of {len(figures['machines'])} machines; {out / 'seeds.json'} says which")
     for name, reasons in figures["failures"].items():
@@ -267,54 +275,6 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
         "--threads", type=positive, metavar="N", help="of each run, but for one-thread; default: torch's choice"
     )
     return parser.parse_args(argv)
-
-
-def names(text: str) -> list[str]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or len(set(parts)) < len(parts):
-        raise argparse.ArgumentTypeError(f"{text!r}: names with commas between them are wanted, none of them twice")
-    return parts
-
-
-def seeds(text: str) -> list[int]:
-    parts = names(text)
-    if any(not part.isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r}: whole numbers with commas between them are wanted")
-    return [int(part) for part in parts]
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 is wanted")
-    return int(text)
-
-
-def variant(text: str) -> tuple[str, list[str]]:
-    """Name and settings; a comma within brackets or quotes belongs to its value.
-
-    >>> variant("process:grpo.rewards={toolkit: 0.5, protocol: 0.5},grpo.kl=0.05")
-    ('process', ['grpo.rewards={toolkit: 0.5, protocol: 0.5}', 'grpo.kl=0.05'])
-    """
-    name, colon, settings = text.partition(":")
-    if not colon or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: NAME:KEY=VALUE,… is wanted, as no-dpo:dpo=null; NAME: changes nothing"
-        )
-    parts, depth, quote = [""], 0, ""
-    for sign in settings:
-        if quote:
-            quote = "" if sign == quote else quote
-        elif sign in "'\"":
-            quote = sign
-        elif sign in "[{":
-            depth += 1
-        elif sign in "]}":
-            depth -= 1
-        elif sign == "," and not depth:
-            parts.append("")
-            continue
-        parts[-1] += sign
-    return name, [part.strip() for part in parts if part.strip()]
 
 
 def _git(folder: Path, *command: str) -> str:

@@ -136,7 +136,7 @@ def of_variant(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 def against(outcomes: Sequence[Outcome], first: Sequence[Outcome]) -> dict[str, dict[str, Difference]]:
     """Policy -> measure -> how much a variant differs from the first one, paired over seeds."""
-    return {policy: found for policy in ORDER if (found := _differences(outcomes, policy, first, policy))}
+    return {policy: gains for policy in ORDER if (gains := _differences(outcomes, policy, first, policy))}
 
 
 def _differences(

@@ -7,7 +7,8 @@ from statistics import fmean
 from rich.console import Console
 from rich.text import Text
 
-from benchmarks.spread.runs import Benchmark, Record, Run
+from benchmarks.spread.records import Record
+from benchmarks.spread.runs import Benchmark, Run
 from flows.reproduce import RESTORED
 from saferflow.cli.show import duration
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from benchmarks.spread.arithmetics import NATIVE, Arithmetic
 from benchmarks.spread.figures import LEVEL, against, of_variant
-from benchmarks.spread.runs import FAILED, Benchmark, Record, Run
+from benchmarks.spread.records import FAILED, Record
+from benchmarks.spread.runs import Benchmark, Run
 from benchmarks.spread.tables import gate_line, markdown, sheets
 
 

@@ -66,8 +66,8 @@ def _comparisons(report: Mapping[str, Any]) -> Iterator[Sheet]:
     """Variants as rows, measures as columns; a policy in which no variant differs from the first has no table."""
     first = next(iter(report["variants"]))
     for policy in ORDER:
-        differences = {variant: found.get(policy, {}) for variant, found in report["differences"].items()}
-        if not any(gain["mean"] for found in differences.values() for gain in found.values()):
+        differences = {variant: policies.get(policy, {}) for variant, policies in report["differences"].items()}
+        if not any(gain["mean"] for gains in differences.values() for gain in gains.values()):
             continue
         measures = report["variants"][first]["measures"].get(policy, {})
         for columns in _columns(measures):
@@ -99,10 +99,10 @@ def _overview(name: str, figures: Mapping[str, Any], runs: Sequence[Mapping[str,
 
 
 def _steps(name: str, figures: Mapping[str, Any]) -> Iterator[Sheet]:
-    steps = {pair: found for pair, found in figures["steps"].items() if found}
-    measures = {measure: None for found in steps.values() for measure in found}
+    steps = {pair: gains for pair, gains in figures["steps"].items() if gains}
+    measures = {measure: None for gains in steps.values() for measure in gains}
     rows = [
-        [_spoken(measure), *(_signed(found.get(measure)) for found in steps.values())]
+        [_spoken(measure), *(_signed(gains.get(measure)) for gains in steps.values())]
         for columns in _columns(measures)
         for measure in columns
     ]

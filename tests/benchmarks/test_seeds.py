@@ -13,9 +13,10 @@ import psutil
 import pytest
 import yaml
 
-from benchmarks.seeds import variant
 from benchmarks.spread import report, tables
-from benchmarks.spread.runs import attack_figures, changed
+from benchmarks.spread.arguments import variant
+from benchmarks.spread.checkouts import changed
+from benchmarks.spread.records import attack_figures
 from tests.flows.conftest import make
 
 ROOT = Path(__file__).parents[2]

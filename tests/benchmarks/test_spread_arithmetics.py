@@ -94,11 +94,11 @@ def test_an_arithmetic_with_the_digits_of_another_one_is_refused():
 
 def test_on_this_machine_generic_rounds_otherwise_and_an_unknown_arithmetic_is_named():
     """torch computes without vector instructions under it: the real libraries, in processes of their own."""
-    found = measured(["native", "generic"], os.environ, threads=1)
-    assert found["generic"].capability == "DEFAULT"
-    if found["native"].capability == "DEFAULT":
+    arithmetics = measured(["native", "generic"], os.environ, threads=1)
+    assert arithmetics["generic"].capability == "DEFAULT"
+    if arithmetics["native"].capability == "DEFAULT":
         pytest.skip("this processor has no vector instructions that torch knows")
-    assert "softmax" in found["generic"].differs_in(found["native"])
+    assert "softmax" in arithmetics["generic"].differs_in(arithmetics["native"])
     with pytest.raises(PipelineError, match="no arithmetic exact; there are native, generic"):
         measured(["native", "exact"], os.environ, threads=1)
 

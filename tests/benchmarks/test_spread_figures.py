@@ -20,11 +20,11 @@ def outcome(seed: int, arithmetic: str, **safety: float | None) -> Outcome:
 
 
 def test_a_summary_tells_what_arithmetic_does_from_what_the_seed_does():
-    found = summary(SAFETY)
-    assert found.mean == (80 + 90 + 70 + 72) / 4
-    assert (found.lowest, found.highest, found.spread) == (70, 90, 90 - 70)
-    assert found.within_seed == ((90 - 80) + (72 - 70)) / 2
-    assert found.runs == 4
+    figure = summary(SAFETY)
+    assert figure.mean == (80 + 90 + 70 + 72) / 4
+    assert (figure.lowest, figure.highest, figure.spread) == (70, 90, 90 - 70)
+    assert figure.within_seed == ((90 - 80) + (72 - 70)) / 2
+    assert figure.runs == 4
 
 
 def test_one_run_a_seed_says_nothing_of_arithmetic():
@@ -51,11 +51,11 @@ def test_the_seed_is_the_unit_of_a_paired_difference():
     """Four runs of two seeds: an interval over two numbers, not over four."""
     before = {(11, "native"): 78.0, (11, "generic"): 86.0, (12, "native"): 69.0, (12, "generic"): 71.0}
     first, second = ((80 - 78) + (90 - 86)) / 2, ((70 - 69) + (72 - 71)) / 2
-    found = paired_difference(SAFETY, before)
-    assert found.by_seed == {11: first, 12: second}
-    assert found.mean == (first + second) / 2
+    figure = paired_difference(SAFETY, before)
+    assert figure.by_seed == {11: first, 12: second}
+    assert figure.mean == (first + second) / 2
     half = T_OF_TWO * (abs(first - second) / sqrt(2)) / sqrt(2)
-    assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half))
+    assert (figure.low, figure.high) == pytest.approx((figure.mean - half, figure.mean + half))
 
 
 def test_a_run_without_a_partner_has_no_part_in_a_paired_difference():
@@ -67,7 +67,7 @@ def test_a_run_without_a_partner_has_no_part_in_a_paired_difference():
 def test_the_steps_of_training_are_compared_in_their_order():
     outcomes = [outcome(1, "native", grpo=95.0, base=35.0, sft=90.0, dpo=92.0)]
     steps = of_variant(outcomes)["steps"]
-    assert {pair: found["safety"].mean for pair, found in steps.items()} == {
+    assert {pair: figure["safety"].mean for pair, figure in steps.items()} == {
         "sft-base": 90 - 35,
         "dpo-sft": 92 - 90,
         "grpo-dpo": 95 - 92,
@@ -75,9 +75,9 @@ def test_the_steps_of_training_are_compared_in_their_order():
 
 
 def test_a_measure_that_no_row_asks_for_is_left_out():
-    found = of_variant([outcome(1, "native", base=None, sft=90.0)])
-    assert found["measures"]["base"] == {}
-    assert found["steps"] == {"sft-base": {}}
+    figure = of_variant([outcome(1, "native", base=None, sft=90.0)])
+    assert figure["measures"]["base"] == {}
+    assert figure["steps"] == {"sft-base": {}}
 
 
 def test_the_gate_counts_the_runs_it_judged_and_what_failed():
@@ -105,6 +105,6 @@ def test_the_seconds_of_a_run_are_the_sum_over_stages_whichever_runs_they_ran_in
 def test_a_variant_is_compared_with_the_first_on_the_same_seeds():
     first = [outcome(1, "native", sft=90.0), outcome(2, "native", sft=80.0)]
     other = [outcome(1, "native", sft=93.0), outcome(2, "native", sft=81.0), outcome(3, "native", sft=10.0)]
-    found = against(other, first)
-    assert set(found) == {"sft"}
-    assert found["sft"]["safety"].by_seed == {1: 93 - 90, 2: 81 - 80}
+    figure = against(other, first)
+    assert set(figure) == {"sft"}
+    assert figure["sft"]["safety"].by_seed == {1: 93 - 90, 2: 81 - 80}
