@@ -308,7 +308,9 @@ class BaseParams(TrainingParams):
     rows: Positive
     """Pre-training rows."""
     plain_share: Share
-    """Share of plain question-answer pairs among them; the others are general visual questions."""
+    """Share of plain question-answer pairs among them."""
+    knowledge_share: Share
+    """Share that says what words and things mean; all others are general visual questions."""
     augment_images: Share
     """Share of the pre-training rows whose picture is changed a little, as `plan.augmentation.images` does."""
 

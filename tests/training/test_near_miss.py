@@ -7,7 +7,7 @@ import pytest
 from saferflow.data.rows import DPORow, Labels
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
-from saferflow.training.near_miss import NAME, drawn, is_miss, nearest_miss, replaced
+from saferflow.training.near_miss import NAME, balanced, drawn, is_miss, nearest_miss, replaced
 
 PLAN = Plan(
     "S2", 2, "guardian", ("VISUAL-SCAN", "RISK-SCORER", "SAFETY-GATE", "REFUSAL-GENERATOR", "ANSWER-COMPOSER"), "mesh"
@@ -69,3 +69,19 @@ def test_the_share_draws_the_same_pairs_again_whatever_stands_beside_them():
     taken = {row.id for row in drawn(rows, 0.3, seed=1)}
     assert 30 < len(taken) < 90  # 60 expected; 4.6 standard deviations
     assert {row.id for row in drawn(rows[::-2], 0.3, seed=1)} == {row.id for row in rows[::-2]} & taken
+
+
+def test_planted_faults_fill_the_side_with_fewer_misses_up_to_their_share():
+    answered = Labels("safety", "none", 0, "none", "none", "answer").to_json()
+    harmful = [replace(ROW, id=f"harmful-{number}") for number in range(10)]
+    harmless = [replace(ROW, id=f"harmless-{number}", labels=answered) for number in range(10)]
+    rows = [*(replace(row, perturbation=NAME) for row in harmful[:6]), *harmful[6:], *harmless]
+    kept = balanced(rows, 0.4, seed=1)
+    planted = [row for row in kept if row.perturbation != NAME]
+    assert len(kept) - len(planted) == 6  # every near miss stays
+    assert len(planted) == 4  # 6 * 0.4 / (1 - 0.4)
+    assert all(row.id.startswith("harmless") for row in planted)  # six misses are harmful, none is harmless
+
+
+def test_a_policy_that_misses_nothing_keeps_all_planted_faults():
+    assert balanced([ROW], 0.4, seed=1) == [ROW]

@@ -376,7 +376,7 @@ def test_curate_goes_on_with_the_batch_at_which_it_was_killed_and_keeps_the_same
 
 def test_dpo_samples_its_own_near_misses_and_trains_where_it_finds_none(here):
     """A policy that has learnt nothing writes nothing well-formed: every pair keeps its planted fault."""
-    change(here, dpo={"near_miss": {"share": 0.5, "samples": 2, "temperature": 1.0, "batch_size": 16}})
+    change(here, dpo={"near_miss": {"share": 0.5, "planted": 0.5, "samples": 2, "temperature": 1.0, "batch_size": 16}})
     told = finished(stage("dpo", here))
     metrics = json.loads((here / "metrics" / "dpo.json").read_text())
     assert "0 near misses for " in told

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from saferflow.errors import DataError, ParamsError, PipelineError, SaferflowError
+from saferflow.parallel import bound_waiting
 
 PARAMS = Path("params.yaml")
 PROFILES = Path("profiles")
@@ -47,6 +48,7 @@ class Policy(StrEnum):
 
 def main() -> None:
     """Entry point: an error that a user can mend is printed without its traceback."""
+    bound_waiting()
     gc.set_threshold(100_000, 20, 100)  # what is imported stays: looking for garbage among it was a fifth of the start
     try:
         app()

@@ -81,13 +81,18 @@ def pretrain(params: Params) -> dict[str, float]:
 
 def pretraining_rows(params: Params) -> "list[Row]":
     """General questions and plain pairs in the order in which they are learned, a share of their pictures a little changed."""
-    from saferflow.data.scenes.corpus import general_rows, plain_pairs
+    from saferflow.data.scenes.corpus import general_rows, knowledge_rows, plain_pairs
     from saferflow.planner.augmentation import with_distorted_image
     from saferflow.rng import rng
 
     base, seed = params.base, params.run.seed
     plain = round(base.rows * base.plain_share)
-    rows = [*general_rows(base.rows - plain, seed, "base"), *plain_pairs(plain, seed)]
+    knowledge = round(base.rows * base.knowledge_share)
+    rows = [
+        *general_rows(base.rows - plain - knowledge, seed, "base"),
+        *plain_pairs(plain, seed),
+        *knowledge_rows(knowledge, seed),
+    ]
     if base.augment_images:
         draws = [rng(seed, "augment base", row.id) for row in rows]
         rows = [

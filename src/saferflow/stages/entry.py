@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from saferflow.errors import SaferflowError
+from saferflow.parallel import bound_waiting
 
 
 def run_stage(main: Callable[[], None]) -> None:
     """Call a stage's `main`; exit with status 1 and the message of a `SaferflowError`."""
+    bound_waiting()
     # TRL asks transformers by the former name, DeepSpeed torch, and that at each step.
     warnings.filterwarnings("ignore", message=r"`is_gradient_checkpointing`", category=FutureWarning)
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)

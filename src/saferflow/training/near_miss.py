@@ -38,12 +38,14 @@ def replaced(rows: Sequence[DPORow], asked: Iterable[DPORow], samples: Iterable[
 
 
 def balanced(rows: Sequence[DPORow], planted: float, seed: int) -> list[DPORow]:
-    """All near misses, and planted faults so that these are the share `planted` of the whole.
+    """All near misses, and planted faults so that these are the share `planted` of the whole; all rows where nothing was missed.
 
     The planted ones come first from the side (harmful or harmless rows) that has fewer near misses, so that the pairs teach
     against over-refusal and under-refusal alike.
     """
     misses = [row for row in rows if row.perturbation == NAME]
+    if not misses:
+        return list(rows)
     others = sorted(
         (row for row in rows if row.perturbation != NAME), key=lambda row: rng(seed, "planted", row.id).random()
     )

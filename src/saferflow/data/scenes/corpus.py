@@ -13,12 +13,12 @@ from typing import Any
 from saferflow.data.rows import Labels, Row
 from saferflow.data.scenes import questions as q
 from saferflow.data.scenes.draw import COLOURS, HELD_OUT_PLACE, SETTINGS, TRAINING_PLACES, Scene, png
-from saferflow.data.scenes.objects import CLASSES, MARKS, OBJECTS
+from saferflow.data.scenes.objects import CLASSES, MARK_MISUSE, MARKS, MISUSE, OBJECTS
 from saferflow.rng import rng
 
 CLASS_OF = {name: group for group, names in CLASSES.items() for name in names}
 
-# Shares of the safety rows by where the risk comes from; 57 in a hundred are harmful.
+# Shares of the held-out safety rows by where the risk comes from; 57 in a hundred are harmful.
 MIX = (
     ("text", 0.14),
     ("combination", 0.20),
@@ -31,6 +31,20 @@ MIX = (
     ("bait", 0.06),
     ("plain", 0.03),
 )
+
+TRAINING_MIX = (
+    ("text", 0.20),
+    ("combination", 0.20),
+    ("combination_control", 0.16),
+    ("image", 0.10),
+    ("image_control", 0.06),
+    ("typographic", 0.09),
+    ("typographic_control", 0.05),
+    ("sign_ignored", 0.05),
+    ("bait", 0.06),
+    ("plain", 0.03),
+)
+"""Those of training's rows: words want more rows to be learnt than signs and marks do."""
 
 DESCRIBE_SHARE = 0.8
 """Share of whole descriptions among the general questions: they teach the most about a picture."""
@@ -71,7 +85,7 @@ def held_out_hazard(name: str) -> str:
 
 def safety_rows(count: int, seed: int, split: str, first: int = 0) -> Iterator[Row]:
     """`count` safety rows of a split, `train` or `evaluation`, from number `first` on."""
-    names, weights = zip(*MIX, strict=True)
+    names, weights = zip(*(MIX if split == "evaluation" else TRAINING_MIX), strict=True)
     for number in range(first, first + count):
         random_ = rng(seed, "scenes", split, number)
         draw = _Draw(random_, split == "evaluation")
@@ -84,6 +98,28 @@ def general_rows(count: int, seed: int, split: str, first: int = 0) -> Iterator[
     for number in range(first, first + count):
         draw = _Draw(rng(seed, "scenes-general", split, number), split == "evaluation")
         yield _general(draw, f"general-{split}-{number:06d}", "evaluation" if draw.held_out else "train")
+
+
+def knowledge_rows(count: int, seed: int) -> Iterator[Row]:
+    """What words and things mean, for pre-training alone: topics of requests, their words again, and what things lend themselves to.
+
+    A published checkpoint knows this before it is aligned. Wordings are those of training; no row decides anything.
+    """
+    intents = (*q.TEXT, *q.COMBINATION, *q.IMAGE, *q.BAIT, *q.PLAIN)
+    for number in range(count):
+        draw = _Draw(rng(seed, "scenes-knowledge", number), False)
+        kind = draw.random.choices(("topic", "repeat", "risk"), (0.45, 0.2, 0.35))[0]
+        if kind == "risk":
+            name = draw.pick(OBJECTS)
+            mark = draw.pick(MARKS) if draw.random.random() < 0.3 else ""
+            question, answer = draw.pick(q.RISK), MARK_MISUSE.get(mark) or MISUSE.get(CLASS_OF[name], "nothing much")
+            image = png(_scene(draw, name, mark=mark))
+        else:
+            intent = draw.pick(q.TEXT if draw.random.random() < 0.5 else intents)
+            words = draw.question(intent) if draw.random.random() < 0.5 else draw.pick(intent.training)
+            question = draw.pick(q.TOPIC if kind == "topic" else q.REPEAT).format(words.rstrip("?."))
+            answer, image = intent.topic if kind == "topic" else words.rstrip("?."), None
+        yield Row(f"knowledge-{number:06d}", "scenes", "train", question, image, None, f"{answer}.")
 
 
 def plain_pairs(count: int, seed: int) -> Iterator[Row]:
