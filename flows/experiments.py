@@ -23,7 +23,7 @@ from saferflow.cli.show import COLUMNS, duration
 from saferflow.data.rows import Answered
 from saferflow.data.tables import atomic, read_table
 from saferflow.errors import PipelineError, SaferflowError
-from saferflow.evaluation.ablation import Line, Variant, chosen, compare, custom, markdown
+from saferflow.evaluation.ablation import OTHER_ROWS, Line, Variant, chosen, compare, custom, markdown
 from saferflow.evaluation.measures import scores
 from saferflow.params import load_params
 from saferflow.stages.gate import CANDIDATE, EVALUATED
@@ -143,8 +143,8 @@ def _drawn(lines: list[Line]) -> Table:
     for name in shown:
         table.add_column(COLUMNS[name], justify="right", no_wrap=True)
     for line in lines:
-        cells = [f"{line.scores[name]:.1f}{_told(line, name)}" for name in shown]
-        table.add_row(Text(line.what), *cells)
+        cells = [f"{line.scores[name]:.1f}{_told(line, name)}" if name in line.scores else "-" for name in shown]
+        table.add_row(Text(f"{line.what} ({OTHER_ROWS})" if line.other_rows else line.what), *cells)
     table.caption = "* its interval leaves out 0; the intervals are in " + str(REPORT)
     table.caption_justify = "left"
     return table

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saferflow.data.rows import Answered
-from saferflow.errors import DataError, ParamsError
+from saferflow.errors import ParamsError
 from saferflow.evaluation.ablation import chosen, compare, markdown, variants
 from saferflow.params import Params, load_params
 from saferflow.tracking.experiments import name_of, overrides
@@ -93,6 +93,10 @@ def test_the_table_has_each_measure_with_its_paired_difference():
     assert "general" not in told
 
 
-def test_other_rows_cannot_be_compared():
-    with pytest.raises(DataError, match="different rows"):
-        compare([ANSWERED], {"x": [replace(ANSWERED, row="r2")]}, PARAMS)
+def test_a_variant_that_answered_other_rows_has_scores_and_no_differences():
+    """As one by another seed, which draws other held-out rows."""
+    lines = compare([ANSWERED], {"run.seed=8": [replace(ANSWERED, row="r2", safety=2)]}, PARAMS)
+    assert lines[1].other_rows
+    assert lines[1].gains == {}
+    told = markdown(lines, 1)
+    assert "| run.seed=8 (other held-out rows, so no differences) | 0.0 | 100.0 | 100.0 | 0.0 | 100.0 | 100.0 |" in told

@@ -9,9 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
+from saferflow.cli.misses import Choice, chosen, print_chosen
 from saferflow.data.rows import Answered, PromptRow
 from saferflow.data.tables import read_table
-from saferflow.evaluation.audit import Lineage, write_audit
+from saferflow.evaluation.audit import Lineage, View, write_audit
 from saferflow.params import Params
 from saferflow.stages.evaluate import POLICIES
 from saferflow.stages.gate import CANDIDATE
@@ -24,15 +25,19 @@ PAGES = Path("reports/audit")
 LOGS = Path("reports/inspect")
 
 
-def write_pages(root: Path, params: Params, console: Console, *, show: bool, inspect: bool = False) -> None:
+def write_pages(
+    root: Path, params: Params, console: Console, *, show: bool, inspect: bool = False, choice: Choice | None = None
+) -> None:
     """Write reports/audit from the evaluated rows, and open it in the browser where `show` says so.
 
     Args:
         inspect: also write reports/inspect, a log a policy for Inspect's viewer.
+        choice: rows to list here, and to open the pages at.
 
     Raises:
-        DataError: nothing has been evaluated yet.
-        PipelineError: Inspect is not installed.
+        DataError: nothing has been evaluated yet, or by no policy of the choice's name.
+        ParamsError: the choice names what is not there.
+        PipelineError: Inspect is not installed, or the registry has no version of the choice's name.
     """
     if inspect:
         from saferflow.evaluation.inspect_log import require
@@ -40,15 +45,21 @@ def write_pages(root: Path, params: Params, console: Console, *, show: bool, ins
         require()
     answered = read_table(root / EVALUATED, Answered)
     rows = read_table(root / ROWS, PromptRow)
+    found = chosen(root, params, choice, answered) if choice else None
+    if choice and found:
+        print_chosen(console, {row.id: row for row in rows}, found, choice.limit)
+        console.print()
+    view = View(choice.policy, tuple(row.row for row in found.missed), found.title) if found and found.missed else None
     entries = graph.lock_entries(root)
     digest, _ = graph.out_digest(entries.get("evaluate", {}), str(EVALUATED)) or ("unknown", 0)
     made = datetime.now(UTC).isoformat(timespec="minutes")
     commit = lineage.run_tags(root, params.run.profile, "").get(lineage.PREFIX + "git.commit", "unknown")
     pages = root / PAGES
-    written = write_audit(
-        pages, rows, answered, Lineage(commit, params.run.profile, digest, made, _policies(entries, params))
+    lines = Lineage(commit, params.run.profile, digest, made, _policies(entries, params))
+    written = write_audit(pages, rows, answered, lines, view)
+    console.print(
+        f"{written:,} rows: {pages / 'index.html'}" + (", opened at those above" if view else ""), soft_wrap=True
     )
-    console.print(f"{written:,} rows: {pages / 'index.html'}")
     if inspect:
         from saferflow.evaluation.inspect_log import write_logs
 

@@ -11,21 +11,23 @@ from rich.table import Table
 from rich.text import Text
 
 from saferflow.cli import show
+from saferflow.cli.show import COMPARISON
 from saferflow.data.rows import Answered, PromptRow
 from saferflow.data.tables import read_table
 from saferflow.errors import PipelineError
-from saferflow.evaluation.gate import Verdict, against_attacks
+from saferflow.evaluation.advice import advise
+from saferflow.evaluation.gate import Verdict, against_attacks, regressed
 from saferflow.evaluation.intervals import unmatched
+from saferflow.evaluation.remedies import Facts
 from saferflow.evaluation.report import render_report
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.judge.choice import judge_of
 from saferflow.params import Params
 from saferflow.stages.evaluate import TABLE, grade, item, picture
-from saferflow.stages.gate import CANDIDATE, EVALUATED, VERDICT, compare_with_champion
+from saferflow.stages.gate import CANDIDATE, CURATED, EVALUATED, VERDICT, compare_with_champion
 from saferflow.tracking import lineage, registry, runs, signing
 from saferflow.tracking.weights import weights_of
 
-COMPARISON = "champion_comparison.json"
 PAGE = "champion.html"
 STAGES = ("plan", "validate", "sft", "dpo", "curate", "grpo", "evaluate", "gate")
 """Behind every version; `base` is not, where the policy starts from a published checkpoint."""
@@ -68,28 +70,39 @@ def may_lead(
 def _compared(
     root: Path, params: Params, version: registry.Version, champion: registry.Version, *, keep: bool
 ) -> Verdict:
-    alike = _by_one_judge(root, params)
+    alike = by_one_judge(root, params)
     candidate, leading = alike(answers_of(version)), alike(answers_of(champion))
     comparison = compare_with_champion(candidate, leading, params)
+    again: list[Answered] = []
     if params.gate.regressions is not None:
         former = [alike(rows) for rows in _former(version.model)]
         attacks = against_attacks(candidate, leading, former, params.gate.regressions)
         comparison = Verdict((*comparison.checks, attacks))
+        again = regressed(candidate, leading, former)
     if not keep:
         return comparison
+    advice = advise(comparison, candidate, leading, params, _facts(root), against=registry.CHAMPION, regressed=again)
     run = version.tags[registry.EVALUATION_RUN]
-    runs.log_text(run, json.dumps(comparison.to_dict(), indent=2), COMPARISON)
+    kept = {**comparison.to_dict(), "champion": champion.number, "advice": advice.to_dict() if advice else None}
+    runs.log_text(run, json.dumps(kept, indent=2), COMPARISON)
     if not unmatched(candidate, leading):
         names = {f"champion v{champion.number}": leading, f"candidate v{version.number}": candidate}
         rows = [replace(row, policy=name) for name, each in names.items() for row in each]
         metrics = evaluate_metrics(rows, params.evaluate, params.run.seed)
         title = f"{version.model}: {' and '.join(names)}"
-        page = render_report(rows, metrics, comparison, params.evaluate, params.run.seed, title=title)
+        page = render_report(rows, metrics, comparison, params.evaluate, params.run.seed, advice=advice, title=title)
         runs.log_text(run, page, PAGE)
     return comparison
 
 
-def _by_one_judge(root: Path, params: Params) -> Callable[[Sequence[Answered]], list[Answered]]:
+def _facts(root: Path) -> Facts:
+    """What this checkout's curation kept, where it ran."""
+    file = root / CURATED
+    curated = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return Facts(curated.get("kept"), curated.get("kept_harmless"))
+
+
+def by_one_judge(root: Path, params: Params) -> Callable[[Sequence[Answered]], list[Answered]]:
     """Grades anew, by the params' judge, what another one graded; rows whose question is not here stay as they are."""
     judge = judge_of(params.judge)
     table = root / TABLE

@@ -1,7 +1,9 @@
 """What a person sees at the end of a run, and in `saferflow status`: scores, verdict, versions, where to look."""
 
 import json
+import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -9,12 +11,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from saferflow.cli.advice import block, in_one_line
+from saferflow.errors import PipelineError
+from saferflow.evaluation.advice import Advice
 from saferflow.params import Params
-from saferflow.tracking import registry, services
+from saferflow.tracking import graph, registry, runs, services
 
 SCORES = Path("metrics/evaluate.json")
 VERDICT = Path("reports/gate.json")
 REPORT = Path("reports/report.html")
+MODEL = "models/grpo"
+COMPARISON = "champion_comparison.json"
+"""In the run of a version that was compared with a champion."""
 COLUMNS = {
     "safety": "safety",
     "helpfulness": "helpful-\nness",
@@ -69,9 +77,46 @@ def _cell(score: float | None, interval: list[float] | None) -> str:
 
 def verdict_lines(verdict: dict) -> list[Text]:
     """The gate's verdict, with each check that failed."""
-    lines = [Text("gate: passed", "green") if verdict["passed"] else Text("gate: failed", "red")]
     failed = [check for check in verdict["checks"] if not check["passed"]]
-    return lines + [Text(f"  {check['name']}: {check['detail']}") for check in failed]
+    return [_verdict(verdict), *(Text(f"  {check['name']}: {check['detail']}") for check in failed)]
+
+
+def _verdict(verdict: dict) -> Text:
+    return Text("gate: passed", "green") if verdict["passed"] else Text("gate: failed", "red")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The candidate against the champion, where the candidate may not lead."""
+
+    champion: int
+    failed: tuple[str, ...]
+    """Names of the checks."""
+    advice: Advice | None
+    """None in what was kept before there was any."""
+
+
+def comparison(root: Path, model: str) -> Comparison | None:
+    """What the registry keeps of this checkout's candidate against the champion that there is; None where it passed.
+
+    A candidate of another checkout, and a comparison with a champion that no longer leads, say nothing here.
+    """
+    candidate, champion = registry.by_alias(model, registry.CANDIDATE), registry.by_alias(model, registry.CHAMPION)
+    digest = graph.out_digest(graph.lock_entries(root).get("grpo", {}), MODEL)
+    if candidate is None or champion is None or digest is None or champion.number == candidate.number:
+        return None
+    run = candidate.tags.get(registry.EVALUATION_RUN)
+    if run is None or candidate.tags.get(registry.MODEL_DIGEST) != digest[0]:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            kept = json.loads(runs.fetch_artifact(run, COMPARISON, Path(folder)).read_text(encoding="utf-8"))
+        except PipelineError:
+            return None
+    if kept["passed"] or kept.get("champion") != champion.number:
+        return None
+    failed = tuple(check["name"] for check in kept["checks"] if not check["passed"])
+    return Comparison(champion.number, failed, Advice.from_dict(kept["advice"]) if kept.get("advice") else None)
 
 
 def version_line(model: str) -> str:
@@ -99,13 +144,32 @@ def closing(console: Console, root: Path, params: Params) -> None:
         console.print("  the servers stay up until saferflow stop (or make stop)")
 
 
-def results(console: Console, root: Path, params: Params) -> None:
-    """The last scores, the verdict on them, and what is registered."""
+def results(console: Console, root: Path, params: Params, *, brief: bool = False) -> None:
+    """The last scores, the verdict on them, what to do where it failed, and what is registered.
+
+    Args:
+        brief: one line of advice in place of the block.
+    """
     console.print()
     if (root / SCORES).exists():
         wide = Console(width=max(console.width, TABLE_WIDTH), file=console.file, highlight=False)
         wide.print(score_table(json.loads((root / SCORES).read_text(encoding="utf-8"))))
+    model = params.gate.registered_model
     if (root / VERDICT).exists():
-        for line in verdict_lines(json.loads((root / VERDICT).read_text(encoding="utf-8"))):
-            console.print(line)
-    console.print(version_line(params.gate.registered_model))
+        verdict = json.loads((root / VERDICT).read_text(encoding="utf-8"))
+        advice = Advice.from_dict(verdict["advice"]) if verdict.get("advice") else None
+        for line in advised(verdict, advice, comparison(root, model), console.width, brief=brief):
+            console.print(line, soft_wrap=True)
+    console.print(version_line(model))
+
+
+def advised(verdict: dict, advice: Advice | None, against: Comparison | None, width: int, *, brief: bool) -> list[Text]:
+    """The verdict and what to do about it: first its own checks, and where these passed the comparison with the champion."""
+    lines = [_verdict(verdict)] if advice and not brief else verdict_lines(verdict)
+    if against:
+        lines.append(Text(f"not better than champion version {against.champion}: {', '.join(against.failed)}", "red"))
+    if advice is None and verdict["passed"] and against:
+        advice = against.advice
+    if advice is None:
+        return lines
+    return lines + ([Text(f"  {in_one_line(advice)}")] if brief else block(advice, width))

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from saferflow.data.rows import Answered
 from saferflow.errors import ParamsError
-from saferflow.evaluation.intervals import Paired, paired
+from saferflow.evaluation.intervals import Paired, paired, unmatched
 from saferflow.evaluation.measures import scores
 from saferflow.params import Params
 
@@ -21,6 +21,7 @@ TERMS = ("format", "depth", "semantic")
 """Of `grpo.term_weights`."""
 TERMED = ("toolkit", "protocol")
 """Rewards that are made of the terms."""
+OTHER_ROWS = "other held-out rows, so no differences"
 THRESHOLD = 0.5
 """Of the safety-aware rollout, where the params leave it out."""
 
@@ -120,7 +121,9 @@ class Line:
     scores: Mapping[str, float]
     """In percent, of the measures that the rows ask for."""
     gains: Mapping[str, Paired]
-    """Over the whole recipe; empty for itself."""
+    """Over the whole recipe; empty for itself, and where the variant answered other rows."""
+    other_rows: bool = False
+    """Its held-out rows are not those of the whole recipe, as by another seed: its scores stand alone."""
 
 
 def compare(whole: Sequence[Answered], others: Mapping[str, Sequence[Answered]], params: Params) -> list[Line]:
@@ -128,15 +131,14 @@ def compare(whole: Sequence[Answered], others: Mapping[str, Sequence[Answered]],
 
     Args:
         whole: one policy's answers, by the params as they are.
-        others: what a variant is -> its policy's answers to the same rows.
-
-    Raises:
-        DataError: a variant answered other rows.
+        others: what a variant is -> its policy's answers. A variant that answered other rows has no differences: nothing pairs.
     """
     options = {"resamples": params.evaluate.resamples, "level": params.gate.level, "seed": params.run.seed}
     lines = [Line("as it is", _measured(whole), {})]
     for what, answered in others.items():
-        lines.append(Line(what, _measured(answered), paired(answered, whole, **options)))
+        other_rows = bool(unmatched(answered, whole))
+        gains = {} if other_rows else paired(answered, whole, **options)
+        lines.append(Line(what, _measured(answered), gains, other_rows))
     return lines
 
 
@@ -145,13 +147,14 @@ def markdown(lines: Sequence[Line], rows: int) -> str:
     names = list(lines[0].scores)
     told = [f"| {rows} held-out rows | {' | '.join(map(_spoken, names))} |", "|---" * (len(names) + 1) + "|"]
     for line in lines:
-        told.append(f"| {line.what} | {' | '.join(_cell(line, name) for name in names)} |")
+        what = f"{line.what} ({OTHER_ROWS})" if line.other_rows else line.what
+        told.append(f"| {what} | {' | '.join(_cell(line, name) for name in names)} |")
     return "\n".join(told) + "\n"
 
 
 def _cell(line: Line, name: str) -> str:
     if name not in line.gains:
-        return f"{line.scores[name]:.1f}"
+        return f"{line.scores[name]:.1f}" if name in line.scores else "–"
     gain = line.gains[name]
     return f"{line.scores[name]:.1f} ({gain.difference:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}])"
 

@@ -41,8 +41,27 @@ class Lineage:
     """Policy -> its weights' hash, the run that made them, the version that they are registered as, in words."""
 
 
-def write_audit(folder: Path, rows: Sequence[PromptRow], answered: Sequence[Answered], lineage: Lineage) -> int:
+@dataclass(frozen=True, slots=True)
+class View:
+    """The rows that the pages open at; their reader can go on to all rows."""
+
+    policy: str
+    rows: tuple[str, ...]
+    title: str
+    """What the rows have in common."""
+
+
+def write_audit(
+    folder: Path,
+    rows: Sequence[PromptRow],
+    answered: Sequence[Answered],
+    lineage: Lineage,
+    view: View | None = None,
+) -> int:
     """Write the pages into `folder`, in the place of earlier ones.
+
+    Args:
+        view: the rows to open at; None: all.
 
     Returns:
         The number of rows.
@@ -65,9 +84,8 @@ def write_audit(folder: Path, rows: Sequence[PromptRow], answered: Sequence[Answ
     policies = sorted(
         {one.policy for one in answered}, key=lambda name: (name not in ORDER, [*ORDER, name].index(name))
     )
-    _script(
-        fresh / "rows.js", "rows", {"policies": policies, "shard": SHARD, "lineage": asdict(lineage), "rows": listed}
-    )
+    about = {"policies": policies, "shard": SHARD, "lineage": asdict(lineage), "view": asdict(view) if view else None}
+    _script(fresh / "rows.js", "rows", {**about, "rows": listed})
     _script(fresh / "drawings.js", "drawings", drawings.made)
     for number, start in enumerate(range(0, len(texts), SHARD)):
         _script(fresh / f"texts-{number}.js", f"texts-{number}", texts[start : start + SHARD])

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from saferflow.data.rows import Answered
+from saferflow.evaluation.advice import Advice
 from saferflow.evaluation.cost import Cost, total
 from saferflow.evaluation.measures import LOWER_IS_BETTER, MEASURES, ORDER, by_policy, harmful, scores
 from saferflow.params import Params
@@ -15,6 +16,8 @@ from saferflow.params import Params
 POLICY = "grpo"
 SHOWN = 8
 """Violations, and hazards, that are named among the failures."""
+SHOWN_GROUPS = 3
+"""Risk sources and hazards that are named of a failed check."""
 RECIPE = (
     "learning_rate",
     "epochs",
@@ -76,6 +79,7 @@ def render_card(
     environment.filters["cell"] = cell
     environment.filters["figure"] = lambda value: "–" if value is None else f"{value:,.3g}"
     own = by_policy(answered).get(POLICY, [])
+    advice = Advice.from_dict(verdict["advice"]) if verdict.get("advice") else None
     stages = {name: getattr(params, name).model_dump() for name in ("sft", "dpo", "grpo")}
     return environment.get_template("card.md.j2").render(
         origin=origin,
@@ -89,6 +93,8 @@ def render_card(
         lower=LOWER_IS_BETTER,
         hazards=by_hazard(own),
         failed=[check for check in verdict["checks"] if not check["passed"]],
+        most={each.name: each for each in advice.shortfalls if each.groups} if advice else {},
+        shown_groups=SHOWN_GROUPS,
         violations=Counter(code for row in own for code in row.violations.split()).most_common(SHOWN),
         answered=len(own),
         decision=decision,

@@ -90,13 +90,31 @@ def against_attacks(
             not count.
         allowed: how many may succeed all the same.
     """
-    asked = {(row.row, row.image) for row in candidate}
-    fallen = {(row.row, row.image) for rows in former for row in rows if _fell(row)} & asked
-    mended = fallen - {(row.row, row.image) for row in champion if _fell(row)}
-    again = sorted(row.row for row in candidate if _fell(row) and (row.row, row.image) in mended)
+    mended = _mended(candidate, champion, former)
+    again = sorted(row.row for row in _fallen_again(candidate, mended))
     told = f"of {len(mended)} attacks that once succeeded and no longer do, {len(again)} succeed again; {allowed} may"
     named = f": {', '.join(again[:5])}" if again else ""
     return Check("attack_regressions", float(len(again)), float(allowed), len(again) <= allowed, told + named)
+
+
+def regressed(
+    candidate: Sequence[Answered], champion: Sequence[Answered], former: Sequence[Sequence[Answered]]
+) -> list[Answered]:
+    """The candidate's rows that `against_attacks` counts; the arguments are its."""
+    return _fallen_again(candidate, _mended(candidate, champion, former))
+
+
+def _mended(
+    candidate: Sequence[Answered], champion: Sequence[Answered], former: Sequence[Sequence[Answered]]
+) -> set[tuple[str, str]]:
+    """(row, image) of the candidate's rows that a former champion fell for and the present one does not."""
+    fallen = {(row.row, row.image) for rows in former for row in rows if _fell(row)}
+    fallen &= {(row.row, row.image) for row in candidate}
+    return fallen - {(row.row, row.image) for row in champion if _fell(row)}
+
+
+def _fallen_again(candidate: Sequence[Answered], mended: set[tuple[str, str]]) -> list[Answered]:
+    return [row for row in candidate if _fell(row) and (row.row, row.image) in mended]
 
 
 def _fell(row: Answered) -> bool:

@@ -7,6 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.evaluation.adversarial import Outcome
+from saferflow.evaluation.advice import Advice
 from saferflow.evaluation.benchmarks import Score, benchmark_scores
 from saferflow.evaluation.benchmarks import known as known_benchmark
 from saferflow.evaluation.confidence import reliability
@@ -14,6 +15,7 @@ from saferflow.evaluation.gate import Verdict
 from saferflow.evaluation.intervals import Interval, intervals
 from saferflow.evaluation.measures import LOWER_IS_BETTER, MEASURES, by_policy, counts, harmful, scores
 from saferflow.params import EvaluateParams
+from saferflow.protocol.violation import CODES
 
 SAMPLES = 5
 CHANGES = 10
@@ -85,6 +87,7 @@ def render_report(
     params: EvaluateParams,
     seed: int,
     *,
+    advice: Advice | None = None,
     asked: Sequence[PromptRow] = (),
     steps: Sequence[Step] = (),
     differing: Sequence[Differing] = (),
@@ -98,6 +101,7 @@ def render_report(
         metrics: as `evaluate_metrics` gives them.
         verdict: of the gate; None where there was none.
         params: of the intervals, with `seed`.
+        advice: on the verdict, where it failed.
         asked: the rows that were answered; they give severity, benchmark and question, which the answers do not hold.
         steps: of GRPO, for the curve of its rewards.
         differing, curves: of two runs that are compared.
@@ -139,6 +143,8 @@ def render_report(
         colours=dict(zip(groups, COLOURS * len(groups), strict=False)),
         marks=dict(zip(groups, MARKS * len(groups), strict=False)),
         verdict=verdict,
+        advice=advice,
+        meanings=CODES,
         breakdowns={name: found for name, found in told.items() if len({group.name for group in found}) > 1},
         benchmarks=_rows_of(on_benchmarks),
         confidence={name: one for name, one in reliability(groups, **options).items() if one.rows},

@@ -1,10 +1,11 @@
 """Stage gate: may the GRPO policy be a champion, as far as it alone is concerned?
 
-Reads params.yaml, data/evaluated.parquet, data/tables/evaluation.parquet, metrics/evaluate.json, reports/rollouts.jsonl.
+Reads params.yaml, data/evaluated.parquet, data/tables/evaluation.parquet, metrics/{curate,evaluate}.json, reports/rollouts.jsonl.
 Writes reports/gate.json, reports/report.html, metrics/gate.json.
 
-A failed gate is a result and no error: the stage ends well, and nothing is promoted. The champion is compared in the
-flow's registration step by `compare_with_champion`, because the registry is no file that DVC could depend on.
+A failed gate is a result and no error: the stage ends well, says what to look at and to try, and nothing is promoted. The
+champion is compared in the flow's registration step by `compare_with_champion`, because the registry is no file that DVC could
+depend on.
 """
 
 import json
@@ -15,10 +16,12 @@ from statistics import fmean
 from saferflow.data.rows import Answered, PromptRow
 from saferflow.data.tables import atomic, read_table
 from saferflow.errors import DataError
+from saferflow.evaluation.advice import Advice, advise, forgot_most
 from saferflow.evaluation.benchmarks import benchmark_scores, known, to_dict
 from saferflow.evaluation.gate import Verdict, against_base, against_champion
 from saferflow.evaluation.intervals import paired
 from saferflow.evaluation.measures import by_policy, scores
+from saferflow.evaluation.remedies import Facts
 from saferflow.evaluation.report import Step, render_report
 from saferflow.params import Params, load_params
 from saferflow.stages.entry import run_stage
@@ -27,6 +30,7 @@ from saferflow.stages.metrics import write_json, write_metrics
 EVALUATED = Path("data/evaluated.parquet")
 ASKED = Path("data/tables/evaluation.parquet")
 METRICS = Path("metrics/evaluate.json")
+CURATED = Path("metrics/curate.json")
 ROLLOUTS = Path("reports/rollouts.jsonl")
 VERDICT = Path("reports/gate.json")
 REPORT = Path("reports/report.html")
@@ -38,16 +42,18 @@ def main() -> None:
     answered = read_table(EVALUATED, Answered)
     metrics = json.loads(METRICS.read_text(encoding="utf-8"))
     verdict = judge_candidate(answered, params)
-    write_json(VERDICT, verdict.to_dict())
+    advice = advice_on(verdict, answered, json.loads(CURATED.read_text(encoding="utf-8")), params)
+    write_json(VERDICT, verdict.to_dict() | {"advice": advice.to_dict() if advice else None})
     asked = read_table(ASKED, PromptRow)
     page = render_report(
-        answered, metrics, verdict, params.evaluate, params.run.seed, asked=asked, steps=steps(ROLLOUTS)
+        answered, metrics, verdict, params.evaluate, params.run.seed, advice=advice, asked=asked, steps=steps(ROLLOUTS)
     )
     with atomic(REPORT) as partial:
         partial.write_text(page, encoding="utf-8")
     passed = sum(check.passed for check in verdict.checks)
     counts = {"passed": int(verdict.passed), "checks_passed": passed, "checks": len(verdict.checks)}
-    write_metrics("gate", counts | on_benchmarks(answered, asked, params))
+    shortfalls = {"failed": advice.figures()} if advice else {}
+    write_metrics("gate", counts | shortfalls | on_benchmarks(answered, asked, params))
 
 
 def on_benchmarks(answered: Sequence[Answered], asked: Sequence[PromptRow], params: Params) -> dict:
@@ -83,6 +89,17 @@ def judge_candidate(answered: Sequence[Answered], params: Params) -> Verdict:
     options = {"resamples": params.evaluate.resamples, "level": params.gate.level, "seed": params.run.seed}
     differences = paired(groups[CANDIDATE], groups[BASE], **options)
     return against_base(scores(groups[CANDIDATE]), scores(groups[BASE]), differences, params.gate)
+
+
+def advice_on(verdict: Verdict, answered: Sequence[Answered], curated: dict, params: Params) -> Advice | None:
+    """What to look at and to try; None where the verdict passed.
+
+    Args:
+        curated: the figures of stage `curate`.
+    """
+    groups = by_policy(answered)
+    facts = Facts(curated.get("kept"), curated.get("kept_harmless"), forgot_most(groups))
+    return advise(verdict, groups[CANDIDATE], groups[BASE], params, facts, against=BASE)
 
 
 def compare_with_champion(candidate: Sequence[Answered], champion: Sequence[Answered], params: Params) -> Verdict:
