@@ -43,9 +43,19 @@ def main() -> None:
         try:
             for _ in range(arguments.repeat):
                 for way, variables in WAYS.items():
-                    command = [sys.executable, __file__, "--measure", "--policy", arguments.policy, "--table", arguments.table]
+                    command = [
+                        sys.executable,
+                        __file__,
+                        "--measure",
+                        "--policy",
+                        arguments.policy,
+                        "--table",
+                        arguments.table,
+                    ]
                     command += ["--steps", str(arguments.steps)]
-                    said = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=True)
+                    said = subprocess.run(
+                        command, env=os.environ | variables, capture_output=True, text=True, check=True
+                    )
                     seconds[way].append(float(said.stdout.splitlines()[-1]))
         finally:
             for process in beside:

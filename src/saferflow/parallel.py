@@ -13,22 +13,8 @@ from saferflow.errors import PipelineError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-SPINS = "10000"
-"""How often a thread of OpenMP looks for its next work before it sleeps (GNU's own choice is 300,000 or for ever)."""
-WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-"""Variables by which a user says how threads wait."""
 AHEAD = 3
 """Jobs a process that are handed out before the first of them is taken back."""
-
-
-def bound_waiting() -> None:
-    """Let the threads of OpenMP sleep soon where they wait for each other; call it before torch is imported.
-
-    They look for work without pause until the last of them is done. Beside other processes that one waits for a core while its
-    siblings burn theirs, and a stage takes many times its share. Nothing is changed where the user has chosen.
-    """
-    if not any(name in os.environ for name in WAITING):
-        os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def mapped(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Iterator[Result]:

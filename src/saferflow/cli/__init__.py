@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from saferflow.errors import DataError, ParamsError, PipelineError, SaferflowError
-from saferflow.parallel import bound_waiting
+from saferflow.stages.entry import bound_waiting
 
 PARAMS = Path("params.yaml")
 PROFILES = Path("profiles")

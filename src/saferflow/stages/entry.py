@@ -1,13 +1,18 @@
 """How a stage's module starts: errors raised on purpose are printed as such, without a traceback."""
 
 import gc
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from saferflow.errors import SaferflowError
-from saferflow.parallel import bound_waiting
+
+SPINS = "10000"
+"""How often a thread of OpenMP looks for its next work before it sleeps (GNU's own choice is 300,000 or for ever)."""
+WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+"""Variables by which a user says how threads wait."""
 
 
 def run_stage(main: Callable[[], None]) -> None:
@@ -31,3 +36,13 @@ def imports() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+def bound_waiting() -> None:
+    """Let the threads of OpenMP sleep soon where they wait for each other; call it before torch is imported.
+
+    They look for work without pause until the last of them is done. Beside other processes that one waits for a core while its
+    siblings burn theirs, and a stage takes many times its share. Nothing is changed where the user has chosen.
+    """
+    if not any(name in os.environ for name in WAITING):
+        os.environ["GOMP_SPINCOUNT"] = SPINS

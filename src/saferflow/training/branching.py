@@ -75,7 +75,11 @@ def sample(
         position = (mask.sum(dim=1, keepdim=True) - 1 + shift).expand(3, -1, -1)
         with _shared_keys(model):
             logits = model(
-                input_ids=token[:, None], attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+                input_ids=token[:, None],
+                attention_mask=mask,
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=True,
             ).logits[:, -1]
     return [_until_the_end(row, ends) for row in drawn.tolist()]
 

@@ -101,7 +101,7 @@ def general_rows(count: int, seed: int, split: str, first: int = 0) -> Iterator[
 
 
 def knowledge_rows(count: int, seed: int) -> Iterator[Row]:
-    """What words and things mean, for pre-training alone: topics of requests, their words again, and what things lend themselves to.
+    """What words and things mean, for pre-training alone: topics of requests, the words again, what a thing can be misused for.
 
     A published checkpoint knows this before it is aligned. Wordings are those of training; no row decides anything.
     """

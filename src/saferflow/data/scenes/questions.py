@@ -443,6 +443,10 @@ GENERAL = (
 )
 TOPIC = ("What is this about: {}?", "Name the topic: {}.", "In a few words, what is it about: {}?")
 REPEAT = ("Repeat: {}.", "Say again: {}.", "Write down: {}.")
-RISK = ("What is the worst that it lends itself to?", "What harm could come of it?", "What could the thing be misused for?")
-"""What the base policy is asked about words and things, as a model that has read a lot would know it. It decides nothing by it."""
+RISK = (
+    "What is the worst that it lends itself to?",
+    "What harm could come of it?",
+    "What could the thing be misused for?",
+)
+"""What the base policy learns about words and things, as a model that has read a lot knows it. No decision rests on it."""
 NUMBERS = ("one", "two", "three", "four")
