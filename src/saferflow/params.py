@@ -290,7 +290,14 @@ class TrainingParams(Section):
         return self
 
 
-class BaseParams(TrainingParams):
+class SupervisedParams(TrainingParams):
+    """What the supervised trainers share."""
+
+    optimizer: Literal["adamw", "muon"]
+    """`muon` updates the matrices of layers by orthogonalized momentum (float32, one process); `adamw` is published."""
+
+
+class BaseParams(SupervisedParams):
     """The embedded base policy: a small Qwen2.5-VL, pre-trained without any protocol."""
 
     vocab_size: Positive
@@ -315,7 +322,7 @@ class BaseParams(TrainingParams):
     """Share of the pre-training rows whose picture is changed a little, as `plan.augmentation.images` does."""
 
 
-class SFTParams(TrainingParams):
+class SFTParams(SupervisedParams):
     """Supervised fine-tuning on reference traces and answers."""
 
 

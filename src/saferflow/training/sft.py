@@ -1,15 +1,19 @@
 """Supervised fine-tuning by TRL: the loss is on the completion only."""
 
+from collections.abc import Callable
+from typing import Any
+
 from transformers import Qwen2_5_VLForConditionalGeneration
 from trl import SFTConfig, SFTTrainer
 
 from saferflow.data.rows import SFTRow
-from saferflow.params import TrainingParams
+from saferflow.params import SupervisedParams
 from saferflow.training.arguments import Job, lora, shared_arguments
 from saferflow.training.checkpoints import Checkpointed
 from saferflow.training.conversation import spoken
 from saferflow.training.examples import sft_dataset
 from saferflow.training.models import prepare
+from saferflow.training.muon import Muon
 from saferflow.training.order import Ordered, lengths
 from saferflow.training.policy import Qwen2_5_VLProcessor
 from saferflow.training.running import train
@@ -19,12 +23,20 @@ class Trainer(Ordered, Checkpointed, SFTTrainer):
     """TRL's trainer, the longest rows first, with checkpoints that can be trusted."""
 
 
+def optimizer(params: SupervisedParams) -> tuple[Callable[[], type[Muon]], dict[str, Any]] | None:
+    """What the trainer makes the optimiser by; None is its own AdamW."""
+    if params.optimizer == "adamw":
+        return None
+    settings = {"lr": params.learning_rate, "betas": params.adam_betas, "weight_decay": params.weight_decay}
+    return lambda: Muon, settings
+
+
 def train_sft(
     name: str,
     model: Qwen2_5_VLForConditionalGeneration,
     processor: Qwen2_5_VLProcessor,
     rows: list[SFTRow],
-    params: TrainingParams,
+    params: SupervisedParams,
     job: Job,
 ) -> dict[str, float]:
     """Train on rows of (prompt, completion) and save the policy.
@@ -42,6 +54,7 @@ def train_sft(
         train_dataset=sft_dataset(rows),
         processing_class=processor,
         peft_config=lora(job.policy),
+        optimizer_cls_and_kwargs=optimizer(params),
     )
     prepare(trainer, job.policy)
     texts = [(*spoken(row), row.completion) for row in rows]

@@ -108,7 +108,7 @@ def knowledge_rows(count: int, seed: int) -> Iterator[Row]:
     intents = (*q.TEXT, *q.COMBINATION, *q.IMAGE, *q.BAIT, *q.PLAIN)
     for number in range(count):
         draw = _Draw(rng(seed, "scenes-knowledge", number), False)
-        kind = draw.random.choices(("topic", "repeat", "risk"), (0.45, 0.2, 0.35))[0]
+        kind = draw.random.choices(("topic", "repeat", "risk"), (0.6, 0.1, 0.3))[0]
         if kind == "risk":
             name = draw.pick(OBJECTS)
             mark = draw.pick(MARKS) if draw.random.random() < 0.3 else ""
