@@ -1,5 +1,6 @@
 """What the embedded corpus promises: repeatable, held-out rows that are new, and a risk that neither half gives away."""
 
+import re
 from collections import defaultdict
 
 import pytest
@@ -7,9 +8,12 @@ import pytest
 from saferflow.data.scenes import questions as q
 from saferflow.data.scenes.corpus import (
     CLASS_OF,
+    MIX,
+    TRAINING_MIX,
     general_rows,
     held_out_hazard,
     held_out_setting,
+    knowledge_rows,
     plain_pairs,
     safety_rows,
 )
@@ -139,3 +143,23 @@ def test_a_mark_changes_the_picture(mark):
     plain = Scene("cup", "red", 1, "park", 0, 1, 1, False, "", "", False)
     marked = Scene("cup", "red", 1, "park", 0, 1, 1, False, "", mark, False)
     assert png(plain) != png(marked)
+
+
+def test_knowledge_rows_speak_in_training_words_and_decide_nothing():
+    rows = list(knowledge_rows(600, 7))
+    held_out = {core for intent in INTENTS for core in intent.held_out}
+    frames = [re.escape(frame.rstrip("?.")).replace(r"\{\}", ".+") for frame in q.HELD_OUT_FRAMES]
+    assert not [row.question for row in rows if any(core in row.question for core in held_out)]
+    assert not [row.question for row in rows if any(re.search(f": {frame}", row.question) for frame in frames)]
+    assert all(row.labels is None and row.answer for row in rows)
+
+
+def test_each_intent_has_a_topic_of_its_own():
+    topics = [intent.topic for intent in INTENTS]
+    assert all(topics)
+    assert len(set(topics)) == len(topics)
+
+
+def test_the_shares_of_the_kinds_sum_to_one():
+    for mix in (MIX, TRAINING_MIX):
+        assert sum(share for _, share in mix) == pytest.approx(1)
