@@ -143,7 +143,7 @@ def test_a_stage_that_fails_is_reported_and_tried_again(gone_on):
     assert gone_on.figures()["unfinished"] == ["recipe-2-native"]
     status, output = gone_on.run("--seeds", "2")
     assert status == 0, output
-    assert gone_on.calls("recipe-2-native") == ["plan", "sft", "sft", "evaluate"]
+    assert gone_on.calls("recipe-2-native") == ["plan", "sft", "sft"]  # the stub's policy is seed 1's: its scores are known
 
 
 @pytest.mark.parametrize(
