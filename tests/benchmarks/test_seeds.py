@@ -57,7 +57,10 @@ class Project:
     def run(self, *arguments: str, **environ: str) -> tuple[int, str]:
         """Exit status and output."""
         process = self.start(*arguments, **environ)
-        output, _ = process.communicate(timeout=280)
+        try:
+            output, _ = process.communicate()
+        finally:
+            process.kill()
         return process.returncode, output
 
     def calls(self, run: str) -> list[str]:
