@@ -58,8 +58,9 @@ def sheets(report: Mapping[str, Any]) -> Iterator[Sheet]:
         yield from _steps(name, figures)
         for policy, measures in figures["measures"].items():
             for columns in _columns(measures):
-                yield _by_run(f"{name}{SPOKEN[policy]} by run", policy, columns, measures, runs)
-        yield from _seconds(name, figures)
+                title = f"{name}{SPOKEN[policy]} by run" + ("" if columns[0] in MEASURES else ", successes of attacks")
+                yield _by_run(title, policy, columns, measures, runs)
+        yield from _seconds(name, figures["seconds"], (*report["stages"], ATTACK))
 
 
 def _comparisons(report: Mapping[str, Any]) -> Iterator[Sheet]:
@@ -128,14 +129,18 @@ def _by_run(
     return Sheet(title, ("run", *map(_spoken, columns)), rows)
 
 
-def _seconds(name: str, figures: Mapping[str, Any]) -> Iterator[Sheet]:
+def _seconds(name: str, seconds: Mapping[str, Any], order: Sequence[str]) -> Iterator[Sheet]:
+    stages = [stage for stage in order if stage in seconds]
     rows = [
-        [stage, f"{figure['mean']:.0f}", f"{figure['lowest']:.0f}", f"{figure['highest']:.0f}", str(figure["runs"])]
-        for stage, figure in figures["seconds"].items()
-        if stage != "all"
+        [
+            stage,
+            *(f"{seconds[stage][figure]:.0f}" for figure in ("mean", "lowest", "highest")),
+            str(seconds[stage]["runs"]),
+        ]
+        for stage in stages
     ]
     if rows:
-        rows.append(["in all", f"{figures['seconds']['all']:.0f}", "", "", ""])
+        rows.append(["in all", f"{seconds['all']:.0f}", "", "", ""])
         yield Sheet(f"{name}seconds of stages that ran whole", ("stage", "mean", "lowest", "highest", "runs"), rows)
 
 
@@ -174,8 +179,13 @@ def _range(figure: Mapping[str, Any] | None) -> str:
 def _signed(difference: Mapping[str, Any] | None) -> str:
     if difference is None:
         return ""
-    interval = "" if difference["low"] is None else f" [{difference['low']:+.1f}, {difference['high']:+.1f}]"
-    return f"{difference['mean']:+.1f}{interval}"
+    low, high = difference["low"], difference["high"]
+    return _points(difference["mean"]) + ("" if low is None else f" [{_points(low)}, {_points(high)}]")
+
+
+def _points(value: float) -> str:
+    text = f"{value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
 def _in_brackets(difference: Mapping[str, Any] | None) -> str:

@@ -27,6 +27,8 @@ STAGES = {
 }
 VARIANTS = ("--variant", "recipe:", "--variant", "constrained:evaluate.constrained=true,sft.adam_betas=[0.9, 0.99]")
 
+pytestmark = pytest.mark.timeout(600)  # each of two dozen stages starts DVC and Python anew
+
 
 class Project:
     """A checkout whose stages are stubs, and the folder of its benchmark."""
@@ -55,7 +57,10 @@ class Project:
     def run(self, *arguments: str, **environ: str) -> tuple[int, str]:
         """Exit status and output."""
         process = self.start(*arguments, **environ)
-        output, _ = process.communicate(timeout=280)
+        try:
+            output, _ = process.communicate()
+        finally:
+            process.kill()
         return process.returncode, output
 
     def calls(self, run: str) -> list[str]:
@@ -143,7 +148,8 @@ def test_a_stage_that_fails_is_reported_and_tried_again(gone_on):
     assert gone_on.figures()["unfinished"] == ["recipe-2-native"]
     status, output = gone_on.run("--seeds", "2")
     assert status == 0, output
-    assert gone_on.calls("recipe-2-native") == ["plan", "sft", "sft", "evaluate"]
+    # the stub's policy is the same for every seed, so that its scores are in the cache
+    assert gone_on.calls("recipe-2-native") == ["plan", "sft", "sft"]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +252,7 @@ def test_the_page_for_a_readme_has_mean_and_range_and_every_run():
         "machines": [],
         "unfinished": [],
     }
-    page = report.page({**about, "variants": {"recipe": FIGURES}, "differences": {}, "runs": RUNS, "level": 0.95})
+    page = report.page({**about, "variants": {"recipe": FIGURES}, "differences": {}, "runs": RUNS, "stages": []})
     lines = page.splitlines()
     assert "| safety | 35.0 (34.0 to 36.0) |" in lines
     assert lines[lines.index("base by run:") + 2 :][:7] == [
@@ -262,16 +268,19 @@ def test_the_page_for_a_readme_has_mean_and_range_and_every_run():
     assert "gate: passed in 1 of 2 runs; failed checks: safety (1)." in lines
 
 
-def test_a_difference_of_one_seed_has_no_interval_in_the_tables():
+def test_a_difference_of_a_single_seed_has_no_interval_in_the_tables():
     gain = {"mean": 1.5, "low": None, "high": None, "by_seed": {"11": 1.5}}
     figures = {
         **FIGURES,
-        "steps": {"sft-base": {"safety": gain}, "dpo-sft": {"safety": {**gain, "low": -0.5, "high": 3.5}}},
+        "steps": {
+            "sft-base": {"safety": gain},
+            "dpo-sft": {"safety": {**gain, "mean": -0.01, "low": -0.5, "high": 0.5}},
+        },
     }
-    shown = list(tables.sheets({"variants": {"recipe": figures}, "differences": {}, "runs": RUNS}))
+    shown = list(tables.sheets({"variants": {"recipe": figures}, "differences": {}, "runs": RUNS, "stages": []}))
     steps = next(sheet for sheet in shown if sheet.title.startswith("points"))
     assert steps.headings == ("", "SFT − base", "DPO − SFT")
-    assert steps.rows == [["safety", "+1.5", "+1.5 [-0.5, +3.5]"]]
+    assert steps.rows == [["safety", "+1.5", "0.0 [−0.5, +0.5]"]]
 
 
 @pytest.mark.slow
