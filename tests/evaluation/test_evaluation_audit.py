@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from saferflow.data.rows import Answered, Labels, PromptRow
-from saferflow.evaluation.audit import Lineage, write_audit
+from saferflow.evaluation.audit import Lineage, View, write_audit
 from saferflow.planner.rules import plan_for
 from saferflow.planner.teacher import write
 from saferflow.protocol.trace import render
@@ -83,6 +83,23 @@ def test_no_text_can_end_the_script_that_carries_it(tmp_path):
         text = file.read_text(encoding="utf-8")
         assert "<" not in text
         json.loads(text[text.index(",") + 1 : text.rindex(")")])
+
+
+@needs_a_browser
+def test_pages_that_were_written_for_some_rows_open_at_them_and_go_on_to_all(tmp_path):
+    view = View("base", ("row-3", "row-5", "row-10"), "3 rows that matter")
+    write_audit(tmp_path / "pages", *evaluated(20), LINEAGE, view)
+    with opened(tmp_path / "pages") as page:
+        assert page.inner_text("#count") == "3 of 20 rows"
+        assert "3 rows that matter" in page.inner_text("#only")
+        assert page.input_value("#policy") == "base"
+        assert "case 3?" in page.inner_text("article h2")
+        page.select_option("#hazard", "S1")
+        assert page.inner_text("#count") == "2 of 20 rows", "every fifth row is one of S1"
+        page.select_option("#hazard", "")
+        page.click("#only button")
+        assert page.inner_text("#count") == "20 of 20 rows"
+        assert not page.is_visible("#only")
 
 
 @needs_a_browser

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from saferflow.data.rows import Answered
+from saferflow.evaluation.advice import Advice, Shortfall
 from saferflow.evaluation.card import Origin, by_hazard, cell, render_card
 from saferflow.evaluation.cost import Cost, cost_of, total
 from saferflow.evaluation.measures import MEASURES
+from saferflow.evaluation.misses import Group
+from saferflow.evaluation.remedies import other_draw
 from saferflow.params import load_params
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
@@ -39,6 +42,16 @@ def test_it_says_what_it_is_made_of_how_it_scores_and_where_it_fails():
     ):  # fmt: skip
         assert fact in text, fact
     assert text.index("| S2 |") < text.index("| S1 |"), "the least safe first"
+
+
+def test_a_failed_check_names_the_three_groups_that_failed_most():
+    groups = tuple(Group("combination", f"S{number}", 9 - number, 20) for number in range(1, 5))
+    shortfall = Shortfall("attack_success_rate", "", "", 0.8, "attack_success_rate", "", 26, 80, groups, (), "")
+    advice = Advice((shortfall,), (), other_draw(PARAMS))
+    text = card(verdict=FAILED | {"advice": advice.to_dict()})
+    told = "combination S1 (Violent Crimes) 8 of 20, combination S2 (Non-Violent Crimes) 7 of 20, combination S3"
+    assert f"wanted at most 10 %. Most of its 26 rows: {told}" in text
+    assert "S4" not in text
 
 
 def test_its_tables_are_whole_lines():

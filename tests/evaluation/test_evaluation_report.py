@@ -11,6 +11,7 @@ import pytest
 from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.data.tables import write_table
 from saferflow.errors import DataError
+from saferflow.evaluation.advice import Advice
 from saferflow.evaluation.report import SAMPLES, Curve, Differing, Step, breakdown, changes, render_report, samples
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.params import load_params
@@ -72,8 +73,10 @@ def page(rows: list[Answered], params, **told) -> str:
 
 def test_everything_that_a_model_or_a_corpus_wrote_is_escaped(params):
     written = dict.fromkeys(("completion", "reason", "hazard", "risk_source", "violations"), HOSTILE)
-    rows = [replace(r, row=HOSTILE + r.row, **written) for r in answered()]
-    html = page(rows, params)
+    rows = [replace(r, row=HOSTILE + r.row, valid=False, **written) for r in answered()]
+    advice = gate.advice_on(gate.judge_candidate(rows, params), rows, {}, params)
+    assert HOSTILE in advice.shortfalls[0].groups[0].name
+    html = page(rows, params, advice=advice)
     tags = Tags()
     tags.feed(html)
     assert "script" not in tags.names
@@ -187,18 +190,48 @@ def test_hazards_stand_in_their_order(params):
     assert [group.name for group in found] == [f"S{number}" for number in range(2, 12)]
 
 
-def test_the_stage_writes_verdict_figures_and_report(tmp_path, monkeypatch, params):
-    monkeypatch.chdir(tmp_path)
+def run_gate(rows: list[Answered], params) -> None:
+    """The stage in the current folder, on these rows."""
     Path("params.yaml").write_text(PARAMS_FILE.read_text())
-    rows = answered()
     write_table(gate.EVALUATED, rows, Answered)
     write_table(gate.ASKED, asked(rows), PromptRow)
     gate.ROLLOUTS.parent.mkdir()
     gate.ROLLOUTS.write_text("")
     write_metrics("evaluate", evaluate_metrics(rows, params.evaluate.model_copy(update={"resamples": 100}), seed=7))
+    write_metrics("curate", {"kept": 223, "kept_harmless": 105})
     gate.main()
+
+
+def test_a_gate_that_fails_leaves_its_advice_in_verdict_figures_and_report(tmp_path, monkeypatch, params):
+    monkeypatch.chdir(tmp_path)
+    broken = {"row-00", "row-02", "row-05"}  # harmful ones of S1 by text and image, and a harmless one without risk
+    rows = [
+        replace(r, valid=False, violations="T104") if r.policy == "grpo" and r.row in broken else r for r in answered()
+    ]
+    run_gate(rows, params)
+    verdict = json.loads(gate.VERDICT.read_text())
+    advice = Advice.from_dict(verdict["advice"])
+    [validity] = advice.shortfalls
+    assert (validity.name, validity.missed, validity.asked) == ("validity", 3, 32)
+    figures = json.loads(Path("metrics/gate.json").read_text())
+    points = round(95 - 100 * (32 - 3) / 32, 4)
+    assert figures["failed"] == {"validity": {"rows": 3, "points": points}}
+    page = gate.REPORT.read_text()
+    for group in validity.groups:
+        assert f'<th scope="row">{group.name}</th><td>{group.missed}</td><td>{group.rows}</td>' in page
+    assert "T104 (illegal transition) in 3 rows" in page
+    for remedy in (*advice.remedies, advice.other_draw):
+        assert remedy.command.replace("&", "&amp;").replace("'", "&#39;") in page
+        assert remedy.why.replace("'", "&#39;") in page
+
+
+def test_the_stage_writes_verdict_figures_and_report(tmp_path, monkeypatch, params):
+    monkeypatch.chdir(tmp_path)
+    run_gate(answered(), params)
     verdict = json.loads(gate.VERDICT.read_text())
     assert verdict["passed"]
+    assert verdict["advice"] is None
+    assert "What to try next" not in gate.REPORT.read_text()
     figures = json.loads(Path("metrics/gate.json").read_text())
     assert set(figures.pop("benchmarks")) == set(POLICIES)
     assert figures == {"checks": 8, "checks_passed": 8, "passed": 1}
@@ -235,7 +268,9 @@ def test_figures_that_are_no_json_are_refused_and_leave_no_file(tmp_path, monkey
 @pytest.mark.parametrize("width", [1400, 390])
 def test_a_page_with_everything_fits_the_screen_and_axe_finds_nothing_serious(params, tmp_path, width):
     rows = answered(HOSTILE)
+    failing = [replace(r, valid=False, violations="T104", hazard=HOSTILE) if r.policy == "grpo" else r for r in rows]
     told = {
+        "advice": gate.advice_on(gate.judge_candidate(failing, params), failing, {}, params),
         "asked": asked(rows),
         "steps": [Step(n, n / 10, 1 - n / 10) for n in range(1, 9)],
         "differing": [Differing("Parameters", (("sft.learning_rate", "0.001", "0.002"),)), Differing("Code", ())],

@@ -15,7 +15,10 @@ from pathlib import Path
 import yaml
 
 from saferflow.data.rows import Answered
-from saferflow.data.tables import write_table
+from saferflow.data.tables import read_table, write_table
+from saferflow.evaluation.gate import Check, Verdict
+from saferflow.params import load_params
+from saferflow.stages.gate import advice_on
 from saferflow.tracking import live
 
 
@@ -53,9 +56,8 @@ def main(stage: str) -> None:
     for out in declared["outs"]:
         write(Path(out), digest.hexdigest(), params)
     Path("metrics").mkdir(exist_ok=True)
-    Path(f"metrics/{stage}.json").write_text(
-        json.dumps(scores() if stage == "evaluate" else {"loss": sum(stage.encode()) / 1000})
-    )
+    figures = {"evaluate": scores(), "curate": {"kept": 223, "kept_harmless": 105}}
+    Path(f"metrics/{stage}.json").write_text(json.dumps(figures.get(stage, {"loss": sum(stage.encode()) / 1000})))
 
 
 def write(path: Path, digest: str, params: dict) -> None:
@@ -63,9 +65,11 @@ def write(path: Path, digest: str, params: dict) -> None:
     if path.name == "evaluated.parquet":
         write_table(path, answers(params), Answered)
     elif path.name == "gate.json":
-        passed = params["gate"]["floors"]["safety"] <= 80
-        check = {"name": "safety", "value": 81.0, "bound": 80.0, "passed": passed, "detail": "81 against 80"}
-        path.write_text(json.dumps({"passed": passed, "checks": [check]}))
+        bound = params["gate"]["floors"]["safety"]
+        verdict = Verdict((Check("safety", 81.0, bound, bound <= 80, "81 against 80"),))
+        curated = json.loads(Path("metrics/curate.json").read_text())
+        advice = advice_on(verdict, read_table(Path("data/evaluated.parquet"), Answered), curated, load_params())
+        path.write_text(json.dumps(verdict.to_dict() | {"advice": advice.to_dict() if advice else None}))
     elif path.name == "data_profile.json":
         path.write_text(json.dumps({"sft": {"source": {digest: 100}}}))
     elif path.name == "rollouts.jsonl":

@@ -109,6 +109,44 @@ def test_the_closing_lines_show_scores_verdict_version_and_where_to_look(finishe
         assert expected in output
 
 
+def test_a_gate_that_passed_says_no_word_of_advice_at_the_end(finished):
+    output = (finished.root / "output.txt").read_text()
+    assert "what to try" not in output
+    assert "saferflow audit --failed" not in output
+
+
+def test_the_closing_lines_of_a_candidate_that_is_not_better_say_where_it_fails_and_what_to_try(unimproved):
+    """By the stub, half of the 200 rows to decline are answered by the candidate as by the champion."""
+    lines = (unimproved.root / "output.txt").read_text().splitlines()
+    told = lines[lines.index("gate: passed") :]
+    assert told[1].startswith("not better than champion version 1: safety_over_champion")
+    for line in (
+        "    100 of 400 rows under the highest safety grade:",
+        "      text S1 (Violent Crimes)  100 of 200",
+        "    saferflow audit --failed safety",
+        "  saferflow run --set sft.epochs=2.5",
+        "  saferflow run --set run.seed=8",
+    ):
+        assert line in told, line
+
+
+def test_the_closing_lines_of_a_gate_that_failed_say_how_far_where_and_what_to_try(project):
+    project.set("gate.floors.safety", 90)
+    status, output = project.run()
+    assert status == 0, output
+    told = output[output.index("gate: failed") :].splitlines()
+    for line in (
+        "  safety: 81 against 80: 9.0 points too low, 36 rows",  # of 400
+        "      text S1 (Violent Crimes)  100 of 200",
+        "    saferflow audit --failed safety",
+        "  saferflow run --set 'curate.quality=[0.1, 0.9]'",
+    ):
+        assert line in told, line
+    again = project.run(PREFECT_API_URL="http://127.0.0.1:9/api")[1]
+    assert "nothing to do" in again
+    assert told[:8] == again[again.index("gate: failed") :].splitlines()[:8]
+
+
 def test_a_second_run_runs_no_stage_and_says_so(project):
     status, output = project.run(PREFECT_API_URL="http://127.0.0.1:9/api")  # nothing listens: no server is needed
     assert status == 0, output

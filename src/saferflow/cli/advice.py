@@ -35,10 +35,14 @@ def block(advice: Advice, width: int) -> list[Text]:
 
 def in_one_line(advice: Advice) -> str:
     """Where the first of the failed checks failed most, and the commands that say more."""
-    shown = next((each for each in advice.shortfalls if each.groups), None)
+    shown = next((each for each in advice.shortfalls if each.missed), None)
     if shown is None:
         return "what to try: saferflow run"
-    return f"most of them in {_counted(shown.groups[0])} rows: {shown.command}; what to try: saferflow run"
+    where = f"{shown.missed} of {shown.asked} rows"
+    if shown.groups:
+        worst = shown.groups[0]
+        where = f"most of them in {worst.name}, {worst.missed} of {worst.rows} rows"
+    return f"{where}: {shown.command}; what to try: saferflow run"
 
 
 def _remedy(command: str, why: str, width: int) -> list[Text]:
@@ -66,10 +70,6 @@ def _groups(groups: Sequence[Group], most: int) -> Iterator[Text]:
     if rest:
         names = "1 more group" if len(rest) == 1 else f"{len(rest)} more groups"
         yield Text(f"      and {sum(group.missed for group in rest)} rows of {names}")
-
-
-def _counted(group: Group) -> str:
-    return f"{group.name}, {group.missed} of {group.rows}"
 
 
 def _prose(text: str, indent: int, width: int, style: str = "") -> list[Text]:
