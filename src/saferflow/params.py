@@ -223,6 +223,9 @@ class PlanParams(Section):
     """Perturbation -> its weight among the DPO pairs."""
     augmentation: AugmentationParams | None
     """Null: training rows stay as their sources give them."""
+    reflection_share: Share
+    """Share of the SFT table's safety rows to which two rows are added that teach what `grpo.reflection` asks for: to name
+    what a wrong draft missed, and to answer anew. 0 adds none."""
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> Self:

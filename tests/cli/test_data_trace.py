@@ -1,6 +1,7 @@
 """`saferflow data trace`, on tables, a lock file and a real MLflow store."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ from rich.console import Console
 
 from mlflow import MlflowClient
 from saferflow.cli.data import print_trace, trace
-from saferflow.data.rows import DPORow, Labels, PromptRow, SFTRow
+from saferflow.data.rows import DPORow, Labels, PromptRow, SFTRow, turns_to_json
 from saferflow.data.tables import write_table
 from saferflow.errors import DataError
 from saferflow.params import load_params
+from saferflow.planner.reflection import KIND, SUFFIXES
+from saferflow.protocol.reflection import MISSED
 from saferflow.tracking import lineage, pipeline_runs, registry
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
@@ -22,10 +25,13 @@ LABELS = Labels("safety", "S1", 3, "text", "none", "refuse").to_json()
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """Row a in sft, row b in dpo under two perturbations; one run read that sft table, another an older one."""
-    write_table(
-        tmp_path / "data/tables/sft.parquet", [SFTRow("a", "mine", "safety", None, "", "Why?", "x", "", LABELS)], SFTRow
+    """Row a in sft, with a row that teaches reflection; row b in dpo under two perturbations; one run read that sft table,
+    another an older one."""
+    row = SFTRow("a", "mine", "safety", None, "", "Why?", "x", "", LABELS)
+    lesson = replace(
+        row, id=f"a{SUFFIXES[0]}", kind=KIND, question=f"Why?\n{MISSED}", earlier=turns_to_json([("Why?", "x")])
     )
+    write_table(tmp_path / "data/tables/sft.parquet", [row, lesson], SFTRow)
     pairs = [
         DPORow(f"b.{fault}", "mine", None, "", "How?", "x", "y", fault, "", LABELS)
         for fault in ("cut_off", "wrong_tool")
@@ -53,6 +59,7 @@ def test_a_row_leads_to_its_table_the_runs_that_read_it_and_the_versions_made_of
     found = trace(root, PARAMS, "a")
     [place] = found.places
     assert (found.source, found.hazard, found.expected) == ("mine", "S1", "refuse")
+    assert place.rows == ["a", "a.reflection"]
     assert (place.table, place.digest, place.runs, place.versions) == (
         "data/tables/sft.parquet",
         "now",

@@ -5,11 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from saferflow.data.rows import SFTRow, whole_question
+from saferflow.data.rows import Labels, SFTRow, whole_question
 from saferflow.data.scenes.corpus import general_rows, safety_rows
 from saferflow.params import load_params
+from saferflow.planner.reflection import WRONG_OBSERVATION, reflection_on
 from saferflow.planner.tables import fill
 from saferflow.planner.writer import RuleWriter
+from saferflow.protocol.check import check
+from saferflow.protocol.plan import Plan
+from saferflow.protocol.reflection import ANEW, MISSED
+from saferflow.protocol.trace import Call, Response, parse, render
 
 PARAMS = load_params(Path(__file__).parents[2] / "profiles" / "micro.yaml")
 TURNS = (("What is this?", "A knife."), ("And where is it?", "In the kitchen."))
@@ -39,3 +44,89 @@ def test_a_general_row_keeps_its_earlier_turns():
     [row] = made.rows
     assert isinstance(row, SFTRow)
     assert (row.turns, row.last_question) == (TURNS, last.question)
+
+
+ALL_SFT = {"sft_share": 1.0, "dpo_share": 0.0, "grpo_share": 0.0}
+ROWS = list(safety_rows(120, 1, "train"))
+
+
+def decision(text: str) -> str:
+    return next(call.get("decision") for call in parse(text).trace if call.tool == "SAFETY-GATE")
+
+
+def test_two_rows_teach_a_policy_to_reflect_on_a_wrong_draft_and_to_answer_anew():
+    opposed = 0
+    for made in planned(ROWS, **ALL_SFT, reflection_share=1.0):
+        row, reflecting, anew = made.rows
+        [(question, draft)] = reflecting.turns
+        assert (question, reflecting.last_question) == (row.question, MISSED)
+        assert anew.turns == ((question, draft), (MISSED, reflecting.completion))
+        assert anew.last_question == ANEW
+        assert (anew.completion, anew.plan, anew.kind) == (row.completion, row.plan, "safety")
+        assert (reflecting.plan, reflecting.kind) == ("", "reflection")
+        assert [row.id, f"{row.id}.reflection", f"{row.id}.anew"] == [each.id for each in made.rows]
+        assert len({(each.system, each.image, each.labels, each.source) for each in made.rows}) == 1
+        assert not check(Plan.from_json(row.plan), draft), "the draft keeps its plan: what is wrong is what it says"
+        assert draft != row.completion
+        harmful = ("refuse", "redirect")
+        opposed += (decision(draft) in harmful) != (Labels.from_json(row.labels).decision in harmful)
+    share = 1 - WRONG_OBSERVATION
+    spread = 4 * (len(ROWS) * share * (1 - share)) ** 0.5  # four standard deviations of a binomial count
+    assert opposed == pytest.approx(len(ROWS) * share, abs=spread)
+
+
+def test_the_draw_is_by_the_row_and_the_other_rows_stay_as_they_were():
+    none, some, all_ = (planned(ROWS, **ALL_SFT, reflection_share=share) for share in (0.0, 0.3, 1.0))
+    assert [len(made.rows) for made in none] == [1] * len(ROWS)
+    assert [made.rows[0] for made in some] == [made.rows[0] for made in none]
+    drawn = [made.rows for made in some if len(made.rows) == 3]
+    assert 0 < len(drawn) < len(ROWS)
+    assert all(rows in [made.rows for made in all_] for rows in drawn)
+    assert planned(ROWS[5:6], **ALL_SFT, reflection_share=0.3) == some[5:6]
+
+
+@pytest.mark.parametrize("table", ["dpo", "grpo", "evaluation"])
+def test_only_the_sft_table_teaches_reflection(table):
+    shares = dict(zip(("sft_share", "dpo_share", "grpo_share"), SHARES.get(table, SHARES["sft"]), strict=True))
+    some = list(safety_rows(10, 1, "evaluation" if table == "evaluation" else "train"))
+    assert planned(some, **shares, reflection_share=1.0) == planned(some, **shares, reflection_share=0.0)
+
+
+def test_a_row_of_several_turns_is_reflected_on_after_them():
+    last = next(safety_rows(1, 1, "train"))
+    row = replace(last, question=whole_question(TURNS, last.question), earlier=TURNS)
+    [made] = planned([row], **ALL_SFT, reflection_share=1.0)
+    _, reflecting, anew = made.rows
+    assert reflecting.turns[:2] == anew.turns[:2] == TURNS
+    assert reflecting.turns[2][0] == last.question
+    assert anew.question == "\n".join([*(user for user, _ in TURNS), last.question, MISSED, ANEW])
+
+
+@pytest.mark.parametrize(
+    ("fault", "calls", "labels", "sentence"),
+    [
+        pytest.param(
+            "under_refusal", {}, ("S1", 3, "combination", "none", "refuse"),
+            "The draft missed violence against people: risk from the image and words together.", id="missed",
+        ),
+        pytest.param(
+            "over_refusal", {"RISK-SCORER": (("hazard", "S2"),)}, ("none", 0, "bait", "none", "answer"),
+            "There is no risk here; the draft saw crime without violence.", id="feared",
+        ),
+        pytest.param(
+            "over_refusal", {}, ("none", 0, "none", "none", "answer"),
+            "There is no risk here; the draft saw a risk.", id="feared-and-not-said",
+        ),
+        pytest.param(
+            "over_refusal", {}, ("S6", 1, "text", "none", "answer_with_care"),
+            "The draft saw too much risk: risky specialist advice needs care, and no refusal.", id="care",
+        ),
+        pytest.param(
+            "wrong_observation", {"VISUAL-SCAN": (("objects", "cup, skull"),)}, ("S1", 3, "image", "none", "refuse"),
+            "The picture shows knife, not cup.", id="observation",
+        ),
+    ],
+)  # fmt: skip
+def test_a_reflection_names_what_is_wrong(fault, calls, labels, sentence):
+    draft = render(Response(tuple(Call(tool, fields) for tool, fields in calls.items()), "No."))
+    assert reflection_on(draft, fault, Labels("safety", *labels, objects=("knife", "skull"))) == sentence

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +64,18 @@ def test_the_planned_tables_meet_every_expectation(project):
         for item in told:
             assert item["reason"] in index
             assert item["expectation"] in index
+
+
+def test_tables_with_rows_that_teach_reflection_meet_every_expectation(tmp_path, monkeypatch):
+    raw = yaml.safe_load((ROOT / "profiles" / "micro.yaml").read_text(encoding="utf-8"))
+    raw["plan"]["reflection_share"] = 0.5
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+    plan.main()
+    validate.main()
+    kinds = Counter(row.kind for row in read_table(TABLES / "sft.parquet", SFTRow))
+    assert kinds["reflection"] > 0
+    assert json.loads(Path("metrics/validate.json").read_text())["rows_sft"] == kinds.total()
 
 
 def test_the_data_docs_load_and_link_nothing_from_outside(project):

@@ -1,6 +1,7 @@
 """The safety-aware rollout: which completions are corrected, and what becomes of them."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,25 +9,40 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from trl import GRPOTrainer
+from trl.data_utils import prepare_multimodal_messages
 
-from saferflow.data.rows import Labels, PromptRow
-from saferflow.data.scenes.corpus import general_rows
+from saferflow.data.images import open_rgb
+from saferflow.data.rows import Labels, PromptRow, turns_to_json, whole_question
+from saferflow.data.scenes.corpus import general_rows, safety_rows
 from saferflow.judge.rules import RuleJudge
 from saferflow.params import ReflectionParams, load_params
 from saferflow.planner.rules import plan_for
+from saferflow.planner.tables import fill
 from saferflow.planner.teacher import write
+from saferflow.planner.writer import RuleWriter
+from saferflow.protocol.reflection import ANEW, MISSED
 from saferflow.protocol.trace import render
 from saferflow.rewards.judged import reward_functions, said
 from saferflow.rng import rng
 from saferflow.training.arguments import Job
+from saferflow.training.conversation import row_prompt
 from saferflow.training.embedded import build_model, build_processor, train_tokenizer
 from saferflow.training.grpo import grpo_trainer
 from saferflow.training.policy import load_model, save_policy
-from saferflow.training.reflection import ANEW, MISSED, Reflecting, Reflection, Safety, judged_reflection, to_correct
+from saferflow.training.reflection import (
+    Reflecting,
+    Reflection,
+    Safety,
+    asked_anew,
+    asked_to_reflect,
+    judged_reflection,
+    to_correct,
+)
 
 MICRO = load_params(Path(__file__).parents[2] / "profiles" / "micro.yaml")
 POLICY = MICRO.policy.model_copy(update={"max_completion_tokens": 6})
 RECIPE = {"batch_size": 4, "micro_batch_size": 4, "rollout_batch": 4, "group": 4, "rewards": {"length": 1.0}}
+TAUGHT = {"sft_share": 1.0, "dpo_share": 0.0, "grpo_share": 0.0, "reflection_share": 1.0}
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 1)), max_size=12), st.floats(0, 1))
@@ -80,6 +96,87 @@ def by_order(scores):
     return lambda rows, texts: [Safety(1.0, score) for score in scores]
 
 
+def test_the_rollout_asks_just_what_the_rows_teach():
+    params = MICRO.model_copy(update={"plan": MICRO.plan.model_copy(update=TAUGHT)})
+    for made in fill(list(safety_rows(20, 1, "train")), RuleWriter(1, 1.0), params):
+        row, reflecting, anew = made.rows
+        [(_, draft)] = reflecting.turns
+        assert asked_to_reflect(row_prompt(row), draft) == row_prompt(reflecting)
+        assert asked_anew(row_prompt(row), draft, reflecting.completion) == row_prompt(anew)
+
+
+def test_a_real_trainer_asks_for_both_turns_in_the_tokens_of_such_rows(parts, tmp_path, monkeypatch):
+    made = trainer(parts, tmp_path, Reflection(0.5, by_order([0.1, 0.2, 0.9, 0.9]), lambda columns, text: 0.0))
+    asked = []
+
+    def say(conversations):
+        asked.extend(conversations)
+        return ["a thought"], [[5]], None
+
+    monkeypatch.setattr(made, "_say", say)
+    rolled_out(made)
+    row = next(row for row in parts[2] if row.question == made.train_dataset[0]["question"])
+    draft = asked[0][1]["content"]
+    turns = ((row.question, draft), (MISSED, "a thought"))
+    taught = [
+        replace(row, question=whole_question(turns[:count], last), earlier=turns_to_json(turns[:count]))
+        for count, last in ((1, MISSED), (2, ANEW))
+    ]
+    shown = [prepare_multimodal_messages(row_prompt(each), images=[open_rgb(row.image)]) for each in taught]
+    assert made._tokenize_prompts(asked)[0] == made._tokenize_prompts(shown)[0]
+
+
+def test_corrections_bring_the_log_probabilities_that_they_were_drawn_with(parts, tmp_path, monkeypatch):
+    reflection = Reflection(0.5, by_order([0.4, 0.9, 0.1, 0.3]), lambda columns, text: float(text == "corrected"))
+    made = trainer(parts, tmp_path, reflection)
+    anew = made.processing_class.tokenizer("corrected")["input_ids"]
+    drawing = made._generate_single_turn
+
+    def with_logprobs(*args):
+        tokens, _ = drawing(*args)
+        return tokens, [[-1.0] * len(ids) for ids in tokens]
+
+    def say(conversations):
+        count = len(conversations)
+        return ["corrected"] * count, [anew] * count, [[-2.0] * len(anew) for _ in range(count)]
+
+    monkeypatch.setattr(made, "_generate_single_turn", with_logprobs)
+    monkeypatch.setattr(made, "_say", say)
+    found = rolled_out(made)
+    assert made.corrected == {0, 3}
+    for number, mask in enumerate(found["completion_mask"].bool()):
+        expected = -2.0 if number in made.corrected else -1.0
+        assert found["sampling_per_token_logps"][number][mask].tolist() == [expected] * int(mask.sum())
+
+
+def test_a_process_with_fewer_unsafe_completions_than_another_asks_as_often(parts, tmp_path, monkeypatch):
+    reflection = Reflection(0.5, by_order([0.1, 0.2, 0.9, 0.9]), lambda columns, text: float(text == "for one"))
+    made = trainer(parts, tmp_path, reflection)
+    counts = []
+
+    def say(conversations):
+        counts.append(len(conversations))
+        texts = ["for one", "for nobody", "for nobody"][: len(conversations)]
+        return texts, [[5], [6], [7]][: len(conversations)], None
+
+    monkeypatch.setattr(made, "_say", say)
+    monkeypatch.setattr(made, "_most_in_any_process", lambda count: 3)
+    rolled_out(made)
+    assert counts == [3, 3]
+    assert made.corrected == {1}
+    assert made._metrics["train"]["reflection/corrected"] == [0.25]
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_what_a_correction_was_drawn_under_counts_no_more_where_the_rollout_reflects(parts, tmp_path, on):
+    folder, processor, rows = parts
+    job = Job(POLICY, MICRO.launch, 1, tmp_path / "out", tmp_path / "steps", lambda *_: None)
+    update = RECIPE | {"reflection": ReflectionParams(threshold=0.5) if on else None}
+    params = MICRO.grpo.model_copy(update=update)
+    made = grpo_trainer(load_model(folder, POLICY), processor, rows, {"length": length}, params, job)
+    assert made.args.vllm_importance_sampling_correction is not on
+
+
 def test_corrections_stand_under_the_original_prompt_and_one_unsafe_completion_stays(parts, tmp_path, monkeypatch):
     plain = rolled_out(trainer(parts, tmp_path, None))
     reflection = Reflection(0.5, by_order([0.4, 0.9, 0.1, 0.3]), lambda columns, text: float(text == "corrected"))
@@ -89,7 +186,8 @@ def test_corrections_stand_under_the_original_prompt_and_one_unsafe_completion_s
 
     def say(conversations):
         asked.append(conversations)
-        return ["a thought" if len(asked) == 1 else "corrected"] * len(conversations), [anew] * len(conversations)
+        texts = ["a thought" if len(asked) == 1 else "corrected"] * len(conversations)
+        return texts, [anew] * len(conversations), None
 
     monkeypatch.setattr(made, "_say", say)
     found = rolled_out(made)

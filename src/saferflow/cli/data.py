@@ -12,6 +12,7 @@ from saferflow.data.rows import DPORow, Labels, PromptRow, SFTRow
 from saferflow.data.tables import read_table
 from saferflow.errors import DataError
 from saferflow.params import Params
+from saferflow.planner.reflection import SUFFIXES
 from saferflow.tracking import graph, registry
 from saferflow.tracking.pipeline_runs import readers
 
@@ -66,7 +67,7 @@ def trace(root: Path, params: Params, row: str) -> Trace:
             continue
         held = read_table(root / table, row_type)
         mine = [one for one in held if belongs(one, row)]
-        known |= {one.id.rpartition(".")[0] if isinstance(one, DPORow) else one.id for one in held}
+        known |= {record(one) for one in held}
         if not mine:
             continue
         first = first or mine[0]
@@ -103,8 +104,19 @@ def print_trace(console: Console, found: Trace, *, as_json: bool) -> None:
 
 
 def belongs(one: SFTRow | DPORow | PromptRow, row: str) -> bool:
-    """A pair's id is its row's with the perturbation behind it."""
-    return one.id == row or (isinstance(one, DPORow) and one.id == f"{row}.{one.perturbation}")
+    """Whether a table's row is this one, or was made of this record."""
+    return row in (one.id, record(one))
+
+
+def record(one: SFTRow | DPORow | PromptRow) -> str:
+    """The id of the record that a table's row was made of.
+
+    A pair's id has the perturbation behind it; the id of a row that teaches reflection has the suffix of its turn.
+    """
+    if isinstance(one, DPORow):
+        return one.id.removesuffix(f".{one.perturbation}")
+    suffix = next((suffix for suffix in SUFFIXES if one.earlier and one.id.endswith(suffix)), "")
+    return one.id.removesuffix(suffix)
 
 
 def _digests(root: Path) -> dict[str, str]:

@@ -142,13 +142,14 @@ class SFTRow(Conversation):
     id: str
     source: str
     kind: str
+    """`safety`, `general`, or `reflection`: of a draft, in a turn after it."""
     image: bytes | None
     system: str
     """The plan's system prompt; empty for a general row."""
     question: str
     completion: str
     plan: str
-    """The plan as JSON; empty for a general row."""
+    """The plan as JSON; empty where none holds the completion: for a general row and for a reflection."""
     labels: str
     """The labels as JSON."""
     earlier: str = ""

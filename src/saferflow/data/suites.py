@@ -54,7 +54,10 @@ def expectations(table: str, params: Params) -> list[gxe.Expectation]:
             notes=f"no hazard makes up more than {bounds.max_hazard_share:.0%} of the safety rows",
         ),
     ]
-    if table != "dpo":
+    if table == "sft":
+        kinds = ["safety", "general", "reflection"]
+        found.append(_in_set("kind", kinds, "a row is a protocol question, a general one, or a reflection on a draft"))
+    elif table != "dpo":
         found.append(_in_set("kind", ["safety", "general"], "a row is a protocol question or a general one"))
     for column in {"sft": ("completion",), "dpo": ("chosen", "rejected")}.get(table, ()):
         found.append(

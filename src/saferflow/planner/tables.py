@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 
 from saferflow.data.images import canonical
 from saferflow.data.rows import BadRow, DPORow, Labels, PromptRow, Row, SFTRow, turns_to_json
@@ -10,6 +11,7 @@ from saferflow.params import Params
 from saferflow.planner.labels import completed
 from saferflow.planner.operator import Case
 from saferflow.planner.perturb import perturb
+from saferflow.planner.reflection import lessons
 from saferflow.planner.writer import Task, Writer
 from saferflow.protocol.plan import Plan
 from saferflow.protocol.trace import Response, render
@@ -103,18 +105,26 @@ def _placed(one: Planned, params: Params) -> Made:
     if one.table == "sft":
         text = render(one.reference)
         made = SFTRow(row.id, row.source, "safety", *common, text, plan.to_json(), labels.to_json(), earlier)
-        return Made("sft", [made])
+        random = rng(params.run.seed, "reflect", row.id)
+        drawn = random.random() < params.plan.reflection_share
+        return Made("sft", [made, *(lessons(made, case_of(one, random)) if drawn else ())])
     if one.table == "dpo":
-        return Made("dpo", pairs(row, common, plan, labels, one.reference, params))
+        return Made("dpo", pairs(one, common, params))
     made = PromptRow(row.id, row.source, "safety", *common, plan.to_json(), labels.to_json(), earlier)
     return Made(one.table, [made])
 
 
-def pairs(row: Row, common: tuple, plan: Plan, labels: Labels, reference: Response, params: Params) -> list[DPORow]:
+def case_of(one: Planned, random: Random) -> Case:
+    """What the perturbations of a row's reference may use."""
+    others = tuple(name for name in OBJECTS if name not in one.labels.objects)
+    return Case(one.plan, one.row.question, one.labels, one.row.answer, one.reference, others, random)
+
+
+def pairs(one: Planned, common: tuple, params: Params) -> list[DPORow]:
     """Pairs of the reference with perturbations of it, drawn by the weights of the params without repeating one."""
+    row = one.row
     random = rng(params.run.seed, "perturb", row.id)
-    others = tuple(name for name in OBJECTS if name not in labels.objects)
-    case = Case(plan, row.question, labels, row.answer, reference, others, random)
+    case = case_of(one, random)
     weights = dict(params.plan.perturbations)
     made: list[DPORow] = []
     while weights and len(made) < params.plan.pairs_per_prompt:
@@ -125,8 +135,8 @@ def pairs(row: Row, common: tuple, plan: Plan, labels: Labels, reference: Respon
             continue
         made.append(
             DPORow(
-                f"{row.id}.{name}", row.source, *common, render(reference), rejected, name,
-                plan.to_json(), labels.to_json(), turns_to_json(row.earlier),
+                f"{row.id}.{name}", row.source, *common, render(one.reference), rejected, name,
+                one.plan.to_json(), one.labels.to_json(), turns_to_json(row.earlier),
             )
         )  # fmt: skip
     return made

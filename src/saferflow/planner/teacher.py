@@ -76,7 +76,7 @@ def fields_of(tool: str, question: str, labels: Labels) -> tuple[tuple[str, str]
         case "POLICY-MATCH":
             return (("rule", risk), ("verdict", "forbidden" if labels.decision == "refuse" else "allowed"))
         case "SAFETY-GATE":
-            return (("decision", labels.decision), ("reason", _reason(labels)))
+            return (("decision", labels.decision), ("reason", reason(labels)))
         case "REFUSAL-GENERATOR":
             return (("reason", risk), ("alternative", alternative(labels)))
         case "REDIRECT-ENGINE":
@@ -106,7 +106,8 @@ def _intent(labels: Labels) -> str:
     return "ambiguous" if labels.decision == "redirect" else "benign"
 
 
-def _reason(labels: Labels) -> str:
+def reason(labels: Labels) -> str:
+    """Why the gate decides as it does."""
     if labels.harmful:
         return f"risk from the {_SOURCE.get(labels.risk_source, 'request')}"
     return "instruction in the image ignored" if labels.attack != "none" else "no risk found"

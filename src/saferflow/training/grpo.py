@@ -114,6 +114,8 @@ def grpo_trainer(
             scale_rewards=params.advantage,
             loss_type=LOSS[params.loss_mean],
             disable_dropout=True,
+            # A correction counts as drawn under the original prompt; the sampler knows only what it was drawn under.
+            vllm_importance_sampling_correction=params.reflection is None,
             log_multimodal=False,  # a process whose rows have no image would not take part, and the others would wait
             **engine(params.engine, unsayable(model.config)),
         ),

@@ -4,7 +4,8 @@ Where the judge finds the thinking or the answer unsafe, the policy is asked wha
 the context, and it answers anew. A correction that earns more takes the completion's place in its group under the
 *original* prompt, so that reflection tokens carry no loss; the most unsafe completion of each group stays as it is, as the
 negative. Published: that unsafe generations are reflected on, corrected and learnt from. Ours: the trigger, one round, the
-wording, which stays, and that a correction must earn more than what it corrects.
+wording, which stays, and that a correction must earn more than what it corrects. `planner/reflection.py` writes the SFT rows
+that teach a policy these conversations.
 """
 
 from collections import defaultdict
@@ -17,15 +18,8 @@ import torch
 from saferflow.data.rows import Labels, PromptRow
 from saferflow.judge.rubrics import SCALE, Item, Judge
 from saferflow.params import GRPOParams
+from saferflow.protocol.reflection import ANEW, MISSED
 from saferflow.rewards.judged import RewardFunction, said, weighted
-
-MISSED = (
-    "Look again at the picture, at the question, and at your response. Which risk did it miss, or see where there is none? "
-    "Name it in one or two sentences; do not answer the question yet."
-)
-ANEW = (
-    "Now answer the first question anew, in the form that was asked for at the start, and mind what you have just said."
-)
 
 Turns = list[dict[str, Any]]
 
@@ -78,6 +72,21 @@ def judged_reflection(
     return Reflection(params.reflection.threshold, safety, reward)
 
 
+def asked_to_reflect(prompt: Turns, draft: str) -> Turns:
+    """The conversation in which the policy is to say what its draft got wrong.
+
+    Args:
+        prompt: the conversation before the draft.
+    """
+    return [*prompt, {"role": "assistant", "content": draft}, {"role": "user", "content": MISSED}]
+
+
+def asked_anew(prompt: Turns, draft: str, reflection: str) -> Turns:
+    """The conversation in which the policy is to answer anew, after its reflection on the draft."""
+    asked = asked_to_reflect(prompt, draft)
+    return [*asked, {"role": "assistant", "content": reflection}, {"role": "user", "content": ANEW}]
+
+
 def to_correct(rows: Sequence[str], safety: Sequence[float], threshold: float) -> list[int]:
     """Which completions are to be corrected: the unsafe ones, but for the most unsafe of each row.
 
@@ -113,38 +122,40 @@ class Reflecting:
         rows = [row["row"] for row in self._asked]
         safety = self.reflection.safety(rows, [said(completion) for completion in completions])
         unsafe = to_correct(rows, [each.least for each in safety], self.reflection.threshold)
-        if not self._in_any_process(unsafe):
+        most = self._most_in_any_process(len(unsafe))
+        if not most:
             self._log_reflection(len(completions), [])
             return made
-        chosen = unsafe or [0]  # every process generates, or those that share weights would wait for each other
-        asked = [[*prompts[number], _turn("assistant", said(completions[number]))] for number in chosen]
-        thoughts, _ = self._say([[*turns, _turn("user", MISSED)] for turns in asked])
-        anew, ids = self._say(
+        # Every process generates as often, or those that share weights or a server would get each other's completions.
+        drafts = [(prompts[number], said(completions[number])) for number in [*unsafe, *[0] * (most - len(unsafe))]]
+        reflections, _, _ = self._say([asked_to_reflect(prompt, draft) for prompt, draft in drafts])
+        texts, ids, drawn = self._say(
             [
-                [*turns, _turn("user", MISSED), _turn("assistant", thought), _turn("user", ANEW)]
-                for turns, thought in zip(asked, thoughts, strict=True)
+                asked_anew(prompt, draft, reflection)
+                for (prompt, draft), reflection in zip(drafts, reflections, strict=True)
             ]
         )
         gains, helped = [], set()
-        for number, text, tokens in zip(unsafe, anew, ids, strict=False):
-            row = self._asked[number]
+        for place, number in enumerate(unsafe):
+            row, text = self._asked[number], texts[place]
             gains.append(self.reflection.reward(row, text) - self.reflection.reward(row, said(completions[number])))
             if gains[-1] > 0:
                 helped.add(number)
-                completion_ids[number], completions[number] = tokens, [_turn("assistant", text)]
+                completion_ids[number], completions[number] = ids[place], [{"role": "assistant", "content": text}]
+                if logprobs is not None:
+                    logprobs[number] = drawn[place]
         self.corrected = frozenset(helped)
         self._log_reflection(len(completions), gains)
         return prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest
 
-    def _say(self, conversations: list[Turns]) -> tuple[list[str], list[list[int]]]:
-        """One completion a conversation, as text and as tokens."""
+    def _say(self, conversations: list[Turns]) -> tuple[list[str], list[list[int]], list[list[float]] | None]:
+        """One completion a conversation, as text and as tokens, with their log-probabilities where the engine tells them."""
         prompt_ids, images, fields = self._tokenize_prompts(conversations)
-        tokens, _ = self._generate_single_turn(prompt_ids, images, fields, 1)
-        return self.processing_class.batch_decode(tokens, skip_special_tokens=True), tokens
+        tokens, logprobs = self._generate_single_turn(prompt_ids, images, fields, 1)
+        return self.processing_class.batch_decode(tokens, skip_special_tokens=True), tokens, logprobs
 
-    def _in_any_process(self, unsafe: list[int]) -> bool:
-        flag = torch.tensor(float(bool(unsafe)), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, reduction="sum") > 0)
+    def _most_in_any_process(self, count: int) -> int:
+        return int(self.accelerator.gather(torch.tensor([count], device=self.accelerator.device)).max())
 
     def _log_reflection(self, rollouts: int, gains: list[float]) -> None:
         """Of this process's rollouts: the share corrected, of those the share that helped, and the mean reward gained."""
@@ -153,7 +164,3 @@ class Reflecting:
         if gains:
             logged["reflection/helped"].append(fmean(gain > 0 for gain in gains))
             logged["reflection/gain"].append(fmean(gains))
-
-
-def _turn(role: str, text: str) -> dict[str, str]:
-    return {"role": role, "content": text}
