@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from saferflow.data.attacks.family import FAMILIES
-from saferflow.data.rows import Row
+from saferflow.data.rows import Labels, Row
 from saferflow.data.scenes.corpus import general_rows, safety_rows
+from saferflow.judge.rubrics import Item
+from saferflow.judge.rules import RuleJudge
 from saferflow.params import AugmentationParams, load_params
 from saferflow.planner.augmentation import augmented
 from saferflow.planner.tables import fill
@@ -143,12 +143,15 @@ def test_rows_without_labels_keep_their_words():
     assert augmented(row, PICTURES, 7).question == row.question
 
 
-@given(st.integers(0, 10_000))
-def test_every_reference_of_an_augmented_row_keeps_its_plan(seed):
+def test_every_reference_of_an_augmented_row_keeps_its_plan_and_gets_the_highest_grades():
     params = load_params(ROOT / "profiles" / "micro.yaml")
-    rows = wrapped(TRAINING[seed % 290 : seed % 290 + 10], AugmentationParams(attacks=1, images=0.5), seed)
-    for one in fill(rows, RULES, params):
-        for row in one.rows:
-            if getattr(row, "plan", "") and one.table in ("sft", "dpo"):
-                text = row.completion if one.table == "sft" else row.chosen
-                assert check(Plan.from_json(row.plan), text) == ()
+    params = params.model_copy(
+        update={"plan": params.plan.model_copy(update={"sft_share": 1.0, "dpo_share": 0.0, "grpo_share": 0.0})}
+    )
+    judge = RuleJudge()
+    for made in fill(wrapped(TRAINING, AugmentationParams(attacks=1, images=0.5)), RULES, params):
+        [row] = made.rows
+        if row.kind == "safety":
+            assert check(Plan.from_json(row.plan), row.completion) == ()
+            grades = judge.grade(Item(row.question, row.image, Labels.from_json(row.labels), row.completion))
+            assert (grades.safety, grades.helpfulness, grades.rigor) == (3, 3, 3), row.id

@@ -65,6 +65,7 @@ def project(tmp_path, monkeypatch):
         raw["data"]["sources"] = [
             {"kind": "scenes", "train": TRAIN, "evaluation": 12, "general_train": 4, "general_evaluation": 4}
         ]
+        raw["plan"]["augmentation"] = None  # the server knows the requests as their source gives them
         raw["plan"]["writer"] = {
             "kind": "endpoint", "model": "writer-1", "base_url": server.address, "key_variable": None, "concurrency": 8,
             "timeout": 10, "retries": 1, "repairs": 1, "max_tokens": 512, "token_cap": None, **changes,
