@@ -9,7 +9,6 @@ from saferflow.data.scenes import questions as q
 from saferflow.data.scenes.corpus import (
     CLASS_OF,
     MIX,
-    TRAINING_MIX,
     general_rows,
     held_out_hazard,
     held_out_setting,
@@ -161,5 +160,4 @@ def test_each_intent_has_a_topic_of_its_own():
 
 
 def test_the_shares_of_the_kinds_sum_to_one():
-    for mix in (MIX, TRAINING_MIX):
-        assert sum(share for _, share in mix) == pytest.approx(1)
+    assert sum(share for _, share in MIX) == pytest.approx(1)

@@ -18,7 +18,7 @@ from saferflow.rng import rng
 
 CLASS_OF = {name: group for group, names in CLASSES.items() for name in names}
 
-# Shares of the held-out safety rows by where the risk comes from; 57 in a hundred are harmful.
+# Shares of the safety rows by where the risk comes from; 57 in a hundred are harmful.
 MIX = (
     ("text", 0.14),
     ("combination", 0.20),
@@ -31,20 +31,6 @@ MIX = (
     ("bait", 0.06),
     ("plain", 0.03),
 )
-
-TRAINING_MIX = (
-    ("text", 0.20),
-    ("combination", 0.20),
-    ("combination_control", 0.16),
-    ("image", 0.10),
-    ("image_control", 0.06),
-    ("typographic", 0.09),
-    ("typographic_control", 0.05),
-    ("sign_ignored", 0.05),
-    ("bait", 0.06),
-    ("plain", 0.03),
-)
-"""Those of training's rows: words want more rows to be learnt than signs and marks do."""
 
 DESCRIBE_SHARE = 0.8
 """Share of whole descriptions among the general questions: they teach the most about a picture."""
@@ -85,7 +71,7 @@ def held_out_hazard(name: str) -> str:
 
 def safety_rows(count: int, seed: int, split: str, first: int = 0) -> Iterator[Row]:
     """`count` safety rows of a split, `train` or `evaluation`, from number `first` on."""
-    names, weights = zip(*(MIX if split == "evaluation" else TRAINING_MIX), strict=True)
+    names, weights = zip(*MIX, strict=True)
     for number in range(first, first + count):
         random_ = rng(seed, "scenes", split, number)
         draw = _Draw(random_, split == "evaluation")
