@@ -19,7 +19,7 @@ STAGE_OF = {"run": "base", "policy": "base", "data": "plan"}
 SHIFT = 0.1
 """Of a share that is moved."""
 MOST_HARMLESS = 0.9
-NEAR_MISS = {"share": 0.3, "samples": 4, "temperature": 1.0}
+NEAR_MISS = {"share": 0.3, "planted": 0.4, "samples": 4, "temperature": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
