@@ -113,7 +113,7 @@ def attack_figures(document: Any) -> dict[str, dict[str, float]]:
 
     def read(node: Any, above: tuple[str, ...]) -> None:
         if isinstance(node, Mapping) and {"policy", "method", "success"} <= node.keys():
-            form = [str(node[name]) for name in ("form", "forms") if isinstance(node.get(name), str)]
+            form = [node[name] for name in ("form", "forms") if node.get(name) and isinstance(node[name], str)]
             name = " ".join((ATTACK, *above, *form, node["method"].replace("_", " ")))
             if isinstance(node["success"], int | float):
                 figures.setdefault(node["policy"], {})[name] = node["success"]

@@ -219,6 +219,7 @@ SUCCESS = {"policy": "grpo", "method": "role_play", "success": 12.5, "valid": 90
         pytest.param({"trained": [SUCCESS]}, "attack trained role play", id="forms-apart"),
         pytest.param({"unseen": {"grpo": [SUCCESS]}}, "attack unseen role play", id="forms-and-policies-apart"),
         pytest.param([{**SUCCESS, "form": "unseen"}], "attack unseen role play", id="a-form-of-its-own"),
+        pytest.param([{**SUCCESS, "forms": ""}], "attack role play", id="no-form"),
     ],
 )
 def test_the_successes_of_attacks_are_read_wherever_they_stand(document, name):
