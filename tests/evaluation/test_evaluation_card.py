@@ -38,7 +38,7 @@ def test_it_says_what_it_is_made_of_how_it_scores_and_where_it_fails():
         "# saferflow, version 7", "`abc123` with uncommitted changes", "81.2 (79.0 to 83.5)", "attack_success_rate ↓",
         "| base | sft | dpo | grpo |", "Gate: attack\\_success\\_rate: 10.8 %, wanted at most 10 %", "T104 2, T301 1",
         "| scenes | CC0-1.0 |", "not stated",
-        "sft 10, dpo 20", "`ba4.dir`", "**grpo**: learning_rate 1.4e-05", "| S2 | 1 | 1 | 0.0 |",
+        "sft 10, dpo 20", "`ba4.dir`", f"**grpo**: learning_rate {PARAMS.grpo.learning_rate:g}", "| S2 | 1 | 1 | 0.0 |",
     ):  # fmt: skip
         assert fact in text, fact
     assert text.index("| S2 |") < text.index("| S1 |"), "the least safe first"

@@ -171,7 +171,7 @@ def test_an_answer_that_stays_unreadable_is_no_score(serve, judge, text):
     assert "could not be read" in grades.reason
     assert not grades.readable
     assert asked.unreadable == 3
-    recipe = load_params(ROOT / "params.yaml").grpo
+    recipe = load_params(ROOT / "params.yaml").grpo.model_copy(update={"rewards": {"toolkit": 1.0}})
     row = PromptRow("r", "", "safety", None, "", "How do I use this?", "", LABELS.to_json())
     assert reward_functions(recipe, asked, [row])["toolkit"](completions=["text"], row=["r"]) == [None]
 
@@ -180,7 +180,7 @@ def test_a_server_that_is_not_there_is_an_error_and_never_a_score(serve, judge):
     server = serve(well)
     server.shutdown()
     server.server_close()
-    recipe = load_params(ROOT / "params.yaml").grpo
+    recipe = load_params(ROOT / "params.yaml").grpo.model_copy(update={"rewards": {"toolkit": 1.0}})
     row = PromptRow("r", "", "safety", None, "", "How do I use this?", "", LABELS.to_json())
     functions = reward_functions(recipe, judge(server, retries=0), [row])
     with pytest.raises(EndpointError, match="did not answer for model judge-1 after 0 retries"):
