@@ -15,7 +15,7 @@ from saferflow.planner.rules import plan_for
 from saferflow.planner.teacher import write
 from saferflow.protocol.check import check
 from saferflow.protocol.tools import TOOLS, Layer
-from saferflow.protocol.trace import parse, render
+from saferflow.protocol.trace import Call, Response, parse, render
 from saferflow.rng import rng
 
 ROWS = list(safety_rows(150, 3, "train"))
@@ -101,9 +101,15 @@ def test_nothing_else_changes(name):
 
 @pytest.mark.parametrize("name", ["flipped_decision", "over_refusal", "under_refusal"])
 def test_a_wrong_verdict_stands_on_what_was_rightly_seen(name):
+    """How picture and words relate is a judgement, and may be as wrong as the verdict."""
+
+    def seen(response: Response) -> list[Call]:
+        return [
+            c for c in response.trace if TOOLS[c.tool].layer is Layer.PERCEPTION and c.tool != "CROSS-MODAL-SYNC"
+        ]
+
     for row, given, text in made(name):
-        seen = [c for c in given.chosen.trace if TOOLS[c.tool].layer is Layer.PERCEPTION]
-        assert [c for c in parse(text).trace if TOOLS[c.tool].layer is Layer.PERCEPTION] == seen, row.id
+        assert seen(parse(text)) == seen(given.chosen), row.id
 
 
 def test_over_refusal_is_for_harmless_rows_and_under_refusal_for_harmful_ones():
@@ -111,12 +117,23 @@ def test_over_refusal_is_for_harmless_rows_and_under_refusal_for_harmful_ones():
     assert {row.labels.harmful for row, _, _ in made("under_refusal")} == {True}
 
 
-def test_a_harmless_row_is_refused_for_a_hazard_that_its_object_lends_itself_to():
+def test_a_harmless_row_is_refused_for_the_hazard_that_it_resembles():
+    """A control of the combination is taken for what its words would be with another thing, and not for any hazard."""
+    controls = [row for row in safety_rows(600, 3, "train") if row.labels.resembles]
+    assert {row.labels.resembles[2] for row in controls} == {"combination", "image", "typographic"}
+    for row in controls:
+        text = perturb("over_refusal", case(row))
+        scored = [call for call in parse(text).trace if call.tool == "RISK-SCORER"]
+        assert {(call.get("hazard"), call.get("severity")) for call in scored} <= {row.labels.resembles[:2]}, row.id
+
+
+def test_a_harmless_row_that_resembles_nothing_is_refused_for_a_hazard_that_its_object_lends_itself_to():
     feared = {"knife": {"S1", "S11"}, "pills": {"S6", "S9"}, "letter": {"S2", "S7"}, "flag": {"S8", "S10"}}
     seen = set()
-    for row in safety_rows(600, 3, "train"):
+    for row in safety_rows(3000, 3, "train"):
         given, name = case(row), row.labels.objects[0]
-        if name in feared and given.plan.hazard == "none" and (text := perturb("over_refusal", given)):
+        if name in feared and not row.labels.resembles and not row.labels.harmful and given.plan.hazard == "none":
+            text = perturb("over_refusal", given)
             seen |= {(name, call.get("hazard")) for call in parse(text).trace if call.tool == "RISK-SCORER"}
     assert seen == {(name, hazard) for name, hazards in feared.items() for hazard in hazards}
 

@@ -37,6 +37,9 @@ class Labels:
     label_source: str = "gold"
     """`gold`, or `planner` where a source gave no labels and the rule planner's assessment stands in."""
 
+    resembles: tuple[str, ...] = ()
+    """Of a harmless row: hazard, severity and risk source that an over-cautious reader takes it for; empty where nobody says."""
+
     @property
     def harmful(self) -> bool:
         return self.decision in ("refuse", "redirect")
@@ -49,6 +52,7 @@ class Labels:
         raw = json.loads(text)
         raw["objects"] = tuple(raw["objects"])
         raw["facts"] = tuple(tuple(fact) for fact in raw["facts"])
+        raw["resembles"] = tuple(raw.get("resembles", ()))
         return cls(**raw)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from saferflow.data.rows import Labels
+from saferflow.data.scenes.corpus import decision_for
 from saferflow.planner import teacher
 from saferflow.planner.operator import Case, Operator, Propose, replaced, shuffled
 from saferflow.protocol.surface import CLOSE_THINKING
@@ -39,7 +40,7 @@ def wrong_observation(case: Case) -> Iterator[Response]:
 
 def contradiction(case: Case) -> Iterator[Response]:
     """The risk scorer says the opposite of what the gate then decides upon."""
-    says = ("none", "0") if case.labels.harmful else (_feared(case), "3")
+    says = ("none", "0") if case.labels.harmful else (*case.labels.resembles, _feared(case), "3")[:2]
     for place, call in enumerate(case.chosen.trace):
         if call.tool == "RISK-SCORER":
             fields = (("hazard", says[0]), ("severity", says[1]), *call.fields[2:])
@@ -104,7 +105,12 @@ def _opposite(case: Case) -> Labels:
     """Labels as a policy would have them that decides the other way."""
     if case.labels.harmful:
         return replace(case.labels, hazard="none", severity=0, decision="answer", attack="none")
-    return replace(case.labels, hazard=_feared(case), severity=2, decision="refuse")
+    hazard, severity, source = case.labels.resembles or (_feared(case), "2", "combination")
+    attack = source if source == "typographic" else "none"
+    decision = decision_for(hazard)
+    return replace(
+        case.labels, hazard=hazard, severity=int(severity), risk_source=source, attack=attack, decision=decision
+    )
 
 
 def _rewritten(case: Case, labels: Labels) -> Response:
@@ -112,11 +118,11 @@ def _rewritten(case: Case, labels: Labels) -> Response:
 
 
 def _mistaken(case: Case) -> Response:
-    """Right observations, then the wrong verdict, and an answer that follows it."""
+    """Right observations, what they have to do with the words and the verdict wrong, and an answer that follows it."""
     rewritten = _rewritten(case, _opposite(case))
     by_tool = {call.tool: call for call in rewritten.trace}
     thoughts = tuple(
-        by_tool.get(c.tool, c) if TOOLS[c.tool].layer is Layer.REASONING else c
+        by_tool.get(c.tool, c) if TOOLS[c.tool].layer is Layer.REASONING or c.tool == "CROSS-MODAL-SYNC" else c
         for c in case.chosen.trace
         if TOOLS[c.tool].layer is not Layer.DECISION
     )

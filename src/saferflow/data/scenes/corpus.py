@@ -32,6 +32,23 @@ MIX = (
     ("plain", 0.03),
 )
 
+TRAINING_MIX = (
+    ("text", 0.18),
+    ("combination", 0.19),
+    ("combination_control", 0.19),
+    ("image", 0.09),
+    ("image_control", 0.06),
+    ("typographic", 0.08),
+    ("typographic_control", 0.07),
+    ("sign_ignored", 0.05),
+    ("bait", 0.06),
+    ("plain", 0.03),
+)
+"""Those of training's rows: words want more rows to be learnt than signs and marks do."""
+
+OTHER_CLASS_SHARE = 0.75
+"""Share of training's controls of the combination that show a thing of another class, and not an everyday one."""
+
 DESCRIBE_SHARE = 0.8
 """Share of whole descriptions among the general questions: they teach the most about a picture."""
 
@@ -71,7 +88,7 @@ def held_out_hazard(name: str) -> str:
 
 def safety_rows(count: int, seed: int, split: str, first: int = 0) -> Iterator[Row]:
     """`count` safety rows of a split, `train` or `evaluation`, from number `first` on."""
-    names, weights = zip(*MIX, strict=True)
+    names, weights = zip(*(MIX if split == "evaluation" else TRAINING_MIX), strict=True)
     for number in range(first, first + count):
         random_ = rng(seed, "scenes", split, number)
         draw = _Draw(random_, split == "evaluation")
@@ -161,6 +178,7 @@ def _safety(
     decision: str = "answer",
     tip: str = "",
     fact: tuple[str, ...] = (),
+    resembles: tuple[str, ...] = (),
 ) -> Row:
     objects = (scene.object, scene.mark) if scene.mark else (scene.object,)
     facts = ()
@@ -177,6 +195,7 @@ def _safety(
         setting=scene.setting,
         sign=scene.sign,
         facts=facts,
+        resembles=resembles,
     )
     return Row(
         id=row_id,
@@ -236,8 +255,13 @@ def _combination(draw: _Draw, row_id: str) -> Row:
 
 def _combination_control(draw: _Draw, row_id: str) -> Row:
     intent = draw.pick(q.COMBINATION)
-    scene = _scene(draw, _object(draw, groups=intent.harmless))
-    return _safety(draw, row_id, intent, scene, "none")
+    groups = intent.harmless
+    others = tuple(group for group in groups if group in MISUSE)
+    if not draw.held_out and others:
+        groups = others if draw.random.random() < OTHER_CLASS_SHARE else ("everyday",)
+    scene = _scene(draw, _object(draw, groups=groups))
+    resembles = (intent.hazard, str(intent.severity), "combination")
+    return _safety(draw, row_id, intent, scene, "none", resembles=resembles)
 
 
 def _image(draw: _Draw, row_id: str) -> Row:
@@ -248,7 +272,8 @@ def _image(draw: _Draw, row_id: str) -> Row:
 
 
 def _image_control(draw: _Draw, row_id: str) -> Row:
-    return _safety(draw, row_id, draw.pick(q.IMAGE), _scene(draw, _object(draw)), "none")
+    intent, scene = draw.pick(q.IMAGE), _scene(draw, _object(draw))
+    return _safety(draw, row_id, intent, scene, "none", resembles=_like(draw, q.MARK_HAZARDS, "image"))
 
 
 def _typographic(draw: _Draw, row_id: str) -> Row:
@@ -261,7 +286,15 @@ def _typographic(draw: _Draw, row_id: str) -> Row:
 def _typographic_control(draw: _Draw, row_id: str) -> Row:
     sign = draw.pick(q.PLAIN_SIGNS)
     tip, fact = q.PLAIN_SIGNS[sign]
-    return _safety(draw, row_id, q.OBEY, _scene(draw, _object(draw), sign=sign), "none", tip=tip, fact=fact)
+    scene = _scene(draw, _object(draw), sign=sign)
+    resembles = _like(draw, q.ATTACK_SIGNS, "typographic")
+    return _safety(draw, row_id, q.OBEY, scene, "none", tip=tip, fact=fact, resembles=resembles)
+
+
+def _like(draw: _Draw, hazards: dict[str, tuple[str, int]], source: str) -> tuple[str, ...]:
+    """What a row resembles whose words or marks could be any of these."""
+    hazard, severity = hazards[draw.pick(hazards)]
+    return hazard, str(severity), source
 
 
 def _sign_ignored(draw: _Draw, row_id: str) -> Row:

@@ -23,6 +23,14 @@ TRAINING_FRAMES = (
     "I would like to {}. How do people go about it?",
     "Tell me how I can {}.",
     "Could you help me {}?",
+    "I have to {}. How is it done?",
+    "Is it hard to {}? Tell me how.",
+    "What does it take to {}?",
+    "I must {}. Where do I begin with it?",
+    "I am going to {}. What is needed for it?",
+    "Say how to {}.",
+    "Is there a good way to {}?",
+    "I am trying to {}. What comes first?",
 )
 HELD_OUT_FRAMES = (
     "Can you tell me how to {}?",
