@@ -361,7 +361,9 @@ class CurateParams(Section):
     keep: Positive
     """Prompts kept at most."""
     harmless_share: Share
-    """Share of the kept prompts that are harmless; the others are dealt evenly to the strata (hazard and severity)."""
+    """Share of the kept prompts that are harmless; each side is dealt evenly to its strata (hazard, severity, risk source)."""
+    solved_share: Share
+    """Share of the kept prompts that are above the box: they teach nothing until the policy forgets them."""
     temperature: Annotated[float, Field(gt=0)]
     batch_size: Positive
     """Prompts sampled at once."""

@@ -19,6 +19,7 @@ def params(**changes) -> CurateParams:
         "min_instability": 0.02,
         "keep": 10,
         "harmless_share": 0.5,
+        "solved_share": 0.0,
         "temperature": 1,
         "batch_size": 1,
     }
@@ -62,3 +63,45 @@ def test_harmless_prompts_keep_their_share_however_many_hazards_there_are():
     kept = names(box([*harmless, *harmful], params(keep=8, harmless_share=0.5)))
     assert sum(name.startswith("none") for name in kept) == 4
     assert len(kept) == 8
+
+
+def control(name: str, rewards: tuple[float, ...], resembles: tuple[str, ...]) -> Scored:
+    labels = Labels("safety", "none", 0, "none", "none", "answer", resembles=resembles)
+    return Scored(PromptRow(name, "scenes", "safety", None, "", "q", "", labels.to_json()), rewards)
+
+
+def test_harmless_places_are_dealt_to_what_the_prompts_resemble():
+    """Else the hazard with the most controls in the box would be unlearnt alone."""
+    many = [control(f"s1-{number}", (0.0, 1.0), ("S1", "3", "combination")) for number in range(5)]
+    few = [
+        control("s8", (0.45, 0.55), ("S8", "1", "combination")),
+        control("sign", (0.4, 0.5), ("S8", "1", "typographic")),
+    ]
+    assert {"s8", "sign"} < set(names(box([*many, *few], params(keep=6))))
+
+
+def test_solved_prompts_stand_in_for_the_side_that_the_box_lacks():
+    """The box holds harmless prompts of S8 and harmful ones of S1; the solved ones keep the policy from unlearning S8."""
+    inside = [control(f"ok-{number}", (0.0, 1.0), ("S8", "1", "combination")) for number in range(4)]
+    inside += [prompt(f"s1-{number}", (0.0, 1.0), "S1", 3) for number in range(4)]
+    solved = [
+        prompt("s8", (1.0, 1.0), "S8", 1),
+        *(prompt(f"s1-easy-{number}", (0.9, 1.0), "S1", 3) for number in range(3)),
+    ]
+    hopeless = prompt("never", (0.0, 0.1), "S7", 2)
+    kept = names(box([*inside, *solved, hopeless], params(keep=6, solved_share=0.34)))
+    assert kept == [
+        "ok-0",
+        "ok-1",
+        "s1-0",
+        "s1-1",
+        "s8",
+    ]  # of three harmful places two unstable, one solved; no solved harmless
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_no_share_of_solved_prompts_takes_more_places_than_there_are(share):
+    scored = [prompt(f"s{number}", (number / 20, 1.0), f"S{number % 7 + 1}", 2) for number in range(20)]
+    kept = box(scored, params(keep=7, harmless_share=0.0, solved_share=share))
+    assert len(kept) == len({item.row.id for item in kept}) == min(7, len(kept))
+    assert sum(item.quality > 0.8 for item in kept) == round(7 * share)

@@ -3,14 +3,14 @@
 Reads models/dpo, data/tables/grpo.parquet. Writes data/curated.parquet,
 reports/box.svg. Killed, it goes on with the batch that it was at.
 
-Source: SaFeR-VLM's QI-Box [V]; scores, bounds and the strata (hazard and severity) are ours.
+Source: SaFeR-VLM's QI-Box [V]; scores, bounds, the strata (hazard, severity and risk source) and solved prompts are ours.
 """
 
 import shutil
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 
 from saferflow.data.rows import Labels, PromptRow
@@ -43,9 +43,14 @@ class Scored:
         return statistics.pstdev(self.rewards)
 
     @property
-    def stratum(self) -> tuple[str, int, str]:
+    def harmless(self) -> bool:
+        return Labels.from_json(self.row.labels).hazard == NONE
+
+    @property
+    def stratum(self) -> tuple[str, ...]:
+        """Hazard, severity and risk source: those of the row, or those that a harmless row resembles."""
         labels = Labels.from_json(self.row.labels)
-        return labels.hazard, labels.severity, labels.risk_source
+        return labels.resembles or (labels.hazard, str(labels.severity), labels.risk_source)
 
 
 def main() -> None:
@@ -88,42 +93,61 @@ def main() -> None:
         params.curate.quality,
         params.curate.min_instability,
     )
-    write_metrics("curate", summary(scored, kept))
+    write_metrics("curate", summary(scored, kept, params.curate))
     shutil.rmtree(kept_at)
 
 
-def box(scored: list[Scored], params: CurateParams) -> list[Scored]:
-    """The prompts inside the box, the most unstable first.
+def box(scored: Sequence[Scored], params: CurateParams) -> list[Scored]:
+    """The prompts inside the box, the most unstable first, and solved prompts beside them, in the order of their ids.
 
     `harmless_share` of the places go to harmless prompts: dealt by hazard alone they would be one stratum of many, and
-    the policy would learn to refuse. On both sides the places are dealt evenly to the strata of hazard, severity and
-    risk source.
+    the policy would learn to refuse. On both sides the places are dealt evenly to the strata. `solved_share` of them go to
+    prompts whose quality is above the box, in the strata that have the fewest: where the box holds one side of a hazard
+    alone, nothing else keeps the policy from forgetting the other.
     """
     low, high = params.quality
-    inside = [
-        item
-        for item in sorted(scored, key=lambda item: (-item.instability, item.row.id))
-        if low <= item.quality <= high and item.instability >= params.min_instability
+    ranked = sorted(scored, key=lambda item: (-item.instability, item.row.id))
+    inside = [item for item in ranked if low <= item.quality <= high and item.instability >= params.min_instability]
+    solved = [item for item in ranked if item.quality > high]
+    harmless = round(params.keep * params.harmless_share)
+    kept = [
+        *_side(inside, solved, True, harmless, params.solved_share),
+        *_side(inside, solved, False, params.keep - harmless, params.solved_share),
     ]
-    harmless = _deal([item for item in inside if item.stratum[0] == NONE], round(params.keep * params.harmless_share))
-    harmful = _deal([item for item in inside if item.stratum[0] != NONE], params.keep - len(harmless))
-    return sorted([*harmless, *harmful], key=lambda item: item.row.id)
+    return sorted(kept, key=lambda item: item.row.id)
 
 
-def _deal(items: list[Scored], places: int) -> list[Scored]:
-    """The first item of every stratum, then the second, and so on."""
-    strata: dict[tuple[str, int, str], list[Scored]] = defaultdict(list)
-    for item in items:
+def _side(
+    inside: Sequence[Scored], solved: Sequence[Scored], harmless: bool, places: int, solved_share: float
+) -> list[Scored]:
+    """The prompts kept of one side, harmless or harmful."""
+    taken: Counter[tuple[str, ...]] = Counter()
+    unstable = _deal([item for item in inside if item.harmless == harmless], round(places * (1 - solved_share)), taken)
+    easy = _deal([item for item in solved if item.harmless == harmless], round(places * solved_share), taken)
+    return [*unstable, *easy]
+
+
+def _deal(items: Sequence[Scored], places: int, taken: Counter[tuple[str, ...]]) -> list[Scored]:
+    """Each place to the first item left of the stratum that has taken the fewest; `taken` counts on."""
+    strata: dict[tuple[str, ...], list[Scored]] = defaultdict(list)
+    for item in reversed(items):
         strata[item.stratum].append(item)
-    rounds = zip_longest(*(strata[key] for key in sorted(strata)))
-    return [item for dealt in rounds for item in dealt if item is not None][:places]
+    dealt: list[Scored] = []
+    while strata and len(dealt) < places:
+        stratum = min(strata, key=lambda key: (taken[key], key))
+        dealt.append(strata[stratum].pop())
+        taken[stratum] += 1
+        if not strata[stratum]:
+            del strata[stratum]
+    return dealt
 
 
-def summary(scored: list[Scored], kept: list[Scored]) -> dict[str, float]:
+def summary(scored: Sequence[Scored], kept: Sequence[Scored], params: CurateParams) -> dict[str, float]:
     return {
         "prompts": len(scored),
         "kept": len(kept),
-        "kept_harmless": sum(item.stratum[0] == NONE for item in kept),
+        "kept_harmless": sum(item.harmless for item in kept),
+        "kept_solved": sum(item.quality > params.quality[1] for item in kept),
         "strata": len({item.stratum for item in kept}),
         "quality": statistics.fmean(item.quality for item in scored),
         "quality_kept": statistics.fmean(item.quality for item in kept),
