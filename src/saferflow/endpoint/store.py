@@ -27,6 +27,9 @@ class Store:
             "CREATE TABLE IF NOT EXISTS answers "
             "(key TEXT PRIMARY KEY, text TEXT NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER)"
         )
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS spent (prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL)"
+        )
 
     def get(self, key: str) -> Answer | None:
         query = "SELECT text, prompt_tokens, completion_tokens FROM answers WHERE key = ?"
@@ -37,7 +40,21 @@ class Store:
         """With the operating system when this returns; the first answer to a question stays."""
         self._database.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", (key, *answer))
 
+    def forget(self, key: str, answer: Answer) -> None:
+        """Take out an answer that is none, unless another process has put a better one there; it stays paid for."""
+        done = self._database.execute("DELETE FROM answers WHERE key = ? AND text = ?", (key, answer.text))
+        if done.rowcount:
+            self.pay(answer.prompt_tokens, answer.completion_tokens)
+
+    def pay(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Count tokens of an answer that is not kept."""
+        if prompt_tokens or completion_tokens:
+            self._database.execute("INSERT INTO spent VALUES (?, ?)", (prompt_tokens, completion_tokens))
+
     def tokens(self) -> int:
-        """Asked and answered, of all answers that are kept."""
-        query = "SELECT coalesce(sum(prompt_tokens + completion_tokens), 0) FROM answers"
-        return self._database.execute(query).fetchone()[0]
+        """Asked and answered, of all answers that were paid for."""
+        sums = [
+            f"SELECT coalesce(sum(prompt_tokens + completion_tokens), 0) FROM {table}"  # noqa: S608 names of ours
+            for table in ("answers", "spent")
+        ]
+        return sum(self._database.execute(query).fetchone()[0] for query in sums)
