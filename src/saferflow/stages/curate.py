@@ -25,22 +25,35 @@ POLICY = Path("models/dpo")
 TABLE = Path("data/tables/grpo.parquet")
 OUT = Path("data/curated.parquet")
 PICTURE = Path("reports/box.svg")
+JUDGED = 2
+"""Rewards without which a prompt has no spread."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A prompt with the rewards of its sampled completions, each in [0, 1]."""
+    """A prompt with the rewards of its sampled completions, each in [0, 1], None where the judge gave no marks."""
 
     row: PromptRow
-    rewards: tuple[float, ...]
+    rewards: tuple[float | None, ...]
+
+    @property
+    def judged(self) -> bool:
+        """Quality and spread can be told: at least two completions have a reward."""
+        return len(self._known) >= JUDGED
 
     @property
     def quality(self) -> float:
-        return statistics.fmean(self.rewards)
+        """Mean reward; only of a prompt that is `judged`."""
+        return statistics.fmean(self._known)
 
     @property
     def instability(self) -> float:
-        return statistics.pstdev(self.rewards)
+        """Standard deviation of the rewards; only of a prompt that is `judged`."""
+        return statistics.pstdev(self._known)
+
+    @property
+    def _known(self) -> tuple[float, ...]:
+        return tuple(reward for reward in self.rewards if reward is not None)
 
     @property
     def stratum(self) -> tuple[str, int, str]:
@@ -73,7 +86,13 @@ def main() -> None:
         scored.append(Scored(row, tuple(rewards)))
         if len(scored) % (4 * params.curate.batch_size) == 0 or len(scored) == len(rows):
             print(f"curate  {len(scored):,} of {len(rows):,} prompts", flush=True)
-    kept = box(scored, params.curate)
+    judged = [item for item in scored if item.judged]
+    if not judged:
+        raise DataError(
+            f"curate: the judge gave marks to fewer than {JUDGED} completions of each of the {len(scored):,} prompts; see "
+            "whether its answers can be read (saferflow judge), or choose another judge"
+        )
+    kept = box(judged, params.curate)
     if not kept:
         low, high = params.curate.quality
         raise DataError(
@@ -84,7 +103,7 @@ def main() -> None:
     chosen = {item.row.id for item in kept}
     draw_box(
         PICTURE,
-        [(item.quality, item.instability, item.row.id in chosen) for item in scored],
+        [(item.quality, item.instability, item.row.id in chosen) for item in judged],
         params.curate.quality,
         params.curate.min_instability,
     )
@@ -93,16 +112,17 @@ def main() -> None:
 
 
 def box(scored: list[Scored], params: CurateParams) -> list[Scored]:
-    """The prompts inside the box, the most unstable first.
+    """The prompts inside the box, the most unstable first; one that the judge left without marks is not in it.
 
     `harmless_share` of the places go to harmless prompts: dealt by hazard alone they would be one stratum of many, and
     the policy would learn to refuse. On both sides the places are dealt evenly to the strata of hazard, severity and
     risk source.
     """
     low, high = params.quality
+    judged = [item for item in scored if item.judged]
     inside = [
         item
-        for item in sorted(scored, key=lambda item: (-item.instability, item.row.id))
+        for item in sorted(judged, key=lambda item: (-item.instability, item.row.id))
         if low <= item.quality <= high and item.instability >= params.min_instability
     ]
     harmless = _deal([item for item in inside if item.stratum[0] == NONE], round(params.keep * params.harmless_share))
@@ -120,14 +140,18 @@ def _deal(items: list[Scored], places: int) -> list[Scored]:
 
 
 def summary(scored: list[Scored], kept: list[Scored]) -> dict[str, float]:
+    judged = [item for item in scored if item.judged]
+    rewards = [reward for item in scored for reward in item.rewards]
     return {
         "prompts": len(scored),
+        "unjudged_prompts": len(scored) - len(judged),
+        "unjudged_share": sum(reward is None for reward in rewards) / len(rewards),
         "kept": len(kept),
         "kept_harmless": sum(item.stratum[0] == NONE for item in kept),
         "strata": len({item.stratum for item in kept}),
-        "quality": statistics.fmean(item.quality for item in scored),
+        "quality": statistics.fmean(item.quality for item in judged),
         "quality_kept": statistics.fmean(item.quality for item in kept),
-        "instability": statistics.fmean(item.instability for item in scored),
+        "instability": statistics.fmean(item.instability for item in judged),
         "instability_kept": statistics.fmean(item.instability for item in kept),
     }
 
