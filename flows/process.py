@@ -24,11 +24,11 @@ def run(command: list[str], root: Path, log: Path, env: Mapping[str, str], on_li
     guard = subprocess.Popen(
         [sys.executable, "-m", "flows.guard", *command],
         cwd=root,
-        env={**os.environ, **env, "PATH": path, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"},
+        env={**os.environ, **env, "PATH": path, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "PYTHONFAULTHANDLER": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         start_new_session=True,
     )

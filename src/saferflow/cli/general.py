@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from saferflow.addresses import api_base
 from saferflow.cli.evaluate import each_once, in_place_of, policy_folder
 from saferflow.errors import PipelineError, PolicyError
 from saferflow.evaluation.general import Score, command, difference, read_scores
@@ -58,7 +59,7 @@ def general(
             console.print(Text(f"[{number}/{len(asked)}] {name}: {', '.join(tasks)}"))
             place = fresh / str(number)
             if server:
-                model = {"base_url": server, "model_version": name}
+                model = {"base_url": api_base(server), "model_version": name}
                 _run(command(python, SERVER, model, tasks, place, own_tasks=own_tasks, limit=limit))
             else:
                 with policy_folder(root, params, name) as folder:

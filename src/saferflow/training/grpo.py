@@ -158,7 +158,7 @@ def engine(params: TransformersEngine | ColocatedVLLM | VLLMServer, unsaid: Sequ
         return never | {
             "use_vllm": True,
             "vllm_mode": "server",
-            "vllm_server_base_url": params.base_url,
+            "vllm_server_base_url": params.base_url.rstrip("/"),
             "vllm_server_timeout": params.timeout,
             "vllm_group_port": params.weights_port,
         }
