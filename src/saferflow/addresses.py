@@ -1,11 +1,13 @@
 """Addresses of servers: the base of an API's address, and whether a server is on this machine. Source: ours."""
 
 import ipaddress
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from importlib.util import find_spec
 from urllib.parse import urlsplit, urlunsplit
 
 CALLS = ("/chat/completions", "/completions", "/responses", "/embeddings", "/models")
 """Paths of single calls, which people copy with the address."""
+PROXIES = ("ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy")
 LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 nothing binds to it: servers are called by it
 """What `no_proxy` must name, so that no library sends what is meant for this machine to a proxy."""
 
@@ -30,6 +32,25 @@ def is_local(url: str) -> bool:
         return False
     mapped = getattr(address, "ipv4_mapped", None) or address
     return mapped.is_loopback or mapped.is_unspecified
+
+
+def unusable_proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    """Proxy variables that end a client of httpx as soon as it is made, even one that would not use the proxy.
+
+    They name a SOCKS proxy, for which a package is missing, or no proxy at all.
+    """
+    return {name: environ[name] for name in PROXIES if environ.get(name) and not _usable(environ[name])}
+
+
+def _usable(proxy: str) -> bool:
+    try:
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        known = parts.scheme in ("http", "https") or (
+            parts.scheme in ("socks5", "socks5h") and find_spec("socksio") is not None
+        )
+        return known and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
 
 
 def spare_local(environ: MutableMapping[str, str]) -> None:

@@ -4,11 +4,13 @@ import json
 import sqlite3
 from contextlib import suppress
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
+from saferflow import addresses
 from saferflow.addresses import api_base, is_local, spare_local
 from saferflow.endpoint.client import Endpoint, Request
 from saferflow.endpoint.completion import Declined, Fault, ServerError, read_completion
@@ -437,3 +439,18 @@ def test_who_spares_everything_is_left_alone():
     environ = {"NO_PROXY": "*"}
     spare_local(environ)
     assert environ == {"NO_PROXY": "*"}
+
+
+@pytest.mark.parametrize(
+    ("proxy", "usable"),
+    [
+        ("http://proxy:3128", True), ("proxy:3128", True), ("https://user:word@proxy", True), ("", True),
+        ("socks4://proxy:1080", False), ("socks://proxy:1080", False), ("http://", False), ("http://proxy:port", False),
+        ("ftp://proxy", False),
+    ],
+)  # fmt: skip
+def test_a_proxy_that_would_end_a_client_is_known(proxy, usable):
+    environ = {"ALL_PROXY": proxy, "PATH": "/bin"}
+    assert (addresses.unusable_proxies(environ) == {}) == usable
+    if usable and proxy:
+        httpx.Client(proxy=proxy if "://" in proxy else f"http://{proxy}").close()

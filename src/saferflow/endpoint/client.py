@@ -26,7 +26,7 @@ from openai import APIError, APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClien
 from PIL import Image
 from pydantic import BaseModel
 
-from saferflow.addresses import api_base, is_local
+from saferflow.addresses import PROXIES, api_base, is_local
 from saferflow.data.images import open_rgb
 from saferflow.endpoint.completion import (
     FILTER,
@@ -48,7 +48,6 @@ SMALLEST, LARGEST = 338**2, 512**2
 
 ENCODED = 2048
 """Images kept as they are sent: a row's plan and its reference are asked for within one batch."""
-PROXIES = ("ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy")
 CALL = "/chat/completions"
 VERSION = "/v1"
 """Where the calls are, on servers whose address was given without it."""

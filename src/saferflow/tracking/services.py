@@ -16,11 +16,13 @@ from pathlib import Path
 
 import psutil
 
+from saferflow.addresses import unusable_proxies
 from saferflow.errors import PipelineError
 from saferflow.tracking.environment import HOME
 
 HOST = "127.0.0.1"
-START_SECONDS = 120
+START_SECONDS = 300
+"""On a busy machine Prefect's server takes two minutes; one that ends is noticed at once."""
 STOP_SECONDS = 10
 
 
@@ -69,6 +71,7 @@ def launch(service: Service, root: Path = Path()) -> None:
         process = subprocess.Popen(
             service.command(port),
             cwd=root,
+            env={name: value for name, value in os.environ.items() if name not in unusable_proxies(os.environ)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
