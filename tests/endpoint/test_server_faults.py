@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from saferflow import addresses
 from saferflow.addresses import api_base, is_local, spare_local
+from saferflow.endpoint import client
 from saferflow.endpoint.client import Endpoint, Request
 from saferflow.endpoint.completion import Declined, Fault, ServerError, read_completion
 from saferflow.endpoint.forms import Refused, Unreadable, read_form
@@ -217,6 +218,13 @@ def test_a_bad_answer_that_an_earlier_version_kept_is_asked_for_anew(serve, endp
     assert len(server.asked) == 2
 
 
+@pytest.mark.parametrize("content", [b"not a database, but long enough to be looked at" * 9, b"SQLite format 3\0cut"])
+def test_a_store_that_is_none_is_named_with_the_way_out(tmp_path, content):
+    (tmp_path / "answers.sqlite").write_bytes(content)
+    with pytest.raises(EndpointError, match=r"answers\.sqlite, where answers .* put it aside"):
+        Store(tmp_path / "answers.sqlite")
+
+
 def test_what_another_process_mended_is_not_forgotten(tmp_path):
     store = Store(tmp_path / "answers.sqlite")
     store.put("key", Answer("good", 1, 1))
@@ -287,6 +295,15 @@ def test_what_holds_for_all_rows_stops_at_once_with_the_remedy(serve, endpoint, 
 def test_of_too_many_requests_the_server_says_when_to_come_again(serve, endpoint):
     server = serve(lambda request, before: (429, {"Retry-After": "0.2"}, b"{}") if before == 0 else (200, {}, GOOD))
     assert endpoint(server, retries=1).ask([request()], MarksForm) == [READ]
+
+
+@pytest.mark.parametrize("when", ["120", "Fri, 31 Dec 2100 23:59:59 GMT"])
+def test_a_server_that_wants_more_than_a_minute_gets_it(serve, endpoint, monkeypatch, when):
+    monkeypatch.setattr(client, "LONGEST_WAIT", 0.2)  # a quarter of an hour is too long for a test
+    server = serve(lambda request, before: (429, {"Retry-After": when}, b"{}") if before == 0 else (200, {}, GOOD))
+    assert endpoint(server, retries=1).ask([request()], MarksForm) == [READ]
+    with pytest.raises(EndpointError, match="429"):
+        endpoint(serve(lambda request, before: (429, {"Retry-After": when}, b"{}"))).ask([request("other")], MarksForm)
 
 
 @given(st.binary(max_size=200))

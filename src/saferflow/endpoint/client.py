@@ -16,6 +16,8 @@ import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cache, lru_cache
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
@@ -51,6 +53,9 @@ ENCODED = 2048
 CALL = "/chat/completions"
 VERSION = "/v1"
 """Where the calls are, on servers whose address was given without it."""
+PATIENCE_OF_THE_CLIENT = 60.0
+"""Seconds up to which the `openai` client waits as `Retry-After` says; beyond them it gives up at once."""
+LONGEST_WAIT = 900.0
 PAUSE, LONGEST_PAUSE = 0.5, 8.0
 """Seconds before the second try, doubled for each more."""
 REFUSALS = 3
@@ -255,6 +260,9 @@ class Endpoint:
         except APIStatusError as error:
             if error.status_code in (404, 405) and self._elsewhere(call):
                 return await self._body(client, messages, form, retries)
+            if retries and (seconds := _asked_to_wait(error.response.headers)) > PATIENCE_OF_THE_CLIENT:
+                await asyncio.sleep(min(seconds, LONGEST_WAIT))
+                return await self._body(client, messages, form, retries - 1)
             self._refuse(error.status_code, error_words(error.response.content))
         except APIError as error:
             raise EndpointError(
@@ -359,6 +367,17 @@ _MODEL = re.compile(
 def _read(text: str, request: Request, form: type[Form]) -> Form | Unreadable:
     quoted = [value for value in request.data.values() if isinstance(value, str)]
     return read_form(text, form, request.broken, quoted)
+
+
+def _asked_to_wait(headers: Mapping[str, str]) -> float:
+    """Seconds until a server wants to be asked again, by `Retry-After` in seconds or as a date; 0 where it does not say."""
+    value = headers.get("retry-after", "")
+    if value.replace(".", "", 1).isdecimal():
+        return float(value)
+    try:
+        return (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError):
+        return 0.0
 
 
 def _name(request: Request) -> str:

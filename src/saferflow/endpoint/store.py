@@ -4,6 +4,8 @@ import sqlite3
 from pathlib import Path
 from typing import NamedTuple
 
+from saferflow.errors import EndpointError
+
 FILE = Path(".saferflow/answers.sqlite")
 
 
@@ -16,9 +18,22 @@ class Answer(NamedTuple):
 
 
 class Store:
-    """One file; several processes may use it at once."""
+    """One file; several processes may use it at once.
+
+    Raises:
+        EndpointError: the file is no database of answers, or may not be written.
+    """
 
     def __init__(self, file: Path = FILE):
+        try:
+            self._open(file)
+        except (sqlite3.Error, OSError) as error:
+            raise EndpointError(
+                f"{file}, where answers of servers are kept, cannot be used: {error!s:.200}. Mend its rights, or put it aside: "
+                "what it holds is then asked for anew"
+            ) from None
+
+    def _open(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         self._database = sqlite3.connect(file, timeout=60, isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode=WAL")

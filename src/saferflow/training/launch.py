@@ -44,6 +44,8 @@ def spread(module: str, launch: LaunchParams, policy: PolicyParams) -> None:
             deepspeed.init_distributed()  # GRPO loads its reference model before the trainer would do so
         return
     left = shell.forget_ranks()
+    if policy.device == "auto" and shell.hides_gpus():
+        print(f"note: {shell.hides_gpus()} hides this node's GPUs, if it has any", file=sys.stderr, flush=True)
     if world(launch) == 1 and launch.strategy == "ddp":
         if wrong := shell.contradictions(left, 1):
             raise TrainingError(_contradiction(wrong, launch))
