@@ -24,7 +24,7 @@ RANK_PREFIXES = (
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 PLACES = ("RANK", "LOCAL_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 LAUNCHER = "SAFERFLOW_LAUNCHER"
-"""Holds the process number of the launcher that we became; in a shell that inherited it, that is not the parent."""
+"""Holds the process number of the launcher that we became; in a shell that inherited it, that is no ancestor."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS")
 COUNT = re.compile(r"\s*0*[1-9]\d{0,4}\s*(?:,\s*0*[1-9]\d{0,4}\s*)*")
 """A number of threads, or OpenMP's list of them by level."""
@@ -57,7 +57,13 @@ def print_anything() -> None:
 
 def launched(environ: MutableMapping[str, str] = os.environ) -> bool:
     """Whether this process was started by the launcher that one of ours became."""
-    return environ.get(LAUNCHER) == str(os.getppid())
+    launcher = environ.get(LAUNCHER)
+    if launcher is None:
+        return False
+
+    import psutil
+
+    return launcher in {str(ancestor.pid) for ancestor in psutil.Process().parents()}
 
 
 def ranks_of(environ: MutableMapping[str, str] = os.environ) -> dict[str, str]:

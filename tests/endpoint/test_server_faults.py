@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from saferflow import addresses
 from saferflow.addresses import api_base, is_local, spare_local
-from saferflow.endpoint import client
+from saferflow.endpoint import transport
 from saferflow.endpoint.client import Endpoint, Request
 from saferflow.endpoint.completion import Declined, Fault, ServerError, read_completion
 from saferflow.endpoint.forms import Refused, Unreadable, read_form
@@ -299,7 +299,7 @@ def test_of_too_many_requests_the_server_says_when_to_come_again(serve, endpoint
 
 @pytest.mark.parametrize("when", ["120", "Fri, 31 Dec 2100 23:59:59 GMT"])
 def test_a_server_that_wants_more_than_a_minute_gets_it(serve, endpoint, monkeypatch, when):
-    monkeypatch.setattr(client, "LONGEST_WAIT", 0.2)  # a quarter of an hour is too long for a test
+    monkeypatch.setattr(transport, "LONGEST_WAIT", 0.2)  # a quarter of an hour is too long for a test
     server = serve(lambda request, before: (429, {"Retry-After": when}, b"{}") if before == 0 else (200, {}, GOOD))
     assert endpoint(server, retries=1).ask([request()], MarksForm) == [READ]
     with pytest.raises(EndpointError, match="429"):

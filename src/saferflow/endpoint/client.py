@@ -13,35 +13,20 @@ import io
 import json
 import os
 import random
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import cache, lru_cache
-from typing import Any, NoReturn, TypeVar
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
-from urllib.request import proxy_bypass_environment
+from typing import Any, TypeVar
 
-import httpx
-from openai import APIError, APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient
+from openai import AsyncOpenAI
 from PIL import Image
 from pydantic import BaseModel
 
-from saferflow.addresses import PROXIES, api_base, is_local
 from saferflow.data.images import open_rgb
-from saferflow.endpoint.completion import (
-    FILTER,
-    TOO_LONG,
-    Completion,
-    Declined,
-    Fault,
-    ServerError,
-    error_words,
-    read_completion,
-)
+from saferflow.endpoint.completion import Completion, Declined, Fault, ServerError, read_completion
 from saferflow.endpoint.forms import Refused, Unanswered, Unreadable, read_form
 from saferflow.endpoint.store import Answer, Store
+from saferflow.endpoint.transport import Server
 from saferflow.errors import EndpointError
 from saferflow.params import EndpointParams
 
@@ -50,12 +35,6 @@ SMALLEST, LARGEST = 338**2, 512**2
 
 ENCODED = 2048
 """Images kept as they are sent: a row's plan and its reference are asked for within one batch."""
-CALL = "/chat/completions"
-VERSION = "/v1"
-"""Where the calls are, on servers whose address was given without it."""
-PATIENCE_OF_THE_CLIENT = 60.0
-"""Seconds up to which the `openai` client waits as `Retry-After` says; beyond them it gives up at once."""
-LONGEST_WAIT = 900.0
 PAUSE, LONGEST_PAUSE = 0.5, 8.0
 """Seconds before the second try, doubled for each more."""
 REFUSALS = 3
@@ -92,9 +71,7 @@ class Endpoint:
                 f"the key for {params.base_url} is looked for in the environment variable {params.key_variable}, "
                 "which is not set; set it, or set key_variable to null where the server wants none"
             )
-        self._key, self._params, self._store = key, params, store
-        self._base = api_base(params.base_url)
-        self._call = CALL
+        self._server, self._params, self._store = Server(params, key), params, store
         self._unanswered: dict[str, Unanswered] = {}
         """For this process: what did not come is asked for again by the next one."""
         self._answered = self._refused = 0
@@ -139,33 +116,9 @@ class Endpoint:
 
     async def _fetch(self, missing: Mapping[str, Request], form: type[Form], found: dict[str, Any]) -> None:
         waiting = iter(missing.items())
-        async with self._client() as client, asyncio.TaskGroup() as group:
+        async with self._server.client() as client, asyncio.TaskGroup() as group:
             for _ in range(min(self._params.concurrency, len(missing))):
                 group.create_task(self._some(client, waiting, form, found))
-
-    def _client(self) -> AsyncOpenAI:
-        """A client that asks a server on this machine without a proxy.
-
-        Raises:
-            EndpointError: the environment names a proxy that cannot be used.
-        """
-        parts = urlsplit(self._base)
-        direct = is_local(self._base) or proxy_bypass_environment(parts.hostname or "")
-        try:
-            http = DefaultAsyncHttpxClient(trust_env=not direct, timeout=self._params.timeout)
-        except (ImportError, ValueError) as error:
-            named = ", ".join(name for name in PROXIES if os.environ.get(name))
-            raise EndpointError(
-                f"the proxy that {named} names cannot be used to reach {self._base} ({error!s:.200}); name the server's host in "
-                "NO_PROXY, or set an http:// proxy"
-            ) from None
-        return AsyncOpenAI(
-            base_url=urlunsplit(parts._replace(query="")),
-            default_query=dict(parse_qsl(parts.query)),
-            api_key=self._key,
-            timeout=self._params.timeout,
-            http_client=http,
-        )
 
     async def _some(
         self, client: AsyncOpenAI, waiting: Iterator[tuple[str, Request]], form: type[Form], found: dict[str, Any]
@@ -181,7 +134,7 @@ class Endpoint:
                 completion, found = await self._completion(client, messages, request, form)
             except Declined as why:
                 self._refused += not why.filtered
-                return self._without_answer(key, Refused(reason=f"refused by {self._base}: {why}"), why.tokens)
+                return self._without_answer(key, Refused(reason=f"refused by {self._server.base}: {why}"), why.tokens)
             self._answered += 1
             if not isinstance(found, Unreadable):
                 self._store.put(key, Answer(completion.text, *completion.tokens))
@@ -215,7 +168,7 @@ class Endpoint:
             self._refuse_to_overspend()
             if tried:
                 await asyncio.sleep(min(LONGEST_PAUSE, PAUSE * 2 ** (tried - 1)) * random.uniform(0.75, 1))
-            body = await self._body(client, messages, form, self._params.retries - tried)
+            body = await self._server.post(client, _asked(messages, form, self._params), self._params.retries - tried)
             try:
                 completion = read_completion(body)
                 self.spent += sum(completion.tokens)
@@ -224,102 +177,32 @@ class Endpoint:
                     raise Fault(f"cut off after max_tokens ({self._params.max_tokens}); raise max_tokens")
                 return completion, found
             except ServerError as error:
-                fault = self._judged(error)
+                fault = self._server.judged(error)
             except (Fault, Declined) as error:
                 if isinstance(error, Declined):
                     self.spent += sum(error.tokens)
                     raise
                 self._store.pay(*error.tokens)
                 fault = error
+        words = self._server.without_key(str(fault))
         raise EndpointError(
-            f"{self._base} did not answer for model {self._params.model} in {self._params.retries + 1} tries: {fault}. It was "
-            f"about {_name(request)!r}. What was answered before is kept; see that the server is well and run again"
+            f"{self._server.base} did not answer for model {self._params.model} in {self._params.retries + 1} tries: {words}. It "
+            f"was about {_name(request)!r}. What was answered before is kept; see that the server is well and run again"
         )
-
-    async def _body(self, client: AsyncOpenAI, messages: Messages, form: type[Form], retries: int) -> bytes:
-        """The body of the server's answer, whatever it is.
-
-        Raises:
-            Declined: the server refuses this row.
-            EndpointError: it cannot be reached, fails, or refuses us.
-        """
-        body = {
-            "model": self._params.model,
-            "messages": messages,
-            "temperature": 0,
-            "max_tokens": self._params.max_tokens,
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": form.__name__, "schema": _schema(form), "strict": True},
-            },
-        }
-        call = self._call
-        try:
-            # `chat.completions.create` takes twice the time, for types that are not needed here
-            return (await client.post(call, cast_to=httpx.Response, body=body, options={"max_retries": retries})).content
-        except APIStatusError as error:
-            if error.status_code in (404, 405) and self._elsewhere(call):
-                return await self._body(client, messages, form, retries)
-            if retries and (seconds := _asked_to_wait(error.response.headers)) > PATIENCE_OF_THE_CLIENT:
-                await asyncio.sleep(min(seconds, LONGEST_WAIT))
-                return await self._body(client, messages, form, retries - 1)
-            self._refuse(error.status_code, error_words(error.response.content))
-        except APIError as error:
-            raise EndpointError(
-                f"{self._base} did not answer for model {self._params.model} after {self._params.retries} retries: "
-                f"{type(error).__name__}: {error.message:.200}. What was answered before is kept; see that the server runs "
-                "and run again"
-            ) from None
-
-    def _elsewhere(self, call: str) -> bool:
-        """Whether another place is worth a try, for an address without a version."""
-        if call == CALL and VERSION not in urlsplit(self._base).path:
-            self._call = VERSION + CALL
-        return self._call != call
-
-    def _judged(self, error: ServerError) -> Fault:
-        """An error that came with status 200: another try may help, unless it speaks of the row, the key or the model."""
-        about_the_row = FILTER.search(str(error)) or TOO_LONG.search(str(error))
-        if error.status in (401, 403, 404) or (about_the_row and (error.status or 400) < 500):
-            self._refuse(error.status or 400, str(error))
-        return Fault(str(error))
-
-    def _refuse(self, status: int, words: str) -> NoReturn:
-        """Raise what an error's status means: for this row, or for all of them."""
-        kept = "What was answered before is kept"
-        if FILTER.search(words) and status < 500 and status != 429:
-            raise Declined(words, filtered=True)
-        if status in (401, 403):
-            which = self._params.key_variable
-            way = f"put the right key into the environment variable {which}" if which else "name its key in key_variable"
-            raise EndpointError(f"{self._base} refuses the key ({status}: {words}); {way}. {kept}")
-        if status == 402:
-            raise EndpointError(f"{self._base} wants to be paid first ({status}: {words}). {kept}")
-        if status in (404, 405) or _MODEL.search(words):
-            raise EndpointError(
-                f"{self._base} has no model {self._params.model}, or no {self._call} there ({status}: {words}); correct model, "
-                f"or base_url, which usually ends in {VERSION}. {kept}"
-            )
-        if status in (408, 409, 429) or status >= 500:
-            raise EndpointError(
-                f"{self._base} did not answer for model {self._params.model} after {self._params.retries} retries: {status}: "
-                f"{words}. {kept}; see that the server is well and run again"
-            )
-        raise Declined(f"{status}: {words}")
 
     def _stop_if_all_are_refused(self, found: Mapping[str, Any]) -> None:
         if self._refused >= REFUSALS and not self._answered:
             last = [one.reason for one in found.values() if isinstance(one, Refused)][-1]
             raise EndpointError(
-                f"{self._base} refused each of the first {self._refused} requests for model {self._params.model}; the last was "
-                f"{last}. Correct what it names: the model may take no images, no response_format or fewer tokens"
+                f"{self._server.base} refused each of the first {self._refused} requests for model {self._params.model}; the "
+                f"last: {last}. Correct what it names: the model may take no images, no response_format or fewer tokens"
             )
 
     def _refuse_to_overspend(self) -> None:
         cap = self._params.token_cap
         if cap is not None and self.spent >= cap:
             raise EndpointError(
-                f"{self.spent:,} tokens were spent at {self._base}, and token_cap is {cap:,}; what was answered is "
+                f"{self.spent:,} tokens were spent at {self._server.base}, and token_cap is {cap:,}; what was answered is "
                 "kept. Raise the cap and run again to go on"
             )
 
@@ -329,6 +212,18 @@ def _messages(request: Request) -> Messages:
     if request.image is not None:
         content.insert(0, {"type": "image_url", "image_url": {"url": _jpeg(request.image)}})
     return [{"role": "system", "content": request.instructions}, {"role": "user", "content": content}]
+
+
+def _asked(messages: Messages, form: type[BaseModel], params: EndpointParams) -> dict[str, Any]:
+    return {
+        "messages": messages,
+        "temperature": 0,
+        "max_tokens": params.max_tokens,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": form.__name__, "schema": _schema(form), "strict": True},
+        },
+    }
 
 
 @lru_cache(maxsize=ENCODED)
@@ -358,26 +253,9 @@ def _key(params: EndpointParams, request: Request, form: type[BaseModel]) -> str
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-_MODEL = re.compile(
-    r"model[\w ./:'\"`-]{0,200}(?:does not exist|not found|not exist)|model_not_found|unknown model", re.IGNORECASE
-)
-"""Words by which servers say, with any status, that they have no such model."""
-
-
 def _read(text: str, request: Request, form: type[Form]) -> Form | Unreadable:
     quoted = [value for value in request.data.values() if isinstance(value, str)]
     return read_form(text, form, request.broken, quoted)
-
-
-def _asked_to_wait(headers: Mapping[str, str]) -> float:
-    """Seconds until a server wants to be asked again, by `Retry-After` in seconds or as a date; 0 where it does not say."""
-    value = headers.get("retry-after", "")
-    if value.replace(".", "", 1).isdecimal():
-        return float(value)
-    try:
-        return (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError):
-        return 0.0
 
 
 def _name(request: Request) -> str:
