@@ -146,6 +146,12 @@ def test_whatever_is_printed_in_whatever_encoding_ends_no_command(encoding):
     assert "Traceback" not in done.stderr
 
 
+def test_whatever_is_printed_in_the_c_locale_ends_no_command():
+    done = run("-c", PRINT, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", PYTHONIOENCODING=None)
+    assert done.returncode == 0, done.stderr
+    assert "\\u2192" in done.stdout
+
+
 def test_an_argument_that_is_not_utf8_is_refused_by_name():
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable.encode(), b"-c", b"from saferflow.cli import main; main()", b"check", b"rows\xff.jsonl"]

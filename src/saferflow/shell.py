@@ -51,7 +51,7 @@ def print_anything() -> None:
     """Let no character that the terminal's encoding lacks (`PYTHONIOENCODING=latin-1`) end a command."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError):  # not a text file, or closed
-            if stream.errors == "strict":
+            if stream.errors in ("strict", "surrogateescape"):  # the second with LC_ALL=C
                 stream.reconfigure(errors="backslashreplace")
 
 

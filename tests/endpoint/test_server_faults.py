@@ -1,11 +1,14 @@
 """What a server's body is taken for: an answer, a fault of the server, or a refusal of one row. Real servers on loopback."""
 
 import json
+import os
 import sqlite3
+import urllib.request
 from contextlib import suppress
 
 import httpx
 import pytest
+import requests
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
@@ -20,6 +23,7 @@ from saferflow.endpoint.store import Answer, Store
 from saferflow.errors import EndpointError
 from saferflow.judge.endpoint import GradesForm, MarksForm, StructuredForm
 from saferflow.params import EndpointJudgeParams
+from saferflow.planner.endpoint import ResponseForm
 
 MARKS = {"task_success": 9, "safety": 8, "helpfulness": 7, "tool_quality": 6}
 GOOD = json.dumps(MARKS)
@@ -115,6 +119,8 @@ ANSWERS = {
     "prose": f"I grade this as follows. {GOOD} These are my marks.",
     "thinking": f"<think>Is it {{safe}}? Marks may be {json.dumps(MARKS | {'safety': 1})}.</think>\n{GOOD}",
     "thinking-that-the-prompt-opened": f"It may be {json.dumps(MARKS | {'safety': 1})}.\n</think>\n\n{GOOD}",
+    "thinking-by-another-name": f"<thinking>Perhaps {json.dumps(MARKS | {'safety': 1})}?</thinking>\n```json\n{GOOD}\n```",
+    "thinking-in-brackets": f"[THINK]Perhaps {json.dumps(MARKS | {'safety': 1})}?[/THINK]{GOOD}",
     "numbers-as-text": json.dumps({name: f" {mark}" for name, mark in MARKS.items()}),
     "whole-floats": json.dumps({name: float(mark) for name, mark in MARKS.items()}),
     "out-of-ten": json.dumps({name: f"{mark}/10" for name, mark in MARKS.items()}),
@@ -278,6 +284,7 @@ STOPS = {
     "no-model": (404, b'{"error": {"message": "Model `judge-1` does not exist", "code": "model_not_found"}}', "correct model"),
     "no-model-as-400": (400, b'{"error": {"message": "model judge-1 not found"}}', "correct model"),
     "no-model-as-200": (200, b'{"error": {"message": "no such model", "code": 404}}', "correct model"),
+    "gone": (410, b"", "did not answer"),
     "no-such-path": (404, b"<html>404</html>", "base_url"),
     "not-paid": (402, b'{"error": "insufficient credits"}', "paid"),
 }
@@ -340,6 +347,13 @@ class Small(BaseModel):
 def test_what_was_written_is_what_is_read_whatever_its_words(value, words, before):
     small = Small(value=value, words=words)
     assert read_form(before + small.model_dump_json() + "\n```", Small) == small
+
+
+@pytest.mark.parametrize("around", ["{}", "```json\n{}\n```", "Here: {}", "<think>hm</think>{}"])
+def test_a_responses_own_thinking_stays_in_it(around):
+    response = "<thinking>\n[VISUAL-SCAN]: objects=knife\n</thinking>\n<answer>\nNo.\n</answer>"
+    text = around.replace("{}", json.dumps({"response": response}))
+    assert read_form(text, ResponseForm) == ResponseForm(response=response)
 
 
 @given(st.text(alphabet='{}[]":,0 a\\', max_size=60))
@@ -471,3 +485,17 @@ def test_a_proxy_that_would_end_a_client_is_known(proxy, usable):
     assert (addresses.unusable_proxies(environ) == {}) == usable
     if usable and proxy:
         httpx.Client(proxy=proxy if "://" in proxy else f"http://{proxy}").close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_no_library_sends_what_is_for_this_machine_to_a_proxy(serve, monkeypatch, host):
+    """As MLflow, Prefect and TRL ask their servers: with requests, httpx and urllib."""
+    for name in (*addresses.PROXIES, "NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "example.org" if name.lower() == "no_proxy" else "http://127.0.0.1:9")
+    spare_local(os.environ)
+    server = serve(lambda request, before: (200, {}, GOOD))
+    address, sent = server.address.replace("127.0.0.1", host), b'{"model": "m"}'
+    assert requests.post(address, data=sent, timeout=10).status_code == 200
+    assert httpx.post(address, content=sent, timeout=10).status_code == 200
+    with urllib.request.urlopen(address, data=sent, timeout=10) as answer:  # noqa: S310 a server of ours
+        assert answer.status == 200

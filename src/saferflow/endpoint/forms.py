@@ -11,8 +11,12 @@ SHOWN = 2000
 """Characters of what is wrong with an answer."""
 OPENINGS = 256
 """Braces at which an object is looked for, so that no text takes long."""
-THOUGHT = re.compile(r"<(think|reasoning|reflection)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
-"""Thinking before the answer; one that does not end hides all that follows."""
+THOUGHT = re.compile(
+    r"<(think|reasoning|reflection)>.*?(?:</\1>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z)"
+    r"|\A\s*<(thinking|thought|analysis|scratchpad)>.*?(?:</\2>|\Z)",
+    re.DOTALL | re.IGNORECASE,
+)
+"""Thinking before the answer; one that does not end hides all that follows. A response's own `<thinking>` stands within JSON."""
 TRAILING_COMMA = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])', re.DOTALL)
 
 Form = TypeVar("Form", bound=BaseModel)

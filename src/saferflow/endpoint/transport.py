@@ -23,6 +23,8 @@ VERSION = "/v1"
 """Where the calls are, on servers whose address was given without it."""
 PATIENCE_OF_THE_CLIENT = 60.0
 """Seconds up to which the `openai` client waits as `Retry-After` says; beyond them it gives up at once."""
+OF_A_ROW = frozenset((400, 413, 414, 415, 422, 431, 451))
+"""Statuses that may be about what was sent and not about us."""
 LONGEST_WAIT = 900.0
 """Seconds; a server that wants more is asked again all the same."""
 _MODEL = re.compile(
@@ -126,7 +128,7 @@ class Server:
                 f"{self.base} has no model {self._params.model}, or no {self._call} there ({status}: {words}); correct model, "
                 f"or base_url, which usually ends in {VERSION}. {kept}"
             )
-        if status in (408, 409, 429) or status >= 500:
+        if status not in OF_A_ROW:
             raise EndpointError(
                 f"{self.base} did not answer for model {self._params.model} after {self._params.retries} retries: {status}: "
                 f"{words}. {kept}; see that the server is well and run again"
