@@ -136,7 +136,10 @@ def test_a_stage_that_starts_several_processes_ignores_what_another_launcher_lef
     }  # fmt: skip
 
 
-PRINT = "from saferflow.shell import settle; settle(); print('│ → π ü \\udcff'); import sys; print('→ \\udcff', file=sys.stderr)"
+PRINT = (
+    "import sys; from saferflow.shell import settle; settle(); print('\\u2502 \\u2192 \\u03c0 \\udcff'); "
+    "print('\\u2192 \\udcff', file=sys.stderr)"
+)
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8", "cp1252:strict"])
