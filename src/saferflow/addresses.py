@@ -5,8 +5,8 @@ from collections.abc import Mapping, MutableMapping
 from importlib.util import find_spec
 from urllib.parse import urlsplit, urlunsplit
 
-CALLS = ("/chat/completions", "/completions", "/responses", "/embeddings", "/models")
-"""Paths of single calls, which people copy with the address."""
+CALLS = ("/chat/completions", "/completions")
+"""Paths of single calls, which people copy with the address. Not `/models`: some servers' addresses end so."""
 PROXIES = ("ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy")
 LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 nothing binds to it: servers are called by it
 """What `no_proxy` must name, so that no library sends what is meant for this machine to a proxy."""

@@ -371,7 +371,7 @@ def test_the_schema_that_servers_are_sent_names_numbers_and_not_texts(form):
 
 BASES = {
     "as-documented": "/v1", "slash": "/v1/", "call": "/v1/chat/completions", "call-and-slash": "/v1/chat/completions/",
-    "completions": "/v1/completions", "models": "/v1/models", "without-version": "", "only-a-slash": "/",
+    "completions": "/v1/completions", "without-version": "", "only-a-slash": "/",
     "call-without-version": "/chat/completions",
 }  # fmt: skip
 
@@ -405,7 +405,7 @@ def test_the_query_of_an_address_goes_with_every_call(serve, endpoint):
 
 
 def test_the_base_of_a_base_is_itself():
-    for address in ("http://a/v1", "https://a:8000", "https://a/openai/deployments/b?api-version=1", "http://[::1]:8000/v1"):
+    for address in ("http://a/v1", "https://a:8000", "https://a/openai/deployments/b?api-version=1", "http://[::1]:8000/v1", "https://a/models"):
         assert api_base(address) == address == api_base(api_base(address))
 
 
