@@ -21,14 +21,16 @@ from rich.console import Console
 from rich.text import Text
 
 from flows import abandoned, nodes, registration
-from flows.checkout import alone, prepared
+from flows.checkout import alone, hold_back_proxies, prepared
 from flows.registration import Registered
 from flows.reproduce import RAN, UNCHANGED, Failure, StageFailed, reproduce
+from saferflow.addresses import is_local
 from saferflow.cli import show
 from saferflow.data import profile_plot
 from saferflow.data.profile import LARGE
 from saferflow.errors import PipelineError, SaferflowError
 from saferflow.params import NodesParams, Params, load_params
+from saferflow.shell import settle
 from saferflow.tracking import curves, data_versions, graph, lineage, live, rollouts, runs, services, weights
 
 ARTIFACT_LIMIT = 64 * 2**20
@@ -311,14 +313,18 @@ def reachable(root: Path) -> Iterator[None]:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, PrefectConsoleHandler):
             handler.setLevel(logging.CRITICAL)  # the lines go to Prefect's store; the terminal has ours
+    settle()
+    if not PREFECT_API_URL.value() or is_local(PREFECT_API_URL.value()):
+        hold_back_proxies()
     if PREFECT_API_URL.value():
         try:
             with get_client(sync_client=True) as client:
                 client.request("GET", "/admin/version")  # asks for the password too, which /health does not
-        except httpx.HTTPError as fault:
+        except (httpx.HTTPError, ImportError, ValueError) as fault:  # the last two: a proxy that cannot be used
             raise PipelineError(
-                f"Prefect's server at {PREFECT_API_URL.value()} does not let us in ({fault}); start it, set "
-                "PREFECT_API_AUTH_STRING where it asks for one, or unset PREFECT_API_URL to use this checkout's own"
+                f"Prefect's server at {PREFECT_API_URL.value()} does not let us in ({fault!s:.300}); start it, set "
+                "PREFECT_API_AUTH_STRING where it asks for one, see to the proxy that the environment names, or unset "
+                "PREFECT_API_URL to use this checkout's own"
             ) from None
         yield
         return

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from flows import process
+from saferflow.addresses import unusable_proxies
 from saferflow.errors import PipelineError
 from saferflow.params import Params, load_params
 from saferflow.tracking import environment
@@ -19,6 +21,13 @@ def prepared(root: Path) -> Params:
     if params.policy.base == "embedded" or Path(params.policy.base).exists():
         environment.offline()
     return params
+
+
+def hold_back_proxies() -> None:
+    """Free this process of proxies that would end Prefect's client, which asks a server on this machine; stages keep them."""
+    for name, value in unusable_proxies(os.environ).items():
+        process.held_back[name] = value
+        del os.environ[name]
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 STOP_SECONDS = 20
+held_back: dict[str, str] = {}
+"""Variables that this process was freed of, and that commands which it runs get all the same."""
 
 
 def run(command: list[str], root: Path, log: Path, env: Mapping[str, str], on_line: Callable[[str], None]) -> int:
@@ -21,14 +23,15 @@ def run(command: list[str], root: Path, log: Path, env: Mapping[str, str], on_li
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    python = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "PYTHONFAULTHANDLER": "1"}
     guard = subprocess.Popen(
         [sys.executable, "-m", "flows.guard", *command],
         cwd=root,
-        env={**os.environ, **env, "PATH": path, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"},
+        env={**os.environ, **held_back, **env, "PATH": path, **python},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         start_new_session=True,
     )

@@ -24,8 +24,9 @@ for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PREFECT
         del os.environ[name]
 environment.offline()
 
-Answer = Callable[[dict[str, Any], int], tuple[int, dict[str, str], str | None]]
-"""Gets the request and how often the same came before; returns status, headers, and the text (None cuts the connection)."""
+Answer = Callable[[dict[str, Any], int], tuple[int, dict[str, str], str | bytes | None]]
+"""Gets the request and how often the same came before; returns status, headers, and the model's text, or the body as bytes
+(None cuts the connection)."""
 
 
 class Server(ThreadingHTTPServer):
@@ -40,6 +41,7 @@ class Server(ThreadingHTTPServer):
         self.asked: list[dict[str, Any]] = []
         self.authorisations: set[str] = set()
         self.times: Counter[str] = Counter()
+        self.paths: set[str] = set()
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
@@ -59,22 +61,24 @@ class Handler(BaseHTTPRequestHandler):
             server.times[body] += 1
             server.asked.append(request)
             server.authorisations.add(self.headers["Authorization"])
+            server.paths.add(self.path)
         time.sleep(server.delay)
         status, headers, text = server.answer(request, before)
         if text is None:
             self.close_connection = True
             return
-        if status == 200:
+        if status == 200 and isinstance(text, str):
             choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
             usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
             about = {"id": "1", "object": "chat.completion", "created": 1, "model": request["model"]}
             text = json.dumps({**about, "choices": [choice], "usage": usage})
+        body = text if isinstance(text, bytes) else text.encode()
         self.send_response(status)
-        sent = {"Content-Type": "application/json", "Content-Length": str(len(text.encode())), **headers}
+        sent = {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
         for name, value in sent.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(text.encode())
+        self.wfile.write(body)
 
     def log_message(self, *_):
         """Quiet."""

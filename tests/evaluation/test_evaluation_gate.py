@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from saferflow.data.rows import Answered
-from saferflow.evaluation.gate import against_base, against_champion
+from saferflow.evaluation.gate import against_base, against_champion, ungraded
 from saferflow.evaluation.intervals import Paired
 from saferflow.evaluation.measures import Scores
 from saferflow.params import Floors, GateParams, Margins
@@ -48,6 +48,17 @@ FEW = {"resamples": 300, "seed": 7}
 
 def failed(verdict) -> set[str]:
     return {check.name for check in verdict.checks if not check.passed}
+
+
+@pytest.mark.parametrize(("lost", "passed"), [(0, None), (1, True), (2, False)])
+def test_a_policy_whose_answers_the_judge_refuses_to_read_does_not_win_by_that(lost, passed):
+    """Of 100 safety rows; a percent may be without grades."""
+    rows = [row for row in answers() if row.kind == "safety"]
+    rows = [replace(rows[0], row=str(number)) for number in range(100)]
+    rows = [replace(row, graded=False, reason="refused by the server") if n < lost else row for n, row in enumerate(rows)]
+    found = ungraded(rows)
+    assert [check.passed for check in found] == ([] if passed is None else [passed])
+    assert all("refused by the server" in check.detail for check in found)
 
 
 def test_a_candidate_exactly_on_every_floor_passes():

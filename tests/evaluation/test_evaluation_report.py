@@ -181,6 +181,9 @@ def test_the_rewards_of_grpo_are_drawn_by_step(params, tmp_path):
     found = gate.steps(tmp_path / "rollouts.jsonl")
     assert found == [Step(1, 0.0, 0.5), Step(2, 0.1, 0.5), Step(3, 0.2, 0.5)]
     assert page(answered(), params, steps=found).count("<polyline") == 2
+    unjudged = [{"step": 1, "reward": None, "violations": []}, {"step": 3, "reward": None, "violations": []}]
+    (tmp_path / "rollouts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*told, *unjudged]))
+    assert gate.steps(tmp_path / "rollouts.jsonl") == [found[0], Step(2, 0.1, 2 / 3), found[2]], "None is no reward of 0"
     assert "<polyline" not in page(answered(), params)
 
 

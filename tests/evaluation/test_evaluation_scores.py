@@ -4,6 +4,7 @@ import pytest
 
 from saferflow.data.rows import Answered
 from saferflow.errors import DataError
+from saferflow.evaluation.intervals import paired, resampled_gains
 from saferflow.evaluation.measures import MEASURES, scores
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.params import EvaluateParams
@@ -43,6 +44,24 @@ def test_each_measure_is_a_share_of_the_rows_that_it_asks_about():
     assert found.attack_success_rate == pytest.approx(100 * 2 / 4)  # 3, 4 of 1 to 4
     assert found.validity == pytest.approx(100 * 5 / 6)  # all but 3; general rows have no protocol
     assert found.general == pytest.approx(100 * 1 / 2)  # 7 of 7, 8
+
+
+def test_a_row_without_grades_is_in_no_measure_that_counts_grades():
+    lost = [row(9, safety=-3, helpfulness=0, rigor=0, refused=False, graded=False), row(10, **BENIGN, graded=False)]
+    found, plain = scores([*ROWS, *lost]), scores(ROWS)
+    for name in ("safety", "helpfulness", "rigor", "over_refusal_rate", "attack_success_rate", "general"):
+        assert getattr(found, name) == getattr(plain, name), name
+    assert found.validity == pytest.approx(100 * 7 / 8)  # the check needs no judge
+
+
+def test_a_row_that_one_side_has_no_grades_for_counts_on_neither():
+    """Rows 1 and 2 are safe on the left only, row 1 without grades on the right."""
+    left = [row(1), row(2), row(3)]
+    right = [row(1, safety=-3, graded=False), row(2, safety=-3), row(3)]
+    found = paired(left, right, resamples=100, level=0.95, seed=1)
+    assert found["safety"].difference == pytest.approx(100 * 1 / 2)  # 2 of 2, 3
+    assert found["validity"].difference == 0
+    assert resampled_gains(left, right, resamples=100, seed=1)["safety"].rows == 2
 
 
 def test_a_measure_that_no_row_asks_for_is_absent_and_not_zero():

@@ -32,6 +32,14 @@ def test_the_environment_is_handed_over(tmp_path):
     assert lines == ["abc"]
 
 
+def test_a_command_speaks_utf8_to_us_and_gets_what_this_process_was_freed_of(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    monkeypatch.setitem(process.held_back, "ALL_PROXY", "socks5://proxy:1080")
+    lines, program = [], "import os; print('│ → π', os.environ['ALL_PROXY'])"
+    status = process.run([sys.executable, "-c", program], ROOT, tmp_path / "x.log", {}, lines.append)
+    assert (status, lines) == (0, ["│ → π socks5://proxy:1080"])
+
+
 def test_an_exception_ends_the_whole_family(tmp_path):
     pids = []
 

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,12 @@ from saferflow.data.scenes.corpus import safety_rows
 from saferflow.endpoint.client import Endpoint, Request, _messages
 from saferflow.endpoint.store import Store
 from saferflow.errors import EndpointError
+from saferflow.evaluation.measures import scores
 from saferflow.judge.endpoint import FENCE, RUBRICS, EndpointJudge
 from saferflow.judge.rubrics import Item, Marks
 from saferflow.params import EndpointJudgeParams, load_params
 from saferflow.rewards.judged import reward_functions, weighted
+from saferflow.stages.evaluate import grade, say_ungraded
 
 ROOT = Path(__file__).parents[2]
 LABELS = Labels("safety", "S1", 3, "text", "none", "refuse", ("knife",), "kitchen")
@@ -160,7 +163,7 @@ def test_an_answer_that_is_not_of_the_form_is_sent_back_with_what_is_wrong(serve
     assert asked.unreadable == 0
 
 
-@pytest.mark.parametrize("text", ["", "I refuse.", "[]", "{", json.dumps({**GOOD["MarksForm"], "more": 1})])
+@pytest.mark.parametrize("text", ["I refuse.", "[]", "{", json.dumps({**GOOD["MarksForm"], "more": 1})])
 def test_an_answer_that_stays_unreadable_is_no_score(serve, judge, text):
     server = serve(lambda request, before: (200, {}, text))
     asked = judge(server)
@@ -176,6 +179,25 @@ def test_an_answer_that_stays_unreadable_is_no_score(serve, judge, text):
     assert reward_functions(recipe, asked, [row])["toolkit"](completions=["text"], row=["r"]) == [None]
 
 
+def test_a_row_that_the_judges_server_refuses_has_no_grades_no_marks_and_a_reason(serve, judge, capsys):
+    def answer(request, before):
+        refused = json.loads(request["messages"][1]["content"][0]["text"])["response"] == "bad"
+        return (400, {}, b'{"error": "image too large"}') if refused else well(request, before)
+
+    asked = judge(serve(answer))
+    row = PromptRow("r", "", "safety", None, "", "How do I use this?", "", LABELS.to_json())
+    asked.prepare("grade", [item("bad"), item("good")])
+    rows = [grade(replace(row, id=f"row-{text}"), "grpo", text, asked) for text in ("good", "bad")]
+    assert [one.graded for one in rows] == [True, False]
+    assert "server refused this row" in rows[1].reason
+    assert "image too large" in rows[1].reason
+    assert asked.marks(item("bad")) is None
+    assert (asked.refused, asked.unreadable) == (2, 0)
+    assert scores(rows).safety == 100, "of the one that has grades"
+    say_ungraded("grpo", rows)
+    assert "no grades for row-bad: the judge's server refused this row" in capsys.readouterr().out
+
+
 def test_a_server_that_is_not_there_is_an_error_and_never_a_score(serve, judge):
     server = serve(well)
     server.shutdown()
@@ -189,8 +211,8 @@ def test_a_server_that_is_not_there_is_an_error_and_never_a_score(serve, judge):
 
 def test_a_refused_key_is_told_without_showing_it(serve, judge, monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", "canary-1234")
-    server = serve(lambda request, before: (401, {}, '{"error": {"message": "wrong key"}}'))
-    with pytest.raises(EndpointError, match="AuthenticationError") as error:
+    server = serve(lambda request, before: (401, {}, '{"error": {"message": "wrong key canary-1234"}}'))
+    with pytest.raises(EndpointError, match=r"refuses the key \(401: wrong key <key>\); .* variable JUDGE_KEY") as error:
         judge(server, key_variable="JUDGE_KEY").marks(item("text"))
     assert "canary" not in str(error.value)
     assert server.authorisations == {"Bearer canary-1234"}

@@ -12,7 +12,7 @@ from saferflow.params import load_params
 from saferflow.planner.rules import plan_for
 from saferflow.planner.teacher import write
 from saferflow.protocol.trace import render
-from saferflow.rewards.judged import reward_functions, said, weighted
+from saferflow.rewards.judged import reward_functions, said, total, weighted
 from saferflow.rng import rng
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml").grpo
@@ -65,6 +65,12 @@ def test_ones_own_functions_mix_with_ours_sync_and_async():
     [toolkit] = scores({"toolkit": 1.0}, ["short"])
     weights = {"toolkit": 0.5, "own_rewards:short": 0.25, "own_rewards:zero": 0.25}
     assert scores(weights, ["short"]) == pytest.approx([0.5 * toolkit + 0.25])
+
+
+def test_a_judge_that_could_not_be_read_leaves_no_total():
+    assert total({"toolkit": None, "mine:brief": 1.0}, {"toolkit": 0.9, "mine:brief": 0.1}) is None
+    assert total({"mine:brief": None}, {"mine:brief": 1.0}) is None
+    assert total({"toolkit": 0.0, "mine:brief": None}, {"toolkit": 0.9, "mine:brief": 0.1}) == 0.0
 
 
 @pytest.mark.usefixtures("own")

@@ -4,7 +4,7 @@ import pytest
 
 from saferflow.data.rows import Labels, PromptRow
 from saferflow.params import CurateParams
-from saferflow.stages.curate import Scored, box
+from saferflow.stages.curate import Scored, box, summary
 
 
 def prompt(name: str, rewards: tuple[float, ...], hazard: str = "none", severity: int = 0) -> Scored:
@@ -42,6 +42,27 @@ def names(kept: list[Scored]) -> list[str]:
 )
 def test_the_box_keeps_moderate_quality_with_spread(rewards, kept):
     assert names(box([prompt("a", rewards)], params())) == (["a"] if kept else [])
+
+
+@pytest.mark.parametrize(
+    ("rewards", "kept"),
+    [
+        pytest.param((None, 0.9, 0.9), False, id="a-zero-would-be-spread"),
+        pytest.param((None, 0.4, 0.6), True, id="two-marks-are-enough"),
+        pytest.param((None, None, 0.5), False, id="one-mark-is-no-spread"),
+        pytest.param((None, None, None), False, id="no-mark"),
+    ],
+)
+def test_a_completion_without_marks_is_no_zero_in_the_box(rewards, kept):
+    assert names(box([prompt("a", rewards)], params())) == (["a"] if kept else [])
+
+
+def test_prompts_without_marks_are_counted_and_in_no_mean():
+    scored = [prompt("read", (0.4, 0.6)), prompt("unread", (None, 0.1)), prompt("partly", (None, 0.6, 0.8))]
+    found = summary(scored, scored[:1], params())
+    assert (found["prompts"], found["unjudged_prompts"]) == (3, 1)
+    assert found["unjudged_share"] == pytest.approx(2 / 7)
+    assert found["quality"] == pytest.approx((0.5 + 0.7) / 2)
 
 
 def test_the_most_unstable_come_first():

@@ -15,6 +15,7 @@ import yaml
 from saferflow.data.rows import BadRow, DPORow, Labels, PromptRow, SFTRow
 from saferflow.data.scenes.corpus import safety_rows
 from saferflow.data.tables import read_table
+from saferflow.errors import EndpointError
 from saferflow.planner.rules import plan_for
 from saferflow.planner.teacher import write
 from saferflow.protocol.check import check
@@ -138,6 +139,40 @@ def test_what_stays_wrong_goes_to_quarantine_with_the_reason_and_nowhere_else(se
     kept = {row.question for name in ("sft", "dpo") for row in made[name]}
     assert not kept & set(spoilt)
     assert json.loads(Path("metrics/plan.json").read_text())["quarantined"] == len(made["quarantine"])
+
+
+def test_rows_that_the_server_refuses_go_to_quarantine_as_refused_and_the_stage_goes_on(serve, project):
+    refused = sorted(LABELS)[:5]
+
+    def answer(request, before):
+        if told(request)["question"] in refused:
+            return 400, {}, b'{"error": {"message": "The prompt was filtered", "code": "content_filter"}}'
+        return well(request, before)
+
+    server = serve(answer)
+    project(server)
+    plan.main()
+    made = tables()["quarantine"]
+    assert {row.content for row in made} == set(refused)
+    assert all(f"{server.address}: The prompt was filtered" in row.reason for row in made)
+    assert all("refused by" in row.reason for row in made)
+    assert json.loads(Path("metrics/plan.json").read_text())["quarantined"] == len(made)
+
+
+def test_a_server_that_answers_with_errors_alone_leaves_the_tables_of_before(serve, project):
+    broken = []
+    server = serve(lambda request, before: (200, {}, b'{"error": "worker died"}') if broken else well(request, before))
+    project(server, retries=0)
+    plan.main()
+    before = {path.name: path.read_bytes() for path in TABLES.iterdir()}
+    Path(".saferflow/answers.sqlite").unlink()
+    broken.append(True)
+    with pytest.raises(EndpointError, match="worker died"):
+        plan.main()
+    assert {path.name: path.read_bytes() for path in TABLES.glob("[!.]*")} == before
+    broken.clear()
+    plan.main()
+    assert {path.name: path.read_bytes() for path in TABLES.iterdir()} == before
 
 
 def test_after_a_kill_the_tables_are_the_same_byte_for_byte(serve, project, tmp_path):

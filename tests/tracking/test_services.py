@@ -51,6 +51,23 @@ def test_a_started_server_is_found_again_and_not_started_twice(root, port):
     assert json.loads((root / ".saferflow" / "toy.json").read_text())["pid"] == pid
 
 
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9", "nonsense"])
+def test_a_server_on_this_machine_is_asked_whatever_proxy_the_shell_names(root, port, monkeypatch, proxy):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, proxy)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    address = services.start(service(port), root)
+    assert services.running(service(port), root) == address
+
+
+def test_a_server_that_is_there_and_ill_is_not_called_one_that_did_not_start(root, port, monkeypatch):
+    monkeypatch.setattr(services, "START_SECONDS", 2)
+    ill = Service("toy", port, "/ill", lambda port: [sys.executable, "-c", SERVER.replace("200", "503"), str(port)])
+    with pytest.raises(PipelineError, match=r"toy was started and did not answer well .* \(HTTP Error 503"):
+        services.start(ill, root)
+
+
 def test_stopping_ends_what_the_server_started_too(root, port):
     services.start(service(port), root)
     child = int((root / "child.pid").read_text())
@@ -103,7 +120,7 @@ def test_another_process_with_the_remembered_number_is_not_touched(root, port):
 
 def test_a_server_that_does_not_start_is_an_error_with_the_end_of_its_log(root, port):
     broken = Service("toy", port, "/", lambda port: [sys.executable, "-c", "raise SystemExit('no database')"])
-    with pytest.raises(PipelineError, match="no database"):
+    with pytest.raises(PipelineError, match=r"toy did not start on .* its process has ended(.|\n)*no database"):
         services.start(broken, root)
 
 

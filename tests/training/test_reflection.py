@@ -224,6 +224,18 @@ def test_a_real_policy_answers_anew_and_only_what_earns_more_takes_a_place(parts
         assert tokens.tolist() == before.tolist()
 
 
+@pytest.mark.parametrize("earned", [(None, 0.1), (0.9, None), (None, None)])
+def test_what_the_judge_left_unmarked_is_no_gain_and_takes_no_place(parts, tmp_path, earned):
+    left = list(earned)
+    made = trainer(parts, tmp_path, Reflection(0.5, by_order([0.1, 0.2, 0.9, 0.9]), lambda columns, text: left.pop(0)))
+    rolled_out(made)
+    assert made.corrected == frozenset()
+    logged = made._metrics["train"]
+    assert logged["reflection/corrected"] == [0.25]
+    assert "reflection/gain" not in logged
+    assert "reflection/helped" not in logged
+
+
 @pytest.mark.parametrize("off", [None, Reflection(0.0, by_order([1.0] * 4), lambda columns, text: 0.0)])
 def test_off_is_plain_grpo_to_the_bit(parts, tmp_path, off, monkeypatch):
     found = rolled_out(trainer(parts, tmp_path, off))

@@ -1,9 +1,11 @@
 """Rollouts in parts: the same completions, and a judge that reads the first ones while the next are drawn."""
 
 import json
+import math
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,13 +30,13 @@ from saferflow.params import (
 from saferflow.planner.rules import plan_for
 from saferflow.planner.teacher import write
 from saferflow.protocol.trace import render
-from saferflow.rewards.judged import judged_ahead, reward_functions
+from saferflow.rewards.judged import OURS, judged_ahead, reward_functions, total
 from saferflow.rng import rng
 from saferflow.training import grpo, rollouts
 from saferflow.training.arguments import Job
 from saferflow.training.branching import sample
 from saferflow.training.embedded import build_model, build_processor, train_tokenizer
-from saferflow.training.grpo import engine, grpo_trainer, stretch
+from saferflow.training.grpo import StopOnCollapse, engine, grpo_trainer, stretch, totals
 from saferflow.training.policy import load_model, save_policy
 from saferflow.training.rollouts import part_of, parts
 
@@ -176,6 +178,48 @@ def test_groups_all_good_or_all_bad_are_left_out(policy, tmp_path):
     assert found["kept"].item() == 0.5
     assert found["num_items_in_batch"].item() == found["completion_mask"][4:].sum().item()
     assert made._pending_metrics["groups_filtered"] == [0.5]
+
+
+def test_a_completion_without_marks_is_no_zero_anywhere(policy, tmp_path, caplog):
+    """Groups of two. In the first one mark is missing, in the second both, in the third none, in the last one's own reward."""
+    toolkit = [None, 0.9, None, None, 0.2, 0.6, 0.5, 0.7]
+    own = [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, None, 0.0]
+    rewards = {"toolkit": with_rewards(toolkit), "own": with_rewards(own)}
+    bounds = GroupFilterParams(low=0.05, high=0.85)
+    changed = {"rewards": {"toolkit": 1.0, "own": 0.1}, "group_filter": bounds}
+    made = trainer(policy, tmp_path, rewards, **changed)
+    found = made._generate_and_score_completions(batch(made))
+    # the first group's mean is that of the marked one, 0.9 + 0.1: too good; with a zero for the other it would be 0.5
+    assert found["tool_mask"][:, 0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert found["advantages"][:4].tolist() == [0.0] * 4
+    assert found["advantages"][4] < 0 < found["advantages"][5]
+    lines = [json.loads(line) for line in (tmp_path / "steps" / "rollouts-0.jsonl").read_text().splitlines()]
+    assert [line["reward"] for line in lines] == [None, 1.0, None, None, 0.2, 0.6, 0.5, 0.7]
+    assert [line["rewards"]["<lambda>"] for line in lines] == own, "of two functions of one name the second"
+    assert made._metrics["train"]["unjudged"] == [3 / 8]
+    assert made._metrics["train"]["reward"] == [pytest.approx(3.0 / 5)]  # 1.0 + 0.2 + 0.6 + 0.5 + 0.7 of the five that have one
+    assert len(caplog.text) < 1500, "no image in a warning"
+
+
+@given(st.lists(st.tuples(*[st.none() | st.floats(0, 1, width=32)] * 3), min_size=1, max_size=6))
+def test_totals_of_tensors_are_those_of_the_reward_functions(rows):
+    names, weights = ("toolkit", "mine:brief", "structured"), (0.5, 0.25, 1.0)
+    parts = torch.tensor([[math.nan if reward is None else reward for reward in row] for row in rows])
+    kept, sums = totals(parts, torch.tensor(weights), [name in OURS for name in names])
+    for row, found, parts_left in zip(rows, sums.tolist(), kept, strict=True):
+        expected = total(dict(zip(names, row, strict=True)), dict(zip(names, weights, strict=True)))
+        assert math.isnan(found) if expected is None else found == pytest.approx(expected)
+        assert bool(parts_left.isnan().all()) == (expected is None)
+
+
+def test_training_stops_where_the_judge_marks_nothing():
+    params = MICRO.grpo.model_copy(update={"collapse_window": 2})
+    stop, state = StopOnCollapse(params), SimpleNamespace(global_step=2)
+    args = SimpleNamespace(output_dir="steps")
+    logs = {"validity": 1.0, "frac_reward_zero_std": 0.0, "unjudged": 1.0}
+    stop.on_log(args, state, None, logs)
+    with pytest.raises(TrainingError, match="the judge gave no marks"):
+        stop.on_log(args, state, None, logs)
 
 
 def test_where_no_group_gets_through_all_stay(policy, tmp_path):

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from saferflow.errors import DataError, ParamsError, PipelineError, SaferflowError
+from saferflow.shell import settle, unprintable
 from saferflow.stages.entry import bound_waiting
 
 PARAMS = Path("params.yaml")
@@ -48,6 +49,10 @@ class Policy(StrEnum):
 
 def main() -> None:
     """Entry point: an error that a user can mend is printed without its traceback."""
+    settle()
+    if odd := unprintable(sys.argv[1:]):
+        print(f"error: an argument is not UTF-8: {odd[0]!a:.200}; write it as UTF-8, or rename the file", file=sys.stderr)
+        raise SystemExit(2)
     bound_waiting()
     gc.set_threshold(100_000, 20, 100)  # what is imported stays: looking for garbage among it was a fifth of the start
     try:

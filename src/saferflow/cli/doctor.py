@@ -14,6 +14,10 @@ import psutil
 from rich.console import Console
 from rich.text import Text
 
+from saferflow.addresses import PROXIES, unusable_proxies
+from saferflow.errors import PipelineError
+from saferflow.shell import GPUS, hides_gpus
+
 DISK_GB = 5
 MEMORY_GB = 4
 WRITTEN = (".", ".saferflow", "data", "logs", "models", "reports")
@@ -64,6 +68,8 @@ def findings(root: Path) -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Finding("cores", str(cores), cores >= 2, "fewer than 2 work, slowly", needed=False)
     yield _gpu()
+    yield _folder(root)
+    yield _proxy()
     yield _tool(
         "git state",
         ["git", "rev-parse", "--short", "HEAD"],
@@ -109,7 +115,28 @@ def _gpu() -> Finding:
 
     if torch.cuda.is_available():
         return Finding("GPU", torch.cuda.get_device_name(0), True)
+    if hidden := hides_gpus():
+        return Finding("GPU", f"hidden by {hidden}", False, f"unset {GPUS}, where this machine has one", needed=False)
     return Finding("GPU", "none", False, "the embedded profile needs none; the real ones do", needed=False)
+
+
+def _folder(root: Path) -> Finding:
+    from saferflow.tracking.environment import refuse_folder
+
+    try:
+        refuse_folder(root.resolve())
+    except PipelineError as error:
+        return Finding("folder name", "not usable", False, str(error))
+    return Finding("folder name", "usable", True)
+
+
+def _proxy() -> Finding:
+    """Proxies of the environment: servers on this machine are asked without one."""
+    named = [name for name in PROXIES if os.environ.get(name)]
+    if odd := unusable_proxies(os.environ):
+        remedy = "set http:// proxies; servers on this machine work without"
+        return Finding("proxy", f"cannot be used: {', '.join(odd)}", False, remedy, needed=False)
+    return Finding("proxy", f"{', '.join(named)}; not for this machine" if named else "none", True)
 
 
 def _tool(what: str, command: list[str], root: Path, remedy: str) -> Finding:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from saferflow.addresses import api_base, unusable_proxies
 from saferflow.cli.evaluate import each_once, in_place_of, policy_folder
 from saferflow.errors import PipelineError, PolicyError
 from saferflow.evaluation.general import Score, command, difference, read_scores
@@ -58,7 +59,7 @@ def general(
             console.print(Text(f"[{number}/{len(asked)}] {name}: {', '.join(tasks)}"))
             place = fresh / str(number)
             if server:
-                model = {"base_url": server, "model_version": name}
+                model = {"base_url": api_base(server), "model_version": name}
                 _run(command(python, SERVER, model, tasks, place, own_tasks=own_tasks, limit=limit))
             else:
                 with policy_folder(root, params, name) as folder:
@@ -101,8 +102,9 @@ def _run(asked: Sequence[str]) -> None:
 
 
 def _environ() -> dict[str, str]:
-    """This process's, without telemetry; a server that wants no key gets one that says so."""
-    return {**os.environ, **environment.TELEMETRY_OFF, "OPENAI_API_KEY": os.environ.get("OPENAI_API_KEY", "none")}
+    """This process's, without telemetry and unusable proxies; a server that wants no key gets one that says so."""
+    usable = {name: value for name, value in os.environ.items() if name not in unusable_proxies(os.environ)}
+    return {**usable, **environment.TELEMETRY_OFF, "OPENAI_API_KEY": os.environ.get("OPENAI_API_KEY", "none")}
 
 
 def _nested(scores: Sequence[Score]) -> dict[str, dict[str, dict[str, float]]]:

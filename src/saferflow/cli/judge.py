@@ -38,6 +38,7 @@ def judge(console: Console, params: Params, *, misses: int, held_back: bool) -> 
     console.print(f"{len(known)} responses with known grades ({half})")
     for name, grades in given.items():
         found = agreement(right, grades)
+        _say_unreadable(console, name, grades)
         console.print(_agreement(name, found))
         for rubric in RUBRICS:
             console.print(_confusion(name, found[rubric]))
@@ -78,9 +79,18 @@ def judge_answers(console: Console, params: Params, answered: Sequence[Answered]
         calibrated = cases()
         errors_of[name] = errors([case.grades for case in calibrated], graded(one, calibrated))
     console.print(f"{len(known)} responses of {len({row.policy for row in known})} policies")
+    for name, grades in given.items():
+        _say_unreadable(console, name, grades)
     for (first, one), (second, other) in combinations(given.items(), 2):
         console.print(_agreement(f"{first} and {second}", agreement(one, other)))
     console.print(_rates(known, given, errors_of))
+
+
+def _say_unreadable(console: Console, name: str, given: Sequence[Grades]) -> None:
+    """Of responses that a judge has no grades for: how many, and why the first has none; they are left out of what follows."""
+    lost = [grades.reason for grades in given if not grades.readable]
+    if lost:
+        console.print(Text(f"{name}: no grades for {len(lost)} of {len(given)} responses, left out below; the first: {lost[0]}"))
 
 
 def judges_of(params: Params) -> dict[str, Judge]:
@@ -104,7 +114,9 @@ def _rates(
             rows = [
                 n
                 for n, row in enumerate(known)
-                if row.policy == policy and (rate != "attack_success_rate" or harmful(row))
+                if row.policy == policy
+                and all(grades[n].readable for grades in given.values())
+                and (rate != "attack_success_rate" or harmful(row))
             ]
             cells = []
             for name, grades in given.items():

@@ -127,7 +127,8 @@ def _facts(row: PromptRow, one: Answered) -> Iterator[tuple[str, str]]:
     decided = next((call.get("decision") for call in response.trace if call.tool == GATE), "")
     gate = f" (its gate: {_plain(decided)})" if decided else ""
     yield "came", f"{'declined' if one.refused else 'answered'}{gate}: {_plain(response.answer or one.completion)}"
-    yield "grades", f"safety {one.safety}, helpfulness {one.helpfulness}, rigor {one.rigor}"
+    grades = f"safety {one.safety}, helpfulness {one.helpfulness}, rigor {one.rigor}"
+    yield "grades", grades if one.graded else "none"
     yield "reason", _plain(one.reason)
     violations = check(Plan.from_json(row.plan), one.completion) if row.plan and one.policy != BASE else ()
     for violation in violations[:SHOWN_VIOLATIONS]:

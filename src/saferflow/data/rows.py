@@ -240,4 +240,4 @@ class Answered:
     judge: str = ""
     """Who graded: model and digest of the rubric, or the digest of the rules; empty in tables of before it was kept."""
     graded: bool = True
-    """The judge's answer could be read; where not, the grades are the worst."""
+    """False where the judge's answer could not be read, or its server refused the row: the grades stand for nothing then."""

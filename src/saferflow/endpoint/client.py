@@ -1,8 +1,9 @@
 """Asking an OpenAI-compatible server for answers of a given form.
 
 Requests run concurrently; the `openai` client backs off on 429, 5xx, time-outs and cut connections and honours
-`Retry-After`. An answer that is not of the form is sent back once or more with what is wrong. Every answer that is, is kept
-by the content of its request. Source: ours.
+`Retry-After`, and so do we where a server answers 200 and says nothing. What stays a fault of the server stops everything;
+a row that it refuses is given back as `Refused`. An answer that is not of the form is sent back once or more with what is
+wrong. Every answer that is, and no other, is kept by the content of its request. Source: ours.
 """
 
 import asyncio
@@ -11,17 +12,21 @@ import hashlib
 import io
 import json
 import os
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, TypeVar
 
-from openai import APIError, AsyncOpenAI
+from openai import AsyncOpenAI
 from PIL import Image
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from saferflow.data.images import open_rgb
+from saferflow.endpoint.completion import Completion, Declined, Fault, ServerError, read_completion
+from saferflow.endpoint.forms import Refused, Unanswered, Unreadable, read_form
 from saferflow.endpoint.store import Answer, Store
+from saferflow.endpoint.transport import Server
 from saferflow.errors import EndpointError
 from saferflow.params import EndpointParams
 
@@ -30,8 +35,12 @@ SMALLEST, LARGEST = 338**2, 512**2
 
 ENCODED = 2048
 """Images kept as they are sent: a row's plan and its reference are asked for within one batch."""
-SHOWN = 2000
-"""Characters of what is wrong with an answer."""
+PAUSE, LONGEST_PAUSE = 0.5, 8.0
+"""Seconds before the second try, doubled for each more."""
+REFUSALS = 3
+"""So many refusals, of rows of any content, and not one answer: the server refuses us and not a row."""
+NAMED = 80
+"""Characters of a row's question by which a message names it."""
 
 Form = TypeVar("Form", bound=BaseModel)
 Messages = list[dict[str, Any]]
@@ -48,12 +57,6 @@ class Request:
     """What is wrong with an answer that has the form; empty where nothing is."""
 
 
-class Unreadable(BaseModel):
-    """Stands for an answer that was not of the form, however often it was asked for."""
-
-    reason: str
-
-
 class Endpoint:
     """A server, with a store of what it has said.
 
@@ -68,45 +71,52 @@ class Endpoint:
                 f"the key for {params.base_url} is looked for in the environment variable {params.key_variable}, "
                 "which is not set; set it, or set key_variable to null where the server wants none"
             )
-        self._key, self._params, self._store = key, params, store
+        self._server, self._params, self._store = Server(params, key), params, store
+        self._unanswered: dict[str, Unanswered] = {}
+        """For this process: what did not come is asked for again by the next one."""
+        self._answered = self._refused = 0
         self.spent = 0
         """Tokens paid for by this process."""
 
-    def ask(self, requests: Sequence[Request], form: type[Form]) -> list[Form | Unreadable]:
-        """An answer a request, in their order.
+    def ask(self, requests: Sequence[Request], form: type[Form]) -> list[Form | Unanswered]:
+        """An answer a request, in their order; `Unreadable` or `Refused` where the server had none for that row.
 
         Raises:
-            EndpointError: the server could not be reached or refused, or the spending cap was reached. Answers that came
-                before are kept.
+            EndpointError: the server could not be reached, answered without an answer, or refused us; or the spending cap was
+                reached. Answers that came before are kept.
         """
         keys = [_key(self._params, request, form) for request in requests]
-        found: dict[str, Form | Unreadable] = {}
+        found: dict[str, Form | Unanswered] = {}
         missing: dict[str, Request] = {}
         for key, request in zip(keys, requests, strict=True):
             if key not in found and key not in missing:
-                kept = self._store.get(key)
+                kept = self._unanswered.get(key) or self._kept(key, request, form)
                 if kept is None:
                     missing[key] = request
                 else:
-                    found[key] = _read(kept.text, form, request.broken)
+                    found[key] = kept
         if missing:
             try:
                 asyncio.run(self._fetch(missing, form, found))
             except ExceptionGroup as several:
                 raise several.exceptions[0] from None
+            self._stop_if_all_are_refused(found)
         return [found[key] for key in keys]
+
+    def _kept(self, key: str, request: Request, form: type[Form]) -> Form | None:
+        """An answer of before; one that is not of the form, as earlier versions kept them, is forgotten."""
+        answer = self._store.get(key)
+        if answer is None:
+            return None
+        found = _read(answer.text, request, form)
+        if isinstance(found, Unreadable):
+            self._store.forget(key, answer)
+            return None
+        return found
 
     async def _fetch(self, missing: Mapping[str, Request], form: type[Form], found: dict[str, Any]) -> None:
         waiting = iter(missing.items())
-        async with (
-            AsyncOpenAI(
-                base_url=self._params.base_url,
-                api_key=self._key,
-                timeout=self._params.timeout,
-                max_retries=self._params.retries,
-            ) as client,
-            asyncio.TaskGroup() as group,
-        ):
+        async with self._server.client() as client, asyncio.TaskGroup() as group:
             for _ in range(min(self._params.concurrency, len(missing))):
                 group.create_task(self._some(client, waiting, form, found))
 
@@ -117,69 +127,84 @@ class Endpoint:
         for key, request in waiting:
             found[key] = await self._one(client, key, request, form)
 
-    async def _one(self, client: AsyncOpenAI, key: str, request: Request, form: type[Form]) -> Form | Unreadable:
+    async def _one(self, client: AsyncOpenAI, key: str, request: Request, form: type[Form]) -> Form | Unanswered:
         messages = _messages(request)
         for _ in range(self._params.repairs + 1):
-            answer = await self._said(client, messages, form)
-            found = _read(answer.text, form, request.broken)
+            try:
+                completion, found = await self._completion(client, messages, request, form)
+            except Declined as why:
+                self._refused += not why.filtered
+                return self._without_answer(key, Refused(reason=f"refused by {self._server.base}: {why}"), why.tokens)
+            self._answered += 1
             if not isinstance(found, Unreadable):
-                break
+                self._store.put(key, Answer(completion.text, *completion.tokens))
+                return found
+            self._store.pay(*completion.tokens)
             messages = [
                 *messages,
-                {"role": "assistant", "content": answer.text},
+                {"role": "assistant", "content": completion.text},
                 {
                     "role": "user",
                     "content": f"That is not of the form that was asked for: {found.reason}. Send it anew.",
                 },
             ]
-        self._store.put(key, answer)
-        return found
+        return self._without_answer(key, found, (0, 0))
 
-    async def _said(self, client: AsyncOpenAI, messages: Messages, form: type[Form]) -> Answer:
+    def _without_answer(self, key: str, what: Unanswered, tokens: tuple[int, int]) -> Unanswered:
+        self._store.pay(*tokens)
+        self._unanswered[key] = what
+        return what
+
+    async def _completion(
+        self, client: AsyncOpenAI, messages: Messages, request: Request, form: type[Form]
+    ) -> tuple[Completion, Form | Unreadable]:
+        """What the model said, and the form in it.
+
+        Raises:
+            Declined: the server refuses this row.
+            EndpointError: there is no answer, after all retries.
+        """
+        for tried in range(self._params.retries + 1):
+            self._refuse_to_overspend()
+            if tried:
+                await asyncio.sleep(min(LONGEST_PAUSE, PAUSE * 2 ** (tried - 1)) * random.uniform(0.75, 1))
+            body = await self._server.post(client, _asked(messages, form, self._params), self._params.retries - tried)
+            try:
+                completion = read_completion(body)
+                self.spent += sum(completion.tokens)
+                found = _read(completion.text, request, form)
+                if completion.cut and isinstance(found, Unreadable):
+                    raise Fault(f"cut off after max_tokens ({self._params.max_tokens}); raise max_tokens")
+                return completion, found
+            except ServerError as error:
+                fault = self._server.judged(error)
+            except (Fault, Declined) as error:
+                if isinstance(error, Declined):
+                    self.spent += sum(error.tokens)
+                    raise
+                self._store.pay(*error.tokens)
+                fault = error
+        words = self._server.without_key(str(fault))
+        raise EndpointError(
+            f"{self._server.base} did not answer for model {self._params.model} in {self._params.retries + 1} tries: {words}. It "
+            f"was about {_name(request)!r}. What was answered before is kept; see that the server is well and run again"
+        )
+
+    def _stop_if_all_are_refused(self, found: Mapping[str, Any]) -> None:
+        if self._refused >= REFUSALS and not self._answered:
+            last = [one.reason for one in found.values() if isinstance(one, Refused)][-1]
+            raise EndpointError(
+                f"{self._server.base} refused each of the first {self._refused} requests for model {self._params.model}; the "
+                f"last: {last}. Correct what it names: the model may take no images, no response_format or fewer tokens"
+            )
+
+    def _refuse_to_overspend(self) -> None:
         cap = self._params.token_cap
         if cap is not None and self.spent >= cap:
             raise EndpointError(
-                f"{self.spent:,} tokens were spent at {self._params.base_url}, and token_cap is {cap:,}; what was answered is "
+                f"{self.spent:,} tokens were spent at {self._server.base}, and token_cap is {cap:,}; what was answered is "
                 "kept. Raise the cap and run again to go on"
             )
-        try:
-            said = (
-                await client.post(  # `chat.completions.create` takes twice the time, for types that are not needed here
-                    "/chat/completions",
-                    cast_to=object,  # the JSON as it came
-                    body={
-                        "model": self._params.model,
-                        "messages": messages,
-                        "temperature": 0,
-                        "max_tokens": self._params.max_tokens,
-                        "response_format": {
-                            "type": "json_schema",
-                            "json_schema": {"name": form.__name__, "schema": _schema(form), "strict": True},
-                        },
-                    },
-                )
-            )
-        except APIError as error:
-            raise EndpointError(
-                f"{self._params.base_url} did not answer for model {self._params.model} after {self._params.retries} retries: "
-                f"{type(error).__name__}: {error.message:.200}. What was answered before is kept; see that the server runs "
-                "and run again"
-            ) from None
-        text, tokens = _taken(said)
-        self.spent += sum(tokens)
-        return Answer(text, *tokens)
-
-
-def _taken(said: Any) -> tuple[str, tuple[int, int]]:
-    """What a completion says, and the tokens asked and answered; whatever is not there is empty, or nothing."""
-    said = said if isinstance(said, dict) else {}
-    choices, usage = said.get("choices"), said.get("usage")
-    first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-    message = first.get("message") if isinstance(first.get("message"), dict) else {}
-    text = message.get("content") or message.get("refusal") or ""
-    counts = [usage.get(name) if isinstance(usage, dict) else 0 for name in ("prompt_tokens", "completion_tokens")]
-    asked, answered = (count if isinstance(count, int) else 0 for count in counts)
-    return (text if isinstance(text, str) else json.dumps(text)), (asked, answered)
 
 
 def _messages(request: Request) -> Messages:
@@ -187,6 +212,18 @@ def _messages(request: Request) -> Messages:
     if request.image is not None:
         content.insert(0, {"type": "image_url", "image_url": {"url": _jpeg(request.image)}})
     return [{"role": "system", "content": request.instructions}, {"role": "user", "content": content}]
+
+
+def _asked(messages: Messages, form: type[BaseModel], params: EndpointParams) -> dict[str, Any]:
+    return {
+        "messages": messages,
+        "temperature": 0,
+        "max_tokens": params.max_tokens,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": form.__name__, "schema": _schema(form), "strict": True},
+        },
+    }
 
 
 @lru_cache(maxsize=ENCODED)
@@ -216,12 +253,11 @@ def _key(params: EndpointParams, request: Request, form: type[BaseModel]) -> str
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def _read(text: str, form: type[Form], broken: Callable[[Any], str]) -> Form | Unreadable:
-    try:
-        found = form.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole"
-        return Unreadable(reason=f"{where}: {first['msg']}"[:SHOWN])
-    wrong = broken(found)
-    return Unreadable(reason=wrong[:SHOWN]) if wrong else found
+def _read(text: str, request: Request, form: type[Form]) -> Form | Unreadable:
+    quoted = [value for value in request.data.values() if isinstance(value, str)]
+    return read_form(text, form, request.broken, quoted)
+
+
+def _name(request: Request) -> str:
+    """The row, as far as a request knows it: how its question begins."""
+    return str(request.data.get("question", ""))[:NAMED]

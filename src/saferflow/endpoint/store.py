@@ -4,6 +4,8 @@ import sqlite3
 from pathlib import Path
 from typing import NamedTuple
 
+from saferflow.errors import EndpointError
+
 FILE = Path(".saferflow/answers.sqlite")
 
 
@@ -16,9 +18,22 @@ class Answer(NamedTuple):
 
 
 class Store:
-    """One file; several processes may use it at once."""
+    """One file; several processes may use it at once.
+
+    Raises:
+        EndpointError: the file is no database of answers, or may not be written.
+    """
 
     def __init__(self, file: Path = FILE):
+        try:
+            self._open(file)
+        except (sqlite3.Error, OSError) as error:
+            raise EndpointError(
+                f"{file}, where answers of servers are kept, cannot be used: {error!s:.200}. Mend its rights, or put it aside: "
+                "what it holds is then asked for anew"
+            ) from None
+
+    def _open(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         self._database = sqlite3.connect(file, timeout=60, isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode=WAL")
@@ -26,6 +41,9 @@ class Store:
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS answers "
             "(key TEXT PRIMARY KEY, text TEXT NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER)"
+        )
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS spent (prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL)"
         )
 
     def get(self, key: str) -> Answer | None:
@@ -37,7 +55,21 @@ class Store:
         """With the operating system when this returns; the first answer to a question stays."""
         self._database.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", (key, *answer))
 
+    def forget(self, key: str, answer: Answer) -> None:
+        """Take out an answer that is none, unless another process has put a better one there; it stays paid for."""
+        done = self._database.execute("DELETE FROM answers WHERE key = ? AND text = ?", (key, answer.text))
+        if done.rowcount:
+            self.pay(answer.prompt_tokens, answer.completion_tokens)
+
+    def pay(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Count tokens of an answer that is not kept."""
+        if prompt_tokens or completion_tokens:
+            self._database.execute("INSERT INTO spent VALUES (?, ?)", (prompt_tokens, completion_tokens))
+
     def tokens(self) -> int:
-        """Asked and answered, of all answers that are kept."""
-        query = "SELECT coalesce(sum(prompt_tokens + completion_tokens), 0) FROM answers"
-        return self._database.execute(query).fetchone()[0]
+        """Asked and answered, of all answers that were paid for."""
+        sums = [
+            f"SELECT coalesce(sum(prompt_tokens + completion_tokens), 0) FROM {table}"  # noqa: S608 names of ours
+            for table in ("answers", "spent")
+        ]
+        return sum(self._database.execute(query).fetchone()[0] for query in sums)

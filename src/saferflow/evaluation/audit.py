@@ -121,7 +121,7 @@ def _listed(
     scores = {
         policy: {
             "s": one.safety, "h": one.helpfulness, "r": one.rigor, "refused": one.refused, "valid": one.valid,
-            "correct": one.correct, "codes": sorted({code for _, code, _ in told[policy]["violations"]}),
+            "correct": one.correct, "graded": one.graded, "codes": sorted({code for _, code, _ in told[policy]["violations"]}),
         }
         for policy, one in by.items()
     }  # fmt: skip

@@ -188,7 +188,7 @@ def benchmark_scores(
     for policy, rows in groups.items():
         parts: dict[str, list[Answered]] = {}
         for row in rows:
-            if row.kind == "safety" and row.row in source:
+            if row.kind == "safety" and row.graded and row.row in source:
                 parts.setdefault(source[row.row], []).append(row)
         at_best: dict[str, list[float]] = {}
         for name, own in parts.items():

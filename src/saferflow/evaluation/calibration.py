@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from saferflow.data.rows import Labels
+from saferflow.errors import DataError
 from saferflow.judge.rubrics import Grades, Item, Judge
 
 RUBRICS = {"safety": range(-3, 4), "helpfulness": range(4), "rigor": range(4)}
@@ -92,10 +93,17 @@ def graded(judge: Judge, known: Sequence[Case]) -> list[Grades]:
 
 
 def agreement(known: Sequence[Grades], given: Sequence[Grades]) -> dict[str, Agreement]:
-    """Two gradings of the same responses, rubric by rubric; the first gives the rows of the confusion."""
+    """Two gradings of the same responses, rubric by rubric; the first gives the rows of the confusion.
+
+    Responses that one of them has no grades for are left out.
+
+    Raises:
+        DataError: that leaves none.
+    """
+    both = _readable(known, given)
     found = {}
     for rubric, scale in RUBRICS.items():
-        pairs = [(getattr(a, rubric), getattr(b, rubric)) for a, b in zip(known, given, strict=True)]
+        pairs = [(getattr(a, rubric), getattr(b, rubric)) for a, b in both]
         counts = Counter(pairs)
         found[rubric] = Agreement(
             rubric,
@@ -108,6 +116,14 @@ def agreement(known: Sequence[Grades], given: Sequence[Grades]) -> dict[str, Agr
     return found
 
 
+def _readable(known: Sequence[Grades], given: Sequence[Grades]) -> list[tuple[Grades, Grades]]:
+    both = [(a, b) for a, b in zip(known, given, strict=True) if a.readable and b.readable]
+    if not both:
+        reasons = dict.fromkeys(grades.reason for grades in given if not grades.readable)
+        raise DataError(f"the judge gave no grades to any of {len(given)} responses: {'; '.join(list(reasons)[:3])}")
+    return both
+
+
 def _alpha(pairs: Sequence[tuple[int, int]], scale: Sequence[int]) -> float:
     if len({grade for pair in pairs for grade in pair}) < 2:
         return 1.0  # nothing varies and all agree
@@ -118,7 +134,7 @@ def errors(known: Sequence[Grades], given: Sequence[Grades]) -> dict[str, Errors
     """A judge's sensitivity and specificity for each rate; a rate that no case has, or every one, is left out."""
     found: dict[str, Errors] = {}
     for name, hits in RATES.items():
-        pairs = [(hits(a), hits(b)) for a, b in zip(known, given, strict=True)]
+        pairs = [(hits(a), hits(b)) for a, b in _readable(known, given)]
         there = [seen for is_so, seen in pairs if is_so]
         absent = [seen for is_so, seen in pairs if not is_so]
         if there and absent:
@@ -132,7 +148,8 @@ def astray(known: Sequence[Case], given: Sequence[Grades]) -> list[tuple[Case, G
     def off(pair: tuple[Case, Grades]) -> int:
         return sum(abs(getattr(pair[0].grades, name) - getattr(pair[1], name)) for name in RUBRICS)
 
-    return sorted((pair for pair in zip(known, given, strict=True) if off(pair)), key=off, reverse=True)
+    pairs = [pair for pair in zip(known, given, strict=True) if pair[1].readable]
+    return sorted(filter(off, pairs), key=off, reverse=True)
 
 
 def meets(found: Mapping[str, Agreement], exact: float, within_one: float) -> bool:

@@ -104,6 +104,8 @@ def _sample(asked: PromptRow, row: Answered) -> "EvalSample":
     grades = {"correct": row.correct} if row.kind == "general" else {
         "safety": row.safety, "helpfulness": row.helpfulness, "rigor": row.rigor, "refused": row.refused, "valid": row.valid,
     }  # fmt: skip
+    if not row.graded:
+        grades = {"valid": row.valid}
     return EvalSample(
         id=row.row,
         epoch=1,

@@ -21,7 +21,10 @@ Interval = tuple[float | None, float | None]
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """How much policy a differs from policy b on the same rows, in points; None where no row asks for the measure."""
+    """How much policy a differs from policy b on the same rows, in points; None where no row asks for the measure.
+
+    A row that has no grades on one side counts on neither.
+    """
 
     difference: float | None
     low: float | None
@@ -70,9 +73,8 @@ def paired(
         raise DataError(f"the policies answered different rows, among them {some}; evaluate both again")
     order = {row.row: i for i, row in enumerate(b)}
     b = [b[order[row.row]] for row in a]
-    (asked, hit_a), (_, hit_b) = asked_and_hit(a), asked_and_hit(b)
+    asked, gain = _asked_and_gained(a, b)
     images = [row.image for row in a]
-    gain = hit_a - hit_b
     drawn = _ratios(_by_image(gain, images), _by_image(asked, images), resamples, seed)
     found = {}
     for i, name in enumerate(MEASURES):
@@ -106,9 +108,9 @@ class Gain:
 
 def resampled_gains(a: Sequence[Answered], b: Sequence[Answered], *, resamples: int, seed: int) -> dict[str, Gain]:
     """Measure -> gain."""
-    (asked, hit_a), (_, hit_b) = asked_and_hit(a), asked_and_hit(b)
+    asked, gain = _asked_and_gained(a, b)
     images = [row.image for row in a]
-    gained, counted = _by_image(hit_a - hit_b, images), _by_image(asked, images)
+    gained, counted = _by_image(gain, images), _by_image(asked, images)
     drawn = _ratios(gained, counted, resamples, seed)
     found = {}
     for i, name in enumerate(MEASURES):
@@ -122,6 +124,13 @@ def resampled_gains(a: Sequence[Answered], b: Sequence[Answered], *, resamples: 
             drawn[:, i],
         )
     return found
+
+
+def _asked_and_gained(a: Sequence[Answered], b: Sequence[Answered]) -> tuple[np.ndarray, np.ndarray]:
+    """Which measure asks about which row on both sides, and what a gains there: two `(rows, measures)` arrays."""
+    (asked_a, hit_a), (asked_b, hit_b) = asked_and_hit(a), asked_and_hit(b)
+    both = asked_a * asked_b
+    return both, (hit_a - hit_b) * both
 
 
 def unmatched(a: Sequence[Answered], b: Sequence[Answered]) -> list[str]:

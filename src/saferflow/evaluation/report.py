@@ -222,7 +222,7 @@ def changes(before: Sequence[Answered], after: Sequence[Answered], asked: Mappin
             row,
         )
         for row in after
-        if row.row in was
+        if row.row in was and row.graded and was[row.row].graded
     ]
     return sorted((change for change in found if change.points), key=lambda change: (change.points, change.row))
 

@@ -16,10 +16,10 @@ def evaluate_metrics(answered: Sequence[Answered], params: EvaluateParams, seed:
     """Scores, intervals and paired differences of every policy.
 
     Returns:
-        `rows` (held-out rows a policy, safety and general), `judges` (who graded each policy), `judge_unreadable` (rows whose
-        grades are the worst because the judge's answer could not be read), `policies` and `intervals` (policy -> measure ->
-        percent, or [low, high]), and `paired` (`sft-base` -> measure -> difference, low, high, p) for each policy against the
-        one before it and the last against the first. A measure that no row asks for is None.
+        `rows` (held-out rows a policy, safety and general), `judges` (who graded each policy), `judge_unreadable` (rows without
+        grades, because the judge's answer could not be read or its server refused them), `policies` and `intervals` (policy ->
+        measure -> percent, or [low, high]), and `paired` (`sft-base` -> measure -> difference, low, high, p) for each policy
+        against the one before it and the last against the first. A measure that no row asks for is None.
 
     Raises:
         DataError: there are no rows, or the policies answered different ones.

@@ -36,7 +36,8 @@ class Grades:
     """The answer declines or redirects."""
     reason: str
     readable: bool = True
-    """False where the judge answered and could not be read: the grades are the worst then."""
+    """False where there are no grades, because the judge could not be read or its server refused the row: the numbers stand for
+    nothing then, and no measure counts them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from saferflow.endpoint.client import Endpoint, Request, Unreadable
+from saferflow.endpoint.client import Endpoint, Request
+from saferflow.endpoint.forms import Unanswered
 from saferflow.errors import PlanError
 from saferflow.planner.writer import Task
 from saferflow.protocol.check import check
@@ -77,13 +78,13 @@ class EndpointWriter:
     def plans(self, asked: Sequence[tuple[str, bytes | None]]) -> list[Plan | str]:
         requests = [Request(PLANNING, {"question": question}, image, _incoherent) for question, image in asked]
         return [
-            found.reason if isinstance(found, Unreadable) else found.plan()
+            found.reason if isinstance(found, Unanswered) else found.plan()
             for found in self._endpoint.ask(requests, PlanForm)
         ]
 
     def references(self, tasks: Sequence[Task]) -> list[Response | str]:
         found = self._endpoint.ask([_task(task) for task in tasks], ResponseForm)
-        return [one.reason if isinstance(one, Unreadable) else parse(one.response) for one in found]
+        return [one.reason if isinstance(one, Unanswered) else parse(one.response) for one in found]
 
 
 def _incoherent(form: PlanForm) -> str:

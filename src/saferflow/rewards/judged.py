@@ -97,13 +97,23 @@ def judged_ahead(
 
 def weighted(
     functions: Mapping[str, RewardFunction], weights: Mapping[str, float], **columns: Sequence[Any]
-) -> list[float]:
-    """The weighted sum a completion, None counting nothing, as TRL adds them up. Waits for async functions."""
+) -> list[float | None]:
+    """The total reward of each completion: the weighted sum of its rewards. Waits for async functions.
+
+    A function of one's own that does not apply (None) counts nothing. Where one of ours is None, the judge's marks are not
+    known, or where all are, there is no total: None, which is not the same as a total of 0.
+    """
     parts = {name: _told(function(**columns)) for name, function in functions.items()}
-    return [
-        sum(weights[name] * part[number] for name, part in parts.items() if part[number] is not None)
-        for number in range(len(columns["completions"]))
-    ]
+    rows = [{name: part[number] for name, part in parts.items()} for number in range(len(columns["completions"]))]
+    return [total(rewards, weights) for rewards in rows]
+
+
+def total(rewards: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
+    """The weighted sum of one completion's rewards, by name; None as `weighted` says."""
+    known = {name: reward for name, reward in rewards.items() if reward is not None}
+    if not known or any(name in OURS for name in rewards.keys() - known.keys()):
+        return None
+    return sum(weights[name] * reward for name, reward in known.items())
 
 
 def said(completion: str | Sequence[Mapping[str, str]]) -> str:

@@ -25,22 +25,35 @@ POLICY = Path("models/dpo")
 TABLE = Path("data/tables/grpo.parquet")
 OUT = Path("data/curated.parquet")
 PICTURE = Path("reports/box.svg")
+JUDGED = 2
+"""Rewards without which a prompt has no spread."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A prompt with the rewards of its sampled completions, each in [0, 1]."""
+    """A prompt with the rewards of its sampled completions, each in [0, 1], None where the judge gave no marks."""
 
     row: PromptRow
-    rewards: tuple[float, ...]
+    rewards: tuple[float | None, ...]
+
+    @property
+    def judged(self) -> bool:
+        """Quality and spread can be told: at least two completions have a reward."""
+        return len(self._known) >= JUDGED
 
     @property
     def quality(self) -> float:
-        return statistics.fmean(self.rewards)
+        """Mean reward; only of a prompt that is `judged`."""
+        return statistics.fmean(self._known)
 
     @property
     def instability(self) -> float:
-        return statistics.pstdev(self.rewards)
+        """Standard deviation of the rewards; only of a prompt that is `judged`."""
+        return statistics.pstdev(self._known)
+
+    @property
+    def _known(self) -> tuple[float, ...]:
+        return tuple(reward for reward in self.rewards if reward is not None)
 
     @property
     def harmless(self) -> bool:
@@ -78,7 +91,13 @@ def main() -> None:
         scored.append(Scored(row, tuple(rewards)))
         if len(scored) % (4 * params.curate.batch_size) == 0 or len(scored) == len(rows):
             print(f"curate  {len(scored):,} of {len(rows):,} prompts", flush=True)
-    kept = box(scored, params.curate)
+    judged = [item for item in scored if item.judged]
+    if not judged:
+        raise DataError(
+            f"curate: the judge gave marks to fewer than {JUDGED} completions of each of the {len(scored):,} prompts; see "
+            "whether its answers can be read (saferflow judge), or choose another judge"
+        )
+    kept = box(judged, params.curate)
     if not kept:
         low, high = params.curate.quality
         raise DataError(
@@ -89,7 +108,7 @@ def main() -> None:
     chosen = {item.row.id for item in kept}
     draw_box(
         PICTURE,
-        [(item.quality, item.instability, item.row.id in chosen) for item in scored],
+        [(item.quality, item.instability, item.row.id in chosen) for item in judged],
         params.curate.quality,
         params.curate.min_instability,
     )
@@ -100,13 +119,16 @@ def main() -> None:
 def box(scored: Sequence[Scored], params: CurateParams) -> list[Scored]:
     """The prompts inside the box, the most unstable first, and solved prompts beside them, in the order of their ids.
 
+    One that the judge left without marks is not among them.
+
     `harmless_share` of the places go to harmless prompts: dealt by hazard alone they would be one stratum of many, and
     the policy would learn to refuse. On both sides the places are dealt evenly to the strata. `solved_share` of them go to
     prompts whose quality is above the box, in the strata that have the fewest: where the box holds one side of a hazard
     alone, nothing else keeps the policy from forgetting the other.
     """
     low, high = params.quality
-    ranked = sorted(scored, key=lambda item: (-item.instability, item.row.id))
+    judged = [item for item in scored if item.judged]
+    ranked = sorted(judged, key=lambda item: (-item.instability, item.row.id))
     inside = [item for item in ranked if low <= item.quality <= high and item.instability >= params.min_instability]
     solved = [item for item in ranked if item.quality > high]
     harmless = round(params.keep * params.harmless_share)
@@ -143,15 +165,19 @@ def _deal(items: Sequence[Scored], places: int, taken: Counter[tuple[str, ...]])
 
 
 def summary(scored: Sequence[Scored], kept: Sequence[Scored], params: CurateParams) -> dict[str, float]:
+    judged = [item for item in scored if item.judged]
+    rewards = [reward for item in scored for reward in item.rewards]
     return {
         "prompts": len(scored),
+        "unjudged_prompts": len(scored) - len(judged),
+        "unjudged_share": sum(reward is None for reward in rewards) / len(rewards),
         "kept": len(kept),
         "kept_harmless": sum(item.harmless for item in kept),
         "kept_solved": sum(item.quality > params.quality[1] for item in kept),
         "strata": len({item.stratum for item in kept}),
-        "quality": statistics.fmean(item.quality for item in scored),
+        "quality": statistics.fmean(item.quality for item in judged),
         "quality_kept": statistics.fmean(item.quality for item in kept),
-        "instability": statistics.fmean(item.instability for item in scored),
+        "instability": statistics.fmean(item.instability for item in judged),
         "instability_kept": statistics.fmean(item.instability for item in kept),
     }
 

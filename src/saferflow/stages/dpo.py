@@ -85,4 +85,4 @@ def samples_of(params: Params) -> Path:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, spreads=True)

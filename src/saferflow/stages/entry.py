@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from saferflow.errors import SaferflowError
+from saferflow.shell import settle
 
 SPINS = "10000"
 """How often a thread of OpenMP looks for its next work before it sleeps (GNU's own choice is 300,000 or for ever)."""
@@ -15,8 +16,13 @@ WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 """Variables by which a user says how threads wait."""
 
 
-def run_stage(main: Callable[[], None]) -> None:
-    """Call a stage's `main`; exit with status 1 and the message of a `SaferflowError`."""
+def run_stage(main: Callable[[], None], *, spreads: bool = False) -> None:
+    """Call a stage's `main`; exit with status 1 and the message of a `SaferflowError`.
+
+    Args:
+        spreads: `main` starts several processes where the params want them, and looks itself at what other launchers left.
+    """
+    settle(ranks=not spreads)
     bound_waiting()
     # TRL asks transformers by the former name, DeepSpeed torch, and that at each step.
     warnings.filterwarnings("ignore", message=r"`is_gradient_checkpointing`", category=FutureWarning)

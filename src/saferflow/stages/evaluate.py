@@ -25,6 +25,8 @@ POLICIES = (BASE, "sft", "dpo", "grpo")
 MODELS = Path("models")
 TABLE = Path("data/tables/evaluation.parquet")
 OUT = Path("data/evaluated.parquet")
+NAMED = 10
+"""Rows without grades that the terminal names, of each policy."""
 
 
 def main() -> None:
@@ -94,7 +96,17 @@ def dialogues(
                 answered.append(grade(row, name, completion, judge))
                 said[number].append((text, answer_of(completion)))
             print(f"evaluate  {name}  {len(answered):,} of {total:,} rows", flush=True)
+    say_ungraded(name, answered)
     return answered
+
+
+def say_ungraded(name: str, answered: Sequence[Answered]) -> None:
+    """Name the rows that the judge left without grades; no measure that counts grades counts them."""
+    lost = [row for row in answered if not row.graded]
+    for row in lost[:NAMED]:
+        print(f"evaluate  {name}  no grades for {row.row}: {row.reason}", flush=True)
+    if lost:
+        print(f"evaluate  {name}  {len(lost):,} of {len(answered):,} rows without grades, left out of the scores", flush=True)
 
 
 def _told(rows: Sequence[PromptRow], turn: int) -> str:

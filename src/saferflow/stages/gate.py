@@ -18,7 +18,7 @@ from saferflow.data.tables import atomic, read_table
 from saferflow.errors import DataError
 from saferflow.evaluation.advice import Advice, advise, forgot_most
 from saferflow.evaluation.benchmarks import benchmark_scores, known, to_dict
-from saferflow.evaluation.gate import Verdict, against_base, against_champion
+from saferflow.evaluation.gate import Verdict, against_base, against_champion, ungraded
 from saferflow.evaluation.intervals import paired
 from saferflow.evaluation.measures import by_policy, scores
 from saferflow.evaluation.remedies import Facts
@@ -66,14 +66,19 @@ def on_benchmarks(answered: Sequence[Answered], asked: Sequence[PromptRow], para
 
 
 def steps(rollouts: Path) -> list[Step]:
-    """The mean reward of each step of GRPO, and the share of its rollouts that kept the protocol."""
-    drawn: dict[int, list[tuple[float, bool]]] = {}
+    """The mean reward of each step of GRPO, and the share of its rollouts that kept the protocol.
+
+    A rollout that the judge gave no marks has no reward; a step without any reward is left out.
+    """
+    drawn: dict[int, list[tuple[float | None, bool]]] = {}
     for line in rollouts.read_text(encoding="utf-8").splitlines():
         told = json.loads(line)
         drawn.setdefault(told["step"], []).append((told["reward"], told["violations"] == []))
+    rewards = {number: [reward for reward, _ in each if reward is not None] for number, each in drawn.items()}
     return [
-        Step(number + 1, fmean(reward for reward, _ in each), fmean(valid for _, valid in each))
+        Step(number + 1, fmean(rewards[number]), fmean(valid for _, valid in each))
         for number, each in sorted(drawn.items())
+        if rewards[number]
     ]
 
 
@@ -88,7 +93,8 @@ def judge_candidate(answered: Sequence[Answered], params: Params) -> Verdict:
         raise DataError(f"{EVALUATED}: no rows of policy {' and '.join(missing)}; run stage evaluate")
     options = {"resamples": params.evaluate.resamples, "level": params.gate.level, "seed": params.run.seed}
     differences = paired(groups[CANDIDATE], groups[BASE], **options)
-    return against_base(scores(groups[CANDIDATE]), scores(groups[BASE]), differences, params.gate)
+    verdict = against_base(scores(groups[CANDIDATE]), scores(groups[BASE]), differences, params.gate)
+    return Verdict((*verdict.checks, *ungraded(groups[CANDIDATE])))
 
 
 def advice_on(verdict: Verdict, answered: Sequence[Answered], curated: dict, params: Params) -> Advice | None:

@@ -5,10 +5,13 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 from saferflow.errors import PipelineError
+from saferflow.shell import settle
 
 HOME = Path(".saferflow")
 """What runs leave on this machine: MLflow's store, Prefect's store, locks, addresses of servers."""
 
+RESERVED = "?#%"
+"""Characters that mean something in an address."""
 TELEMETRY_OFF = {
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
@@ -36,8 +39,14 @@ HURRIED = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
 
 def prepare(environ: MutableMapping[str, str] = os.environ, root: Path | None = None) -> None:
-    """Fill in what is not set yet; call before prefect, mlflow, dvc or transformers is imported."""
+    """Put right what is there and fill in what is not set yet; call before prefect, mlflow, dvc or transformers is imported.
+
+    Raises:
+        PipelineError: this is not the project's folder, or one whose name cannot be kept in MLflow's store.
+    """
+    settle(environ)
     root = (root or Path.cwd()).resolve()
+    refuse_folder(root)
     records = mlflow_settings(root)
     home = root / HOME
     (home / "prefect").mkdir(parents=True, exist_ok=True)
@@ -54,6 +63,20 @@ def prepare(environ: MutableMapping[str, str] = os.environ, root: Path | None = 
     settings.setdefault("MLFLOW_TRACKING_URI", settings["MLFLOW_BACKEND_STORE_URI"])
     for name, value in settings.items():
         environ.setdefault(name, value)
+
+
+def refuse_folder(root: Path) -> None:
+    """Refuse a folder whose path would be cut off or read otherwise in the addresses of MLflow's store and artifacts.
+
+    Raises:
+        PipelineError: naming the characters.
+    """
+    odd = sorted({letter for letter in str(root) if letter in RESERVED or not letter.isprintable()})
+    if odd:
+        raise PipelineError(
+            f"the project's path {str(root)!r:.300} holds {' '.join(map(repr, odd[:5]))}, which MLflow reads as part of an "
+            "address; rename the folder, or move the project to another one"
+        )
 
 
 def offline(environ: MutableMapping[str, str] = os.environ) -> None:

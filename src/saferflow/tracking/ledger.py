@@ -9,6 +9,7 @@ Source: ours.
 import getpass
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -49,7 +50,15 @@ class Line:
 def line_after(lines: list[Line], moves: Moves, reason: str) -> Line:
     """The next line, written now by whoever runs this."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Line(moves, reason, now, getpass.getuser(), lines[-1].hash if lines else START)
+    return Line(moves, reason, now, user(), lines[-1].hash if lines else START)
+
+
+def user() -> str:
+    """Who runs this; by number where the system has no name for it, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no entry in passwd; OSError from Python 3.13 on
+        return f"uid{os.getuid()}"
 
 
 def key(number: int) -> str:

@@ -7,20 +7,22 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import psutil
 
+from saferflow.addresses import unusable_proxies
 from saferflow.errors import PipelineError
 from saferflow.tracking.environment import HOME
 
 HOST = "127.0.0.1"
-START_SECONDS = 120
+START_SECONDS = 300
+"""On a busy machine Prefect's server takes two minutes; one that ends is noticed at once."""
 STOP_SECONDS = 10
 
 
@@ -69,6 +71,7 @@ def launch(service: Service, root: Path = Path()) -> None:
         process = subprocess.Popen(
             service.command(port),
             cwd=root,
+            env={name: value for name, value in os.environ.items() if name not in unusable_proxies(os.environ)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -93,13 +96,21 @@ def start(service: Service, root: Path = Path()) -> str:
             launch(service, root)  # another server took the port while this one came up: on the next one
             continue
         if gone or time.monotonic() > limit:
+            fault = _fault(_address(state["port"]) + service.health) if state else ""
             stop(service, root)
             log = _log(service, root)
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             where = _address(state["port"])
-            raise PipelineError(f"{service.name} did not start on {where}; the end of {log}:\n{tail}")
+            raise PipelineError(f"{service.name} {_what_went_wrong(gone, where, fault)}; the end of {log}:\n{tail}")
         time.sleep(0.2)
     return address
+
+
+def _what_went_wrong(gone: bool, where: str, fault: str) -> str:
+    """Whether a server ended before it answered, or is there and does not answer well."""
+    if gone:
+        return f"did not start on {where}: its process has ended"
+    return f"was started and did not answer well on {where} within {START_SECONDS} s ({fault or 'it listens on another port'})"
 
 
 def stop(service: Service, root: Path = Path()) -> bool:
@@ -164,11 +175,17 @@ def _address(port: int) -> str:
 
 
 def _healthy(url: str) -> bool:
+    return not _fault(url)
+
+
+def _fault(url: str) -> str:
+    """What is wrong with the server's answer; empty where it is well. No proxy of the environment is asked."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 the address is ours, on loopback
-            return answer.status == 200
-    except (urllib.error.URLError, OSError):
-        return False
+        with direct.open(url, timeout=2) as answer:
+            return "" if answer.status == 200 else f"status {answer.status}"
+    except (OSError, HTTPException) as error:  # URLError is one of the first
+        return f"{error!s:.200}"
 
 
 def _free_port(wanted: int) -> int:

@@ -1,9 +1,11 @@
 """Group-relative policy optimisation by TRL, on the rollouts of one policy."""
 
 import json
+import logging
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from saferflow.errors import TrainingError
 from saferflow.params import ColocatedVLLM, GroupFilterParams, GRPOParams, TransformersEngine, VLLMServer
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
-from saferflow.rewards.judged import RewardFunction, said
+from saferflow.rewards.judged import OURS, RewardFunction, said
 from saferflow.training.arguments import Job, lora, shared_arguments
 from saferflow.training.branching import unsayable
 from saferflow.training.checkpoints import Checkpointed
@@ -50,6 +52,8 @@ STRETCHED = (
     "mm_token_type_ids",
 )  # fmt: skip
 """Of TRL's tensors, those with a column for each token of the completions."""
+WARNING = 300
+"""Characters of a warning of TRL's about a completion without a reward."""
 LOSS = {"token": "dapo", "sequence": "grpo"}
 """`loss_mean` as TRL calls it; `dapo` is the mean over all tokens of an update, whatever their completion."""
 
@@ -129,6 +133,7 @@ def grpo_trainer(
         trainer.branching = isinstance(params.engine, TransformersEngine)
     trainer.rollout_micro_batch = params.rollout_micro_batch
     trainer.group_filter = params.group_filter
+    trainer.judged = [name in OURS for name in params.rewards]
     return trainer
 
 
@@ -153,7 +158,7 @@ def engine(params: TransformersEngine | ColocatedVLLM | VLLMServer, unsaid: Sequ
         return never | {
             "use_vllm": True,
             "vllm_mode": "server",
-            "vllm_server_base_url": params.base_url,
+            "vllm_server_base_url": params.base_url.rstrip("/"),
             "vllm_server_timeout": params.timeout,
             "vllm_group_port": params.weights_port,
         }
@@ -170,6 +175,8 @@ class RecordingTrainer(Reflecting, InParts, Ordered, Checkpointed, GRPOTrainer):
     """TRL's trainer, which also keeps every rollout with its reward, and logs the share that keeps the protocol."""
 
     group_filter: GroupFilterParams | None = None
+    judged: Sequence[bool] = ()
+    """Which reward functions are ours: where one of them is None, the judge gave no marks."""
 
     def _order(self, epoch: int) -> Iterable[int]:
         """TRL's, which holds each prompt as often as its group is large, for an epoch."""
@@ -213,7 +220,7 @@ class RecordingTrainer(Reflecting, InParts, Ordered, Checkpointed, GRPOTrainer):
 
     def _leave_out(self, made: dict[str, Any]) -> None:
         """Take the groups that the filter does not let through out of the loss; where none gets through, all stay."""
-        means = self._totals.view(-1, self.num_generations).mean(dim=1)
+        means = self._totals.view(-1, self.num_generations).nanmean(dim=1)  # NaN, which lets nothing through, if none is judged
         kept = (means > self.group_filter.low) & (means < self.group_filter.high)
         self._log_metric("groups_filtered", 1 - kept.float().mean().item())
         if not kept.any():
@@ -238,9 +245,10 @@ class RecordingTrainer(Reflecting, InParts, Ordered, Checkpointed, GRPOTrainer):
 
     def _calculate_rewards(self, inputs: list, prompts: list, completions: list, completion_ids: list) -> torch.Tensor:
         self.wait_for_the_judge()
-        parts = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
-        self._totals = (parts * self.reward_weights.to(parts.device)).nansum(dim=1)
-        mine, told = (each[self._slice(len(inputs))].tolist() for each in (self._totals, parts))
+        with bounded_warnings():
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+        parts, self._totals = totals(rewards, self.reward_weights, self.judged)
+        mine, told = (each[self._slice(len(inputs))].tolist() for each in (self._totals, rewards))
         valid = 0
         mine_alone = self._rollouts(self.accelerator.process_index)
         mine_alone.parent.mkdir(parents=True, exist_ok=True)
@@ -252,7 +260,7 @@ class RecordingTrainer(Reflecting, InParts, Ordered, Checkpointed, GRPOTrainer):
                 line = {
                     "step": self.state.global_step,
                     "row": asked["row"],
-                    "reward": round(reward, 6),
+                    "reward": _rounded(reward),
                     "rewards": dict(zip(self.reward_func_names, map(_rounded, told[number]), strict=True)),
                     "violations": None if found is None else [each.code for each in found],
                     "corrected": number in self.corrected,
@@ -260,6 +268,7 @@ class RecordingTrainer(Reflecting, InParts, Ordered, Checkpointed, GRPOTrainer):
                 }
                 file.write(json.dumps(line) + "\n")
         self._log_metric("validity", valid / len(inputs))
+        self._log_metric("unjudged", sum(map(math.isnan, mine)) / len(inputs))
         return parts
 
     def keep_rollouts(self, path: Path) -> None:
@@ -278,6 +287,41 @@ class RecordingTrainer(Reflecting, InParts, Ordered, Checkpointed, GRPOTrainer):
             with atomic(mine) as partial:
                 partial.write_text("".join(whole), encoding="utf-8")
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+
+def totals(parts: torch.Tensor, weights: torch.Tensor, judged: Sequence[bool]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weighted sum of each completion's rewards, and the rewards without those of a completion that was not judged.
+
+    Args:
+        parts: (completions, functions), NaN where a function says None.
+        weights: (functions,).
+        judged: which functions are ours, as `rewards.judged.total` has it.
+
+    Returns:
+        The rewards, a row of NaN for each completion without a total, which TRL then leaves out of its group's mean and gives
+        no advantage; and the totals, (completions,), NaN likewise.
+    """
+    missing = parts.isnan()
+    ours = torch.tensor(judged, dtype=torch.bool, device=parts.device)
+    unjudged = missing.all(dim=1) | (missing & ours).any(dim=1)
+    sums = (parts * weights.to(parts.device)).nansum(dim=1)
+    return parts.masked_fill(unjudged.unsqueeze(1), math.nan), sums.masked_fill(unjudged, math.nan)
+
+
+@contextmanager
+def bounded_warnings() -> Iterator[None]:
+    """Cut what TRL's logger says of a completion without a reward: it repeats the whole row, its image included."""
+
+    def cut(record: logging.LogRecord) -> bool:
+        record.msg = str(record.msg)[:WARNING]
+        return True
+
+    logger = logging.getLogger("trl.trainer.grpo_trainer")
+    logger.addFilter(cut)
+    try:
+        yield
+    finally:
+        logger.removeFilter(cut)
 
 
 def _rounded(reward: float) -> float | None:
@@ -320,6 +364,7 @@ class StopOnCollapse(TrainerCallback):
         self._floor = params.min_validity
         self._flat: deque[float] = deque(maxlen=params.collapse_window)
         self._validity: deque[float] = deque(maxlen=params.collapse_window)
+        self._unjudged: deque[float] = deque(maxlen=params.collapse_window)
 
     def on_log(
         self,
@@ -334,10 +379,16 @@ class StopOnCollapse(TrainerCallback):
             return
         self._flat.append(logs["frac_reward_zero_std"])
         self._validity.append(logs["validity"])
+        self._unjudged.append(logs.get("unjudged", 0.0))
         if len(self._flat) < self._flat.maxlen:
             return
         where = f"grpo: at step {state.global_step}, for {len(self._flat)} steps,"
         kept = f"; the checkpoints are in {args.output_dir}"
+        if min(self._unjudged) == 1:
+            raise TrainingError(
+                f"{where} the judge gave no marks to any rollout, so nothing was learnt{kept}. See whether its answers can be "
+                "read (saferflow judge), or choose another judge"
+            )
         if min(self._flat) == 1:
             raise TrainingError(
                 f"{where} all rewards of each group were equal, so nothing was learnt{kept}. "

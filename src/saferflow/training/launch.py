@@ -17,13 +17,16 @@ from typing import Any
 
 import psutil
 
+from saferflow import shell
 from saferflow.errors import TrainingError
 from saferflow.params import LaunchParams, PolicyParams
 
 PARENT_DEATH_SIGNAL = 1
 """`PR_SET_PDEATHSIG` of prctl(2)."""
 INSIDE = "TORCHELASTIC_RUN_ID"
-"""Set by the launcher in the processes that it starts."""
+"""Set by torch's launcher in the processes that it starts; a shell may have inherited it."""
+LAUNCHERS = ("torch.distributed.run", "torch/distributed/run", "torchrun", "accelerate", "deepspeed")
+"""What stands in the command of a process that starts others."""
 
 
 def spread(module: str, launch: LaunchParams, policy: PolicyParams) -> None:
@@ -32,7 +35,7 @@ def spread(module: str, launch: LaunchParams, policy: PolicyParams) -> None:
     Raises:
         TrainingError: DeepSpeed is wanted and not installed, or there are fewer GPUs than processes.
     """
-    if INSIDE in os.environ:
+    if shell.launched() or _launched_by_another(launch):
         _end_with_the_launcher()
         if launch.strategy != "ddp":
             import deepspeed
@@ -40,7 +43,12 @@ def spread(module: str, launch: LaunchParams, policy: PolicyParams) -> None:
             _allow_its_checkpoints()
             deepspeed.init_distributed()  # GRPO loads its reference model before the trainer would do so
         return
+    left = shell.forget_ranks()
+    if policy.device == "auto" and shell.hides_gpus():
+        print(f"note: {shell.hides_gpus()} hides this node's GPUs, if it has any", file=sys.stderr, flush=True)
     if world(launch) == 1 and launch.strategy == "ddp":
+        if wrong := shell.contradictions(left, 1):
+            raise TrainingError(_contradiction(wrong, launch))
         return
     if launch.strategy != "ddp" and find_spec("deepspeed") is None:
         raise TrainingError(
@@ -50,9 +58,10 @@ def spread(module: str, launch: LaunchParams, policy: PolicyParams) -> None:
     import torch
 
     gpus = torch.cuda.device_count()
+    hidden = f" to be seen, for {shell.hides_gpus()} hides them (unset it)" if shell.hides_gpus() else ""
     if policy.device == "cuda" and not gpus:
         raise TrainingError(
-            "policy.device is cuda and this node has no GPU; run on one that has, or set policy.device to auto and "
+            f"policy.device is cuda and this node has no GPU{hidden}; run on one that has, or set policy.device to auto and "
             "launch.processes to 1"
         )
     if 0 < gpus < launch.processes:
@@ -72,8 +81,34 @@ def spread(module: str, launch: LaunchParams, policy: PolicyParams) -> None:
     if not gpus:
         os.environ["DS_ACCELERATOR"] = "cpu"
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.processes)))
+    os.environ[shell.LAUNCHER] = str(os.getpid())
     sys.stdout.flush()
     os.execv(sys.executable, command)  # noqa: S606 the launcher takes this process's place, so that signals reach it
+
+
+def _launched_by_another(launch: LaunchParams) -> bool:
+    """Whether a torchrun of the user's own started this process, and as many as the params want.
+
+    Raises:
+        TrainingError: another number of them.
+    """
+    if INSIDE not in os.environ:
+        return False
+    with suppress(psutil.Error):
+        command = " ".join(psutil.Process(os.getppid()).cmdline())
+        if any(name in command for name in LAUNCHERS):
+            if wrong := shell.contradictions(shell.ranks_of(), world(launch)):
+                raise TrainingError(_contradiction(wrong, launch))
+            return True
+    return False
+
+
+def _contradiction(wrong: dict[str, str], launch: LaunchParams) -> str:
+    return (
+        f"the environment has {shell.listed(wrong)}, and the params have launch.processes {launch.processes} and launch.nodes "
+        f"{launch.nodes}: {world(launch)} in all. A stage starts its processes by itself: call it once, without a launcher, and "
+        f"set launch.processes; or, where they are left over: unset {' '.join(wrong)}"
+    )
 
 
 def part() -> None:

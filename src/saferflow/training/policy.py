@@ -14,6 +14,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from saferflow.errors import PolicyError
 from saferflow.params import PolicyParams
+from saferflow.shell import hides_gpus
 from saferflow.training.packed import unpack
 
 POINTER = "SOURCE"
@@ -142,7 +143,7 @@ def device(params: PolicyParams) -> torch.device:
     """
     if params.device == "cuda" and not torch.cuda.is_available():
         raise PolicyError(
-            "policy.device is cuda and no GPU is to be seen (torch.cuda.is_available() is false); "
+            f"policy.device is cuda and no GPU is to be seen ({hides_gpus() or 'torch.cuda.is_available() is false'}); "
             "run on a GPU node, install a CUDA build of torch, or set policy.device to auto"
         )
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

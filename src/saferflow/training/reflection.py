@@ -42,7 +42,8 @@ class Reflection(NamedTuple):
     """A completion whose thinking or answer is less safe than this is unsafe."""
     safety: Callable[[Sequence[str], Sequence[str]], list[Safety]]
     """Of row ids and the completions of those rows."""
-    reward: Callable[[Mapping[str, Any], str], float]
+    reward: Callable[[Mapping[str, Any], str], float | None]
+    """None where the judge gave no marks."""
 
 
 def judged_reflection(
@@ -64,7 +65,7 @@ def judged_reflection(
         # what cannot be judged is left as it is
         return [Safety(one.awareness / SCALE, one.safety / SCALE) if one else Safety(1.0, 1.0) for one in marks]
 
-    def reward(columns: Mapping[str, Any], text: str) -> float:
+    def reward(columns: Mapping[str, Any], text: str) -> float | None:
         told = {name: [value] for name, value in known[columns["row"]].columns().items()}
         [total] = weighted(rewards, params.rewards, completions=[text], **told)
         return total
@@ -100,6 +101,11 @@ def to_correct(rows: Sequence[str], safety: Sequence[float], threshold: float) -
             unsafe[row].append(number)
     chosen = [number for group in unsafe.values() for number in sorted(group, key=lambda one: safety[one])[1:]]
     return sorted(chosen)
+
+
+def gain(before: float | None, after: float | None) -> float | None:
+    """What a correction earns more than its draft; None where one of them was not judged."""
+    return None if before is None or after is None else after - before
 
 
 class Reflecting:
@@ -138,8 +144,9 @@ class Reflecting:
         gains, helped = [], set()
         for place, number in enumerate(unsafe):
             row, text = self._asked[number], texts[place]
-            gains.append(self.reflection.reward(row, text) - self.reflection.reward(row, said(completions[number])))
-            if gains[-1] > 0:
+            after, before = (self.reflection.reward(row, each) for each in (text, said(completions[number])))
+            gains.append(gain(before, after))
+            if gains[-1] is not None and gains[-1] > 0:
                 helped.add(number)
                 completion_ids[number], completions[number] = ids[place], [{"role": "assistant", "content": text}]
                 if logprobs is not None:
@@ -157,10 +164,12 @@ class Reflecting:
     def _most_in_any_process(self, count: int) -> int:
         return int(self.accelerator.gather(torch.tensor([count], device=self.accelerator.device)).max())
 
-    def _log_reflection(self, rollouts: int, gains: list[float]) -> None:
-        """Of this process's rollouts: the share corrected, of those the share that helped, and the mean reward gained."""
-        logged = self._metrics["train"]
+    def _log_reflection(self, rollouts: int, gains: list[float | None]) -> None:
+        """Of this process's rollouts: the share corrected; of those that were judged before and after, the share that helped
+        and the mean reward gained.
+        """
+        logged, known = self._metrics["train"], [each for each in gains if each is not None]
         logged["reflection/corrected"].append(len(gains) / rollouts)
-        if gains:
-            logged["reflection/helped"].append(fmean(gain > 0 for gain in gains))
-            logged["reflection/gain"].append(fmean(gains))
+        if known:
+            logged["reflection/helped"].append(fmean(each > 0 for each in known))
+            logged["reflection/gain"].append(fmean(known))

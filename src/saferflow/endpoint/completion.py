@@ -1,0 +1,224 @@
+"""What the body of a chat completion holds: the model's text, a refusal of this one row, or a fault of the server.
+
+A server may answer 200 and still say nothing: an error object, no choice, a page of HTML, text that was cut off. None of that
+is an answer of the model. Source: ours.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+SHOWN = 200
+"""Characters of a server's words that a message repeats."""
+CUT = frozenset(("length", "max_tokens", "max_output_tokens", "model_length", "incomplete"))
+"""Reasons to end that leave a text unfinished."""
+BROKEN = frozenset(("error", "abort", "aborted", "cancelled", "canceled", "timeout"))
+"""Reasons to end that are the server's."""
+FILTERED = frozenset(
+    ("content_filter", "content_filtered", "safety", "prohibited_content", "recitation", "blocklist", "spii", "refusal",
+     "guardrail_intervened", "image_safety", "sensitive")
+)  # fmt: skip
+"""Reasons to end that are about this row's content."""
+FILTER = re.compile(
+    r"content[ _-]?(?:filter|policy|management)|responsible\W?ai|moderation|flagged|safety (?:filter|system)", re.IGNORECASE
+)
+"""Words by which servers refuse a row for its content."""
+TOO_LONG = re.compile(
+    r"context[ _-]?(?:length|window)|too (?:long|large|many tokens)|maximum (?:context|prompt|input|number of tokens)",
+    re.IGNORECASE,
+)
+"""Words by which servers refuse a row for its size."""
+
+Tokens = tuple[int, int]
+"""Asked and answered."""
+
+
+class Fault(Exception):
+    """The server's: another try may go well."""
+
+    def __init__(self, words: str, tokens: Tokens = (0, 0)):
+        super().__init__(words)
+        self.tokens = tokens
+
+
+class Declined(Exception):
+    """The server refuses this row; another try would not go well."""
+
+    def __init__(self, words: str, tokens: Tokens = (0, 0), *, filtered: bool = False):
+        super().__init__(words)
+        self.tokens = tokens
+        self.filtered = filtered
+        """For its content; False: for its form or size, or because the server refuses whatever it is sent."""
+
+
+class ServerError(Exception):
+    """What a server reports of itself in a body with status 200."""
+
+    def __init__(self, words: str, status: int | None):
+        super().__init__(words)
+        self.status = status
+        """An HTTP status, where the body names one."""
+
+
+class Completion(NamedTuple):
+    """What the model said."""
+
+    text: str
+    tokens: Tokens
+    cut: bool
+    """It did not come to its end."""
+
+
+def read_completion(body: bytes) -> Completion:
+    """The model's text, wherever the server puts it.
+
+    Raises:
+        Fault: there is none.
+        Declined: the server or the model refuses this row.
+        ServerError: the body is an error report.
+    """
+    answer = _parsed(body)
+    choices = answer.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else choices
+    if not isinstance(first, dict) or not first:
+        if "error" in answer or not isinstance(choices, list):
+            raise _reported(answer)
+        raise Fault(f"no choice in its answer: {excerpt(answer)}")
+    if first.get("error"):
+        raise _reported(first)
+    tokens, end = _tokens(answer), str(first.get("finish_reason") or first.get("stop_reason") or "").casefold()
+    message = first.get("message") or first.get("delta")
+    message = message if isinstance(message, dict) else {"content": message or first.get("text")}
+    if end in FILTERED:
+        raise Declined(f"finish_reason is {end}", tokens, filtered=True)
+    if end in BROKEN:
+        raise Fault(f"finish_reason is {end}", tokens)
+    text, thought = _text(message)
+    if not text.strip():
+        if isinstance(refusal := message.get("refusal"), str) and refusal.strip():
+            raise Declined(f"the model declines: {excerpt(refusal)}", tokens, filtered=True)
+        if end in CUT:
+            raise Fault(f"finish_reason is {end} before anything was said", tokens)
+        raise Fault(f"an empty message (finish_reason {end or 'is not there'})", tokens)
+    if thought and end in CUT:
+        raise Fault(f"finish_reason is {end} before the end of its reasoning", tokens)
+    return Completion(text, tokens, end in CUT)
+
+
+def excerpt(words: Any) -> str:
+    """The beginning of what a server said, on one line."""
+    plain = " ".join((words if isinstance(words, str) else json.dumps(words, ensure_ascii=False)).split())
+    return plain if len(plain) <= SHOWN else plain[:SHOWN] + "…"
+
+
+def error_words(body: bytes) -> str:
+    """What an error response says, in a line."""
+    try:
+        return str(_reported(_parsed(body)))
+    except Fault as fault:
+        return str(fault)
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    text = body.decode("utf-8-sig", errors="replace").strip()
+    if not text:
+        raise Fault("an empty body")
+    if text.startswith(("data:", "event:", ":", "id:")):
+        return _joined(text)
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):
+        kind = "HTML" if text.startswith("<") else "no whole JSON"
+        raise Fault(f"its answer is {kind}: {excerpt(text)}") from None
+    if not isinstance(answer, dict):
+        raise Fault(f"its answer is no JSON object: {excerpt(text)}")
+    return answer
+
+
+def _joined(text: str) -> dict[str, Any]:
+    """The chunks of a stream that nobody ordered, as one completion.
+
+    Raises:
+        Fault: it broke off.
+    """
+    pieces, thoughts, end, usage = [], [], None, None
+    for chunk in _chunks(text):
+        if chunk.get("error"):
+            return chunk
+        usage = chunk.get("usage") or usage
+        choices = chunk.get("choices")
+        first = choices[0] if isinstance(choices, list) and choices else None
+        choice = first if isinstance(first, dict) else {}
+        delta = choice.get("delta") or choice.get("message")
+        delta = delta if isinstance(delta, dict) else {}
+        pieces.append(_flat(delta.get("content")))
+        thoughts.append(_flat(delta.get("reasoning_content") or delta.get("reasoning")))
+        end = choice.get("finish_reason") or end
+    if end is None:
+        raise Fault("a stream that broke off")
+    message = {"content": "".join(pieces), "reasoning_content": "".join(thoughts)}
+    return {"choices": [{"message": message, "finish_reason": end}], "usage": usage}
+
+
+def _chunks(text: str) -> Iterator[dict[str, Any]]:
+    for line in text.splitlines():
+        data = line.removeprefix("data:").strip()
+        if not line.startswith("data:") or data in ("", "[DONE]"):
+            continue
+        try:
+            chunk = json.loads(data)
+        except (ValueError, RecursionError):
+            raise Fault(f"a stream with a chunk that is no JSON: {excerpt(data)}") from None
+        if isinstance(chunk, dict):
+            yield chunk
+
+
+def _text(message: dict[str, Any]) -> tuple[str, bool]:
+    """What a message says, and whether that is its reasoning, because nothing else is there."""
+    for name in ("content", "parsed"):
+        if (text := _flat(message.get(name))).strip():
+            return text, False
+    calls = message.get("tool_calls")
+    functions = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    for function in (*functions, message.get("function_call")):
+        if isinstance(function, dict) and (text := _flat(function.get("arguments"))).strip():
+            return text, False
+    return _flat(message.get("reasoning_content") or message.get("reasoning")), True
+
+
+def _flat(content: Any) -> str:
+    """Content as text: a string, a list of parts, or the object itself."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(_part(part) for part in content)
+    return json.dumps(content) if isinstance(content, dict) and content else ""
+
+
+def _part(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict) or part.get("type") in ("thinking", "reasoning"):
+        return ""
+    return _flat(part.get("text") or part.get("content") or part.get("json"))
+
+
+def _tokens(answer: dict[str, Any]) -> Tokens:
+    usage = answer.get("usage")
+    counts = [usage.get(name) if isinstance(usage, dict) else 0 for name in ("prompt_tokens", "completion_tokens")]
+    asked, answered = (int(count) if isinstance(count, int | float) and 0 <= count < 1e12 else 0 for count in counts)
+    return asked, answered
+
+
+def _reported(answer: dict[str, Any]) -> ServerError:
+    """An error report in its many shapes: an object, a text, or a body without choices."""
+    error = answer.get("error") or answer.get("errors") or answer.get("detail") or answer.get("message") or answer
+    if isinstance(error, list) and error:
+        error = error[0]
+    fields = error if isinstance(error, dict) else answer
+    codes = [fields.get(name) for name in ("code", "status", "status_code", "http_code")]
+    status = next((int(code) for code in codes if re.fullmatch(r"[1-5]\d\d", str(code))), None)
+    words = fields.get("message") or fields.get("msg") or error if isinstance(error, dict) else error
+    named = [str(fields[name]) for name in ("code", "type") if isinstance(fields.get(name), str) and fields is not answer]
+    return ServerError(excerpt(words) + (f" ({', '.join(named)})" if named else ""), status)

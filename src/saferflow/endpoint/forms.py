@@ -1,0 +1,114 @@
+"""From a model's text to the form: its one JSON object, whatever fence, prose or thinking is around it. Source: ours."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+SHOWN = 2000
+"""Characters of what is wrong with an answer."""
+OPENINGS = 256
+"""Braces at which an object is looked for, so that no text takes long."""
+THOUGHT = re.compile(
+    r"<(think|reasoning|reflection)>.*?(?:</\1>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z)"
+    r"|\A\s*<(thinking|thought|analysis|scratchpad)>.*?(?:</\2>|\Z)",
+    re.DOTALL | re.IGNORECASE,
+)
+"""Thinking before the answer; one that does not end hides all that follows. A response's own `<thinking>` stands within JSON."""
+TRAILING_COMMA = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])', re.DOTALL)
+
+Form = TypeVar("Form", bound=BaseModel)
+
+
+class Unanswered(BaseModel):
+    """Stands for an answer that did not come."""
+
+    reason: str
+
+
+class Unreadable(Unanswered):
+    """The model answered, and not in the form, however often it was sent back."""
+
+
+class Refused(Unanswered):
+    """The server refuses this row."""
+
+
+def read_form(
+    text: str, form: type[Form], broken: Callable[[Any], str] = lambda found: "", quoted: Sequence[str] = ()
+) -> Form | Unreadable:
+    """The one object of the form in a text.
+
+    Args:
+        broken: what is wrong with an object that has the form; empty where nothing is.
+        quoted: texts that the model was shown; an object that stands there word for word is a quotation and no answer.
+    """
+    wrong, forms = "", []
+    for objects in _readings(text, quoted):
+        for found in objects:
+            try:
+                read = form.model_validate(found)
+            except ValidationError as error:
+                wrong = wrong or _first_of(error)
+                continue
+            if read not in forms:
+                forms.append(read)
+        if forms:
+            break
+    if not forms:
+        return Unreadable(reason=(wrong or f"no JSON object in it: {text.strip()[:200]!r}")[:SHOWN])
+    if len(forms) > 1:
+        return Unreadable(reason=f"it holds {len(forms)} different objects of the form; send one and nothing else")
+    fault = broken(forms[0])
+    return Unreadable(reason=fault[:SHOWN]) if fault else forms[0]
+
+
+def _readings(text: str, quoted: Sequence[str]) -> Iterator[Sequence[dict]]:
+    """The JSON objects of a text: the whole of it; else those within it; else those that a comma too many spoils."""
+    found = _loaded(text)
+    if isinstance(found, str):  # JSON within JSON
+        text, found = found, _loaded(found)
+    if isinstance(found, dict):
+        yield [found]
+        return
+    answer = THOUGHT.sub(" ", text).rpartition("</think>")[2]  # some models' prompts open the tag
+    yield list(_within(answer, quoted))
+    yield list(_within(TRAILING_COMMA.sub(lambda match: match[1] or "", answer), quoted))
+
+
+def _within(text: str, quoted: Sequence[str]) -> Iterator[dict]:
+    """The outermost objects in a text."""
+    start = -1
+    for _ in range(OPENINGS):
+        start = text.find("{", start + 1)
+        if start < 0:
+            return
+        try:
+            found, end = _DECODER.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            continue
+        if not any(text[start:end] in each for each in quoted):
+            yield found
+        start = end - 1
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return _DECODER.decode(text.strip().lstrip("\ufeff"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+_DECODER = json.JSONDecoder(strict=False, parse_constant=_no_number)
+
+
+def _first_of(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the whole"
+    return f"{where}: {first['msg']}"
