@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
 
 from saferflow.params import LaunchParams, PolicyParams, TrainingParams
 from saferflow.training.launch import deepspeed_config, world
@@ -56,16 +55,3 @@ def shared_arguments(params: TrainingParams, job: Job) -> dict[str, Any]:
         "deepspeed": deepspeed_config(job.launch, job.policy),
         "dataloader_pin_memory": False,
     }
-
-
-def lora(policy: PolicyParams) -> LoraConfig | None:
-    """The adapter of the params, or None for full fine-tuning."""
-    if policy.lora is None:
-        return None
-    return LoraConfig(
-        r=policy.lora.rank,
-        lora_alpha=policy.lora.alpha,
-        lora_dropout=policy.lora.dropout,
-        target_modules=list(policy.lora.targets),
-        task_type="CAUSAL_LM",
-    )

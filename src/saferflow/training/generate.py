@@ -16,7 +16,8 @@ from saferflow.protocol.grammar import longest
 from saferflow.protocol.plan import Plan
 from saferflow.training.branching import sample
 from saferflow.training.conversation import chat
-from saferflow.training.policy import Qwen2_5_VLProcessor, device, load_model, load_processor
+from saferflow.training.policy import device, load_model, load_processor
+from saferflow.training.processor import Qwen2_5_VLProcessor
 
 
 @dataclass(frozen=True, slots=True)
