@@ -23,8 +23,6 @@ from saferflow.errors import PolicyError
 
 MARK = "\ufdd0"
 """A noncharacter, which Unicode keeps for use within programs; one of a text's own is doubled."""
-MEDIA = frozenset({"image", "video", "audio"})
-"""Kinds of a message's part that hold data beside their kind; the data is never tokenized."""
 
 
 class Reader(NamedTuple):
@@ -64,11 +62,7 @@ def quoted(tokenizer: PreTrainedTokenizerBase, messages: Any) -> Any:
     if isinstance(messages, str):
         return reader(tokenizer).begins.sub(lambda found: found[0] + MARK, messages)
     if isinstance(messages, dict):
-        data = messages.get("type") in MEDIA
-        return {
-            quoted(tokenizer, name): value if data and name != "text" else quoted(tokenizer, value)
-            for name, value in messages.items()
-        }
+        return {quoted(tokenizer, name): quoted(tokenizer, value) for name, value in messages.items()}
     if isinstance(messages, list | tuple):
         return [quoted(tokenizer, value) for value in messages]
     return messages

@@ -156,8 +156,7 @@ def _refuse_incomplete(where: str, model: Qwen2_5_VLForConditionalGeneration, to
             f"{where}: {loaded} of the model's {whole} tensors would be loaded; {'; '.join(faults)[:1000]}. "
             f"{_remedy(missing, surplus, shapes)}"
         )
-    tied = model.config.tie_word_embeddings or model.config.text_config.tie_word_embeddings
-    if tied and model.lm_head.weight is not model.get_input_embeddings().weight:
+    if model.config.tie_word_embeddings and model.lm_head.weight is not model.get_input_embeddings().weight:
         raise PolicyError(
             f"{where}: config.json ties the output head to the embedding (tie_word_embeddings) and the weights hold another "
             f"{HEAD}; set tie_word_embeddings to false, or take that tensor out"
