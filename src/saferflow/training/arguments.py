@@ -28,10 +28,10 @@ class Job:
 
 def shared_arguments(params: TrainingParams, job: Job) -> dict[str, Any]:
     """Keyword arguments of TRL's configs: optimiser, schedule, batches, seed, checkpoints."""
-    spread_over_cpus = world(job.launch) > 1 and not torch.cuda.is_available()
+    on_cpu = not torch.cuda.is_available()
     return {
-        "use_cpu": spread_over_cpus,
-        "ddp_backend": "gloo" if spread_over_cpus else None,
+        "use_cpu": on_cpu,  # without it bfloat16 is refused
+        "ddp_backend": "gloo" if on_cpu and world(job.launch) > 1 else None,
         "output_dir": str(job.checkpoints),
         "learning_rate": params.learning_rate,
         "num_train_epochs": params.epochs,
