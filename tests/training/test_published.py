@@ -242,6 +242,12 @@ def test_a_file_that_is_a_pointer_or_damaged_is_refused(copy, name, content):
     assert content != POINTER or f"Git LFS pointers, not what they stand for: {name}" in str(raised.value)
 
 
+def test_a_quantised_checkpoint_is_refused(copy):
+    edit(copy / "config.json", quantization_config={"quant_method": "awq", "bits": 4})
+    with pytest.raises(PolicyError, match="no Qwen2.5-VL could be loaded"):
+        load_model(copy, POLICY)
+
+
 def test_a_tensor_of_the_index_that_its_file_lacks_is_missing(copy):
     shard = load_file(copy / SHARD)
     shard.pop(name := max(shard))

@@ -11,8 +11,8 @@ from saferflow.errors import PolicyError
 from saferflow.params import LaunchParams, PolicyParams
 from saferflow.training.adapters import merged
 from saferflow.training.packed import unpack
-from saferflow.training.processor import NAMED, UNREADABLE, Qwen2_5_VLProcessor, read_processor
-from saferflow.training.weights import read_model, refuse_pointers
+from saferflow.training.processor import Qwen2_5_VLProcessor, read_processor
+from saferflow.training.weights import SHORT, UNREADABLE, read_model, refuse_pointers
 
 POINTER = "SOURCE"
 """A base folder that holds only this file names a published checkpoint instead of holding weights."""
@@ -37,7 +37,7 @@ def _refuse_what_is_no_policy(where: str) -> None:
         kind = AutoConfig.from_pretrained(where, trust_remote_code=False).model_type
     except UNREADABLE as error:
         raise PolicyError(
-            f"{where}: no model's configuration could be read ({str(error)[:NAMED]}); run `saferflow run`, or set policy.base"
+            f"{where}: no model's configuration could be read ({str(error)[:SHORT]}); run `saferflow run`, or set policy.base"
         ) from None
     if kind != "qwen2_5_vl":
         raise PolicyError(f"{where} is a {kind}, not a qwen2_5_vl; set policy.base to a Qwen2.5-VL checkpoint")

@@ -10,7 +10,6 @@ from typing import Any
 
 import transformers
 from jinja2 import TemplateError
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -18,18 +17,15 @@ from saferflow.errors import PolicyError
 from saferflow.params import PolicyParams
 from saferflow.training.conversation import chat
 from saferflow.training.encoding import quoted, token_ids
+from saferflow.training.weights import SHORT, UNREADABLE
 
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 NEEDED = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", IMAGE)
 """Tokens that Qwen2.5-VL's chat template writes."""
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)
-"""What transformers raises about files that are missing, cut off, or of another kind."""
 PROCESSOR = "processor_config.json"
 FRAME_SIZE = {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28}
 """Bounds of a video's frame, in pixels, as transformers' Qwen2VLVideoProcessor has them."""
 TEMPLATE_REMEDY = "take chat_template.json or chat_template.jinja of a Qwen2.5-VL-Instruct checkpoint"
-NAMED = 200
-"""Characters of another library's message that one of ours holds, at most."""
 
 
 class Qwen2_5_VLProcessor(transformers.Qwen2_5_VLProcessor):
@@ -153,7 +149,7 @@ def read_processor(where: str, params: PolicyParams) -> Qwen2_5_VLProcessor:
         config = AutoConfig.from_pretrained(where, trust_remote_code=False)
     except UNREADABLE as error:
         raise PolicyError(
-            f"{where}: no processor could be loaded ({str(error)[:NAMED]}); run `saferflow run`, or set policy.base"
+            f"{where}: no processor could be loaded ({str(error)[:SHORT]}); run `saferflow run`, or set policy.base"
         ) from None
     _refuse_tokenizer(where, tokenizer, template, config)
     tokenizer.padding_side = "left"
@@ -188,7 +184,7 @@ def _refuse_tokenizer(
     beyond = [token for token, number in vocabulary.items() if number >= text.vocab_size]
     if beyond:
         raise PolicyError(
-            f"{where}: {len(beyond):,} of the tokenizer's {len(vocabulary):,} tokens, as {min(beyond)[:NAMED]!r}, have no row "
+            f"{where}: {len(beyond):,} of the tokenizer's {len(vocabulary):,} tokens, as {min(beyond)[:SHORT]!r}, have no row "
             f"in the model's embedding, which has {text.vocab_size:,}; take the tokenizer that belongs to these weights, or "
             "resize the embedding (resize_token_embeddings) and save it"
         )
@@ -219,7 +215,7 @@ def refuse_template(where: str, processor: Qwen2_5_VLProcessor) -> None:
         whole = processor.apply_chat_template(answered, tokenize=False)
     except (TemplateError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise PolicyError(
-            f"{where}: the chat template cannot render a question about an image ({str(error)[:NAMED]}); {TEMPLATE_REMEDY}"
+            f"{where}: the chat template cannot render a question about an image ({str(error)[:SHORT]}); {TEMPLATE_REMEDY}"
         ) from None
     wrong = _faults_of(prompt, in_parts, whole)
     if wrong:

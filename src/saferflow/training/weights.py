@@ -26,6 +26,10 @@ FETCH = "fetch the checkpoint again, whole (git lfs pull, or hf download)"
 HEAD = "lm_head.weight"
 WRAPPERS = ("module.", "_orig_mod.", "base_model.model.", "base_model.", "_fsdp_wrapped_module.")
 """What other tools put before the names of a model that they hold: DistributedDataParallel, torch.compile, PEFT, FSDP."""
+UNREADABLE = (
+    OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError
+)  # fmt: skip
+"""What transformers raises about files that are missing, damaged, or of another kind, as quantised ones."""
 NAMED = 3
 """Tensors that a message names, of those that it counts."""
 SHORT = 200
@@ -55,7 +59,7 @@ def read_model(where: str, dtype: torch.dtype) -> Qwen2_5_VLForConditionalGenera
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, with the names
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except UNREADABLE as error:
         raise PolicyError(
             f"{where}: no Qwen2.5-VL could be loaded ({str(error)[:SHORT]}); run `saferflow run`, or set policy.base"
         ) from None
