@@ -54,7 +54,7 @@ class LoraParams(Section):
     alpha: Positive
     dropout: Share
     targets: tuple[str, ...]
-    """Names of the linear modules that get an adapter."""
+    """Names of the linear modules that get an adapter, or `all-linear` alone; none of the vision tower without `train_vision`."""
 
 
 class PolicyParams(Section):
@@ -63,6 +63,7 @@ class PolicyParams(Section):
     base: str
     """`embedded`: built and pre-trained by stage `base`. Otherwise the folder or hub name of a Qwen2.5-VL checkpoint."""
     dtype: Literal["float32", "bfloat16"]
+    """Of the arithmetic; with bfloat16 and `launch.strategy` ddp the weights that are trained are kept in float32."""
     device: Literal["auto", "cuda"]
     """`cuda` refuses to run where there is no GPU; `auto` takes what is there."""
     train_vision: bool

@@ -13,7 +13,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from saferflow.data.scenes.corpus import general_rows
 from saferflow.params import LoraParams, load_params
-from saferflow.training.arguments import lora
+from saferflow.training.adapters import lora
 from saferflow.training.embedded import build_model, build_processor, train_tokenizer
 from saferflow.training.packed import pack, packed
 from saferflow.training.policy import save_policy
@@ -177,7 +177,7 @@ def test_an_adapter_is_trained_alike(tokenizer):
         model = build_model(MICRO.base, tokenizer, seed=1).train()
         add_fused_lm_head(model, outputs=FIELDS)
         torch.manual_seed(2)
-        model = get_peft_model(model, lora(MICRO.policy.model_copy(update={"lora": adapter})))
+        model = get_peft_model(model, lora(MICRO.policy.model_copy(update={"lora": adapter}), model))
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)

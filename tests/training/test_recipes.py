@@ -8,8 +8,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from saferflow.params import load_params
 from saferflow.planner.perturb import unknown
+from saferflow.training.adapters import lora
 from saferflow.training.architectures import architecture
-from saferflow.training.arguments import lora
 
 PROFILES = Path(__file__).parents[2] / "profiles"
 PARAMETERS = {"3b": 3_754_622_976, "7b": 8_292_166_656}
@@ -53,9 +53,8 @@ def test_an_adapter_fits_the_published_architecture():
     policy = load_params(PROFILES / "qwen2.5-vl-3b.yaml").policy
     adapter = LoraParams(rank=64, alpha=128, dropout=0.05, targets=("q_proj", "k_proj", "v_proj", "o_proj"))
     with torch.device("meta"):
-        model = get_peft_model(
-            Qwen2_5_VLForConditionalGeneration(architecture("3b")), lora(policy.model_copy(update={"lora": adapter}))
-        )
+        whole = Qwen2_5_VLForConditionalGeneration(architecture("3b"))
+        model = get_peft_model(whole, lora(policy.model_copy(update={"lora": adapter}), whole))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     layer = 64 * ((2048 + 2048) + 2 * (2048 + 256) + (2048 + 2048))
     assert trained == 36 * layer

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from saferflow.cli.export import export
+from saferflow.cli.plain_template import write_plain_template
 from saferflow.errors import PipelineError
 from saferflow.params import Params
 from saferflow.tracking import environment, registry
@@ -49,6 +50,10 @@ def serve(
     shutil.rmtree(home / name, ignore_errors=True)
     (home / "hub").mkdir(parents=True, exist_ok=True)
     export(console, root, params, str(version.number), home / name)
+    if backend == VLLM and "--chat-template" not in arguments:
+        template = home / f"{name}.jinja"
+        write_plain_template(home / name, template)
+        arguments = ["--chat-template", str(template), "--chat-template-content-format", "openai", *arguments]
     command = _command(backend, name, host, port, arguments)
     console.print(
         Text(f"model {name} at http://{host}:{port}/v1 as soon as the server says that it is up; Ctrl-C ends it")

@@ -1,10 +1,12 @@
-"""`transformers serve` for a policy's folder, also where torchvision is missing: its loader wants it for videos alone.
+"""`transformers serve` for a policy's folder, with the processor that it was trained and evaluated with.
+
+So a message cannot bring a control token (`training/encoding.py`), and torchvision, which transformers' loader wants for
+videos, may be missing.
 
 `python -m saferflow.cli.transformers_server FOLDER [options of transformers serve]`
 """
 
 import sys
-from importlib.util import find_spec
 from typing import Any
 
 import typer
@@ -12,23 +14,30 @@ from transformers import AutoProcessor, AutoTokenizer
 from transformers.cli.serve import Serve
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from saferflow.training.policy import Qwen2_5_VLProcessor
+from saferflow.training.processor import Qwen2_5_VLProcessor, chat_template
 
 
 def main() -> None:
     """Serve the folder that is named first."""
-    if find_spec("torchvision") is None:
-        AutoProcessor.from_pretrained = staticmethod(for_images)
+    AutoProcessor.from_pretrained = staticmethod(for_images)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(Serve)
     app(args=sys.argv[1:])
 
 
-def for_images(where: str, **_: Any) -> Qwen2_5_VLProcessor:
+class ServedProcessor(Qwen2_5_VLProcessor):
+    """A policy's processor that renders every request by the policy's own template."""
+
+    def apply_chat_template(self, conversation: Any, chat_template: str | None = None, **kwargs: Any) -> Any:
+        """As the policy's; a template that a request brings (`chat_template_kwargs`) could write control tokens."""
+        return super().apply_chat_template(conversation, **kwargs)
+
+
+def for_images(where: str, **_: Any) -> ServedProcessor:
     """The folder's processor without its part for videos."""
     tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     images = Qwen2VLImageProcessorPil.from_pretrained(where)
-    return Qwen2_5_VLProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
+    return ServedProcessor(images, tokenizer, chat_template=chat_template(where, tokenizer))
 
 
 if __name__ == "__main__":

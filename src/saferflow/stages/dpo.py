@@ -38,8 +38,8 @@ def main() -> None:
 
     checkpoints = home("dpo", [TABLE, POLICY], [params.policy, params.launch, params.dpo], params.run.seed)
     job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics)
-    model, processor = load_model(POLICY, params.policy), load_processor(POLICY, params.policy)
-    reference = None if params.policy.lora else load_model(POLICY, params.policy)
+    model, processor = load_model(POLICY, params.policy, params.launch), load_processor(POLICY, params.policy)
+    reference = None if params.policy.lora else load_model(POLICY, params.policy, params.launch)
     refuse_cut_off("dpo", processor.tokenizer, [(row.id, row.chosen) for row in rows], params.policy)
     metrics = train_dpo(model, reference, processor, rows, params.dpo, job)
     if leads():

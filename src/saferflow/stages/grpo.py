@@ -39,7 +39,7 @@ def main() -> None:
     rows = read_table(TABLE, PromptRow)
     checkpoints = home("grpo", [TABLE, POLICY], [params.policy, params.launch, params.grpo], params.run.seed)
     job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics)
-    model, processor = load_model(POLICY, params.policy), load_processor(POLICY, params.policy)
+    model, processor = load_model(POLICY, params.policy, params.launch), load_processor(POLICY, params.policy)
     judge = judge_of(params.judge)
     rewards = reward_functions(params.grpo, judge, rows)
     metrics = train_grpo(

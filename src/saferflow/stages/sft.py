@@ -34,7 +34,7 @@ def main() -> None:
     rows = read_table(TABLE, SFTRow)
     checkpoints = home("sft", [TABLE, BASE], [params.policy, params.launch, params.sft], params.run.seed)
     job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics)
-    model, processor = load_model(BASE, params.policy), load_processor(BASE, params.policy)
+    model, processor = load_model(BASE, params.policy, params.launch), load_processor(BASE, params.policy)
     refuse_cut_off("sft", processor.tokenizer, [(row.id, row.completion) for row in rows], params.policy)
     metrics = train_sft("sft", model, processor, rows, params.sft, job)
     if leads():

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
 
 from saferflow.params import LaunchParams, PolicyParams, TrainingParams
 from saferflow.training.launch import deepspeed_config, world
@@ -29,10 +28,10 @@ class Job:
 
 def shared_arguments(params: TrainingParams, job: Job) -> dict[str, Any]:
     """Keyword arguments of TRL's configs: optimiser, schedule, batches, seed, checkpoints."""
-    spread_over_cpus = world(job.launch) > 1 and not torch.cuda.is_available()
+    on_cpu = not torch.cuda.is_available()
     return {
-        "use_cpu": spread_over_cpus,
-        "ddp_backend": "gloo" if spread_over_cpus else None,
+        "use_cpu": on_cpu,  # without it bfloat16 is refused
+        "ddp_backend": "gloo" if on_cpu and world(job.launch) > 1 else None,
         "output_dir": str(job.checkpoints),
         "learning_rate": params.learning_rate,
         "num_train_epochs": params.epochs,
@@ -56,16 +55,3 @@ def shared_arguments(params: TrainingParams, job: Job) -> dict[str, Any]:
         "deepspeed": deepspeed_config(job.launch, job.policy),
         "dataloader_pin_memory": False,
     }
-
-
-def lora(policy: PolicyParams) -> LoraConfig | None:
-    """The adapter of the params, or None for full fine-tuning."""
-    if policy.lora is None:
-        return None
-    return LoraConfig(
-        r=policy.lora.rank,
-        lora_alpha=policy.lora.alpha,
-        lora_dropout=policy.lora.dropout,
-        target_modules=list(policy.lora.targets),
-        task_type="CAUSAL_LM",
-    )

@@ -29,6 +29,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from saferflow.errors import TrainingError
 from saferflow.params import Section
 from saferflow.training.launch import leads
+from saferflow.training.weights import read_model
 
 ROOT = Path("checkpoints")
 IN_PROGRESS = "IN_PROGRESS"
@@ -87,8 +88,7 @@ class Checkpointed:
         if isinstance(model, PeftModel):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype, use_safetensors=True)
-        model.load_state_dict(saved.state_dict())
+        model.load_state_dict(read_model(resume_from_checkpoint, model.dtype).state_dict())
 
 
 def seal(folder: Path) -> None:

@@ -5,13 +5,14 @@ from trl import DPOConfig, DPOTrainer
 
 from saferflow.data.rows import DPORow
 from saferflow.params import DPOParams
-from saferflow.training.arguments import Job, lora, shared_arguments
+from saferflow.training.adapters import lora
+from saferflow.training.arguments import Job, shared_arguments
 from saferflow.training.checkpoints import Checkpointed
 from saferflow.training.conversation import spoken
 from saferflow.training.examples import dpo_dataset
 from saferflow.training.models import prepare
 from saferflow.training.order import Ordered, lengths
-from saferflow.training.policy import Qwen2_5_VLProcessor
+from saferflow.training.processor import Qwen2_5_VLProcessor
 from saferflow.training.running import train
 
 
@@ -50,7 +51,7 @@ def train_dpo(
         ),
         train_dataset=dpo_dataset(rows),
         processing_class=processor,
-        peft_config=lora(job.policy),
+        peft_config=lora(job.policy, model),
     )
     prepare(trainer, job.policy, fixed_rows=True)
     texts = [(*spoken(row), row.chosen, row.rejected) for row in rows]

@@ -16,7 +16,7 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from saferflow.params import BaseParams, PolicyParams
-from saferflow.training.policy import Qwen2_5_VLProcessor
+from saferflow.training.processor import Qwen2_5_VLProcessor
 
 SPECIAL = (
     "<|endoftext|>",

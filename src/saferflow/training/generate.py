@@ -16,7 +16,8 @@ from saferflow.protocol.grammar import longest
 from saferflow.protocol.plan import Plan
 from saferflow.training.branching import sample
 from saferflow.training.conversation import chat
-from saferflow.training.policy import Qwen2_5_VLProcessor, device, load_model, load_processor
+from saferflow.training.policy import device, load_model, load_processor
+from saferflow.training.processor import Qwen2_5_VLProcessor
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,9 @@ def complete(
     model.eval()
     torch.manual_seed(seed)
     sampling = (
-        {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature, "top_k": 0}
+        {"do_sample": False}
+        if temperature is None
+        else {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     )
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
@@ -78,6 +81,7 @@ def complete(
                 max_new_tokens=max([max_tokens, *(longest(plan) + 1 for plan in bound if plan)]),
                 num_return_sequences=samples,
                 use_cache=True,
+                repetition_penalty=1.0,  # a published checkpoint's own is for chat; free decoding has none either
                 logits_processor=_constraint(processor, bound, samples, inputs["input_ids"].shape[1]),
                 **sampling,
             )[:, inputs["input_ids"].shape[1] :]

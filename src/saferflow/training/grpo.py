@@ -34,7 +34,8 @@ from saferflow.params import ColocatedVLLM, GroupFilterParams, GRPOParams, Trans
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
 from saferflow.rewards.judged import OURS, RewardFunction, said
-from saferflow.training.arguments import Job, lora, shared_arguments
+from saferflow.training.adapters import lora
+from saferflow.training.arguments import Job, shared_arguments
 from saferflow.training.branching import unsayable
 from saferflow.training.checkpoints import Checkpointed
 from saferflow.training.conversation import spoken
@@ -42,7 +43,7 @@ from saferflow.training.examples import grpo_dataset
 from saferflow.training.launch import world
 from saferflow.training.models import prepare
 from saferflow.training.order import Ordered, lengths
-from saferflow.training.policy import Qwen2_5_VLProcessor
+from saferflow.training.processor import Qwen2_5_VLProcessor
 from saferflow.training.reflection import Reflecting, Reflection
 from saferflow.training.rollouts import Ahead, InParts
 from saferflow.training.running import train
@@ -125,7 +126,7 @@ def grpo_trainer(
         ),
         train_dataset=grpo_dataset(rows),
         processing_class=processor,
-        peft_config=lora(job.policy),
+        peft_config=lora(job.policy, model),
     )
     trainer.lengths = lengths(processor, [spoken(row) for row in rows], [row.image for row in rows])
     prepare(trainer, job.policy)

@@ -30,6 +30,8 @@ def prepare(trainer: Any, policy: PolicyParams, *, fixed_rows: bool = False) -> 
         if model is None:
             continue
         model = trainer.accelerator.unwrap_model(model)
+        if policy.dtype == "bfloat16" and policy.lora is None and not trainer.is_deepspeed_enabled:
+            model.float()  # see `policy.needs_masters`; the reference as well, for its numbers to be the policy's at the start
         if policy.packed:
             pack(model)
         for module in model.modules():

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Sampler
 
-from saferflow.training.policy import Qwen2_5_VLProcessor
+from saferflow.training.encoding import text_ids
+from saferflow.training.processor import Qwen2_5_VLProcessor
 
 
 class LongestFirst(Sampler[int]):
@@ -122,7 +123,7 @@ def lengths(
     processor: Qwen2_5_VLProcessor, texts: Sequence[Sequence[str]], images: Sequence[bytes | None]
 ) -> list[int]:
     """Tokens of each row: of its texts and of its image; the template's own, a few per turn, are left out."""
-    counted = [len(ids) for ids in processor.tokenizer(["".join(parts) for parts in texts])["input_ids"]]
+    counted = [len(ids) for ids in text_ids(processor.tokenizer, ["".join(parts) for parts in texts])]
     return [tokens + _of_image(processor, image) for tokens, image in zip(counted, images, strict=True)]
 
 

@@ -1,50 +1,22 @@
-"""Policies on disk: a Qwen2.5-VL model with its processor, loaded and saved as safetensors.
+"""Policies on disk: a Qwen2.5-VL model with its processor, loaded and saved as safetensors. Source: ours."""
 
-The processor is Qwen2.5-VL's without its video part, which needs torchvision; it is saved under the published class
-name, so that the standard `AutoProcessor` loads it where torchvision is installed. Source: ours.
-"""
-
+import json
 from pathlib import Path
-from typing import Any
 
 import torch
-import transformers
-from transformers import AutoConfig, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from peft import PeftModel
+from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
 from saferflow.errors import PolicyError
-from saferflow.params import PolicyParams
+from saferflow.params import LaunchParams, PolicyParams
 from saferflow.shell import hides_gpus
+from saferflow.training.adapters import merged
 from saferflow.training.packed import unpack
+from saferflow.training.processor import Qwen2_5_VLProcessor, read_processor
+from saferflow.training.weights import SHORT, UNREADABLE, read_model, refuse_pointers
 
 POINTER = "SOURCE"
 """A base folder that holds only this file names a published checkpoint instead of holding weights."""
-NEEDED = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
-"""Tokens that Qwen2.5-VL's chat template writes."""
-
-
-class Qwen2_5_VLProcessor(transformers.Qwen2_5_VLProcessor):
-    """Qwen2.5-VL's processor for images and text."""
-
-    def __init__(
-        self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None, **kwargs: Any
-    ):
-        self.image_token = "<|image_pad|>"
-        self.video_token = "<|video_pad|>"
-        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
-        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
-        transformers.ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template, **kwargs)
-
-    def __call__(self, images: list | None = None, text: list[str] | None = None, **kwargs: Any) -> Any:
-        """As published, and `images` may hold None for a text without one: TRL's GRPO asks so of a mixed batch."""
-        if isinstance(images, list):
-            images = [image for image in images if image is not None] or None
-        return super().__call__(images=images, text=text, **kwargs)
-
-    @property
-    def model_input_names(self) -> list[str]:
-        names = [*self.tokenizer.model_input_names, *self.image_processor.model_input_names, "mm_token_type_ids"]
-        return list(dict.fromkeys(names))
 
 
 def source(folder: Path) -> str:
@@ -61,38 +33,35 @@ def _refuse_what_is_no_policy(where: str) -> None:
         raise PolicyError(
             f"{where} holds an adapter, not a whole policy; merge it into its base (PEFT's merge_and_unload) and save that"
         )
+    refuse_pointers(Path(where))
     try:
         kind = AutoConfig.from_pretrained(where, trust_remote_code=False).model_type
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise PolicyError(
-            f"{where}: no model's configuration could be read ({error}); run `saferflow run`, or set policy.base"
+            f"{where}: no model's configuration could be read ({str(error)[:SHORT]}); run `saferflow run`, or set policy.base"
         ) from None
     if kind != "qwen2_5_vl":
         raise PolicyError(f"{where} is a {kind}, not a qwen2_5_vl; set policy.base to a Qwen2.5-VL checkpoint")
 
 
 def load_processor(folder: Path, params: PolicyParams) -> Qwen2_5_VLProcessor:
-    """The processor of a policy, with the image bounds of the params."""
+    """The processor of a policy, with the image bounds of the params.
+
+    Raises:
+        PolicyError: it cannot be read, or it does not fit the model beside it or Qwen2.5-VL's chat format.
+    """
     where = source(folder)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-        images = Qwen2VLImageProcessorPil.from_pretrained(
-            where, size={"shortest_edge": params.min_pixels, "longest_edge": params.max_pixels}
-        )
-    except (OSError, ValueError) as error:
-        raise PolicyError(
-            f"{where}: no processor could be loaded ({error}); run `saferflow run`, or set policy.base"
-        ) from None
-    missing = [token for token in NEEDED if token not in tokenizer.get_vocab()]
-    if missing or tokenizer.chat_template is None:
-        lacks = ", ".join([*missing, *(["a chat template"] if tokenizer.chat_template is None else [])])
-        raise PolicyError(f"{where}: the tokenizer lacks {lacks}; take the tokenizer of a Qwen2.5-VL checkpoint")
-    tokenizer.padding_side = "left"
-    return Qwen2_5_VLProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
+    refuse_pointers(Path(where))
+    return read_processor(where, params)
 
 
-def load_model(folder: Path, params: PolicyParams) -> Qwen2_5_VLForConditionalGeneration:
+def load_model(
+    folder: Path, params: PolicyParams, launch: LaunchParams | None = None
+) -> Qwen2_5_VLForConditionalGeneration:
     """The weights of a policy, from safetensors alone.
+
+    Args:
+        launch: how it will be trained; None for a policy that only speaks.
 
     Raises:
         PolicyError: there is none, it is another kind of model, an adapter or damaged, or the GPU that the params want is
@@ -101,18 +70,20 @@ def load_model(folder: Path, params: PolicyParams) -> Qwen2_5_VLForConditionalGe
     where = source(folder)
     _refuse_what_is_no_policy(where)
     device(params)
-    try:
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            where, dtype=getattr(torch, params.dtype), use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
-        raise PolicyError(
-            f"{where}: no Qwen2.5-VL could be loaded ({error}); run `saferflow run`, or set policy.base"
-        ) from None
+    masters = launch is not None and needs_masters(params, launch)
+    model = read_model(where, torch.float32 if masters else getattr(torch, params.dtype))
     if not params.train_vision:
         for parameter in model.model.visual.parameters():
             parameter.requires_grad_(False)
     return model
+
+
+def needs_masters(policy: PolicyParams, launch: LaunchParams) -> bool:
+    """Whether the weights are trained in float32 and used in bfloat16 (autocast), which DeepSpeed does by itself.
+
+    Without it a step that is smaller than bfloat16's spacing, 1/256 of a weight, is rounded to nothing. Adapters are float32.
+    """
+    return policy.dtype == "bfloat16" and launch.strategy == "ddp" and policy.lora is None
 
 
 def save_policy(
@@ -120,19 +91,32 @@ def save_policy(
     model: torch.nn.Module,
     processor: Qwen2_5_VLProcessor,
     weights: dict[str, torch.Tensor] | None = None,
+    dtype: str | None = None,
 ) -> None:
-    """Write weights (adapters merged) and processor, so that the folder is a whole policy again.
+    """Write weights (adapters merged, in float32) and processor, so that the folder is a whole policy again.
 
     Args:
         weights: the model's, where it holds only a share of them.
+        dtype: that others load the policy in; None for the model's own.
     """
     unpack(model)
-    if hasattr(model, "merge_and_unload"):
-        model, weights = model.merge_and_unload(), None
+    if isinstance(model, PeftModel):
+        model, weights = merged(model)
     if weights and model.config.tie_word_embeddings:
         weights.pop("lm_head.weight", None)
     model.save_pretrained(folder, state_dict=weights)
     processor.save_pretrained(folder)
+    if dtype is not None:
+        _name_dtype(folder / "config.json", dtype)
+
+
+def _name_dtype(file: Path, dtype: str) -> None:
+    """Have a model's configuration name the dtype that its weights are used in, whatever they are kept in."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        if part is config or "dtype" in part:
+            part["dtype"] = dtype
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def device(params: PolicyParams) -> torch.device:

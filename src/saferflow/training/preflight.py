@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from saferflow.errors import TrainingError
 from saferflow.params import PolicyParams
+from saferflow.training.encoding import text_ids
 
 
 def refuse_cut_off(
@@ -20,7 +21,7 @@ def refuse_cut_off(
         TrainingError: more than `policy.max_cut_share` of them, with their end token, are longer than
             `policy.max_completion_tokens`; it counts them and names the longest.
     """
-    lengths = [len(ids) + 1 for ids in tokenizer([text for _, text in completions])["input_ids"]]
+    lengths = [len(ids) + 1 for ids in text_ids(tokenizer, [text for _, text in completions])]
     longer = sum(length > policy.max_completion_tokens for length in lengths)
     if longer > policy.max_cut_share * len(lengths):
         longest = max(range(len(lengths)), key=lengths.__getitem__)

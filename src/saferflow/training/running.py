@@ -51,7 +51,7 @@ def train(stage: str, trainer: Trainer, job: Job, last: Callable[[], None] = lam
     shared = job.launch.strategy.startswith("zero3")
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if shared else None
     if leads():
-        save_policy(job.out, trainer.model, trainer.processing_class, weights)
+        save_policy(job.out, trainer.model, trainer.processing_class, weights, job.policy.dtype)
         last()
         shutil.rmtree(job.checkpoints)
     trainer.accelerator.wait_for_everyone()

@@ -8,14 +8,15 @@ from trl import SFTConfig, SFTTrainer
 
 from saferflow.data.rows import SFTRow
 from saferflow.params import SupervisedParams
-from saferflow.training.arguments import Job, lora, shared_arguments
+from saferflow.training.adapters import lora
+from saferflow.training.arguments import Job, shared_arguments
 from saferflow.training.checkpoints import Checkpointed
 from saferflow.training.conversation import spoken
 from saferflow.training.examples import sft_dataset
 from saferflow.training.models import prepare
 from saferflow.training.muon import Muon
 from saferflow.training.order import Ordered, lengths
-from saferflow.training.policy import Qwen2_5_VLProcessor
+from saferflow.training.processor import Qwen2_5_VLProcessor
 from saferflow.training.running import train
 
 
@@ -53,7 +54,7 @@ def train_sft(
         ),
         train_dataset=sft_dataset(rows),
         processing_class=processor,
-        peft_config=lora(job.policy),
+        peft_config=lora(job.policy, model),
         optimizer_cls_and_kwargs=optimizer(params),
     )
     prepare(trainer, job.policy)

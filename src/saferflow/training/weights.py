@@ -1,0 +1,186 @@
+"""A checkpoint's weights: read from safetensors, and every tensor accounted for before a policy is used.
+
+transformers fills a tensor that a checkpoint lacks with random numbers and leaves out one that it does not know, and warns;
+here each of them is an error with its name. Older names (`visual.*`, `model.layers.*`), which the published files have, are
+transformers' own to translate. Source: ours.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers.utils import logging
+
+from saferflow.errors import PolicyError
+from saferflow.training.launch import leads
+
+INDEX = "model.safetensors.index.json"
+LFS = b"version https://git-lfs"
+FETCH = "fetch the checkpoint again, whole (git lfs pull, or hf download)"
+HEAD = "lm_head.weight"
+WRAPPERS = ("module.", "_orig_mod.", "base_model.model.", "base_model.", "_fsdp_wrapped_module.")
+"""What other tools put before the names of a model that they hold: DistributedDataParallel, torch.compile, PEFT, FSDP."""
+UNREADABLE = (
+    OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError
+)  # fmt: skip
+"""What transformers raises about files that are missing, damaged, or of another kind, as quantised ones."""
+NAMED = 3
+"""Tensors that a message names, of those that it counts."""
+SHORT = 200
+"""Characters of another library's message that one of ours holds, at most."""
+
+
+def read_model(where: str, dtype: torch.dtype) -> Qwen2_5_VLForConditionalGeneration:
+    """A Qwen2.5-VL with the weights of a checkpoint; says how many tensors were loaded.
+
+    Args:
+        where: a folder, or a name on the hub.
+
+    Raises:
+        PolicyError: the weights cannot be read, or they are not all there, or more are there, or they have other shapes.
+    """
+    files = _files(Path(where)) if Path(where).is_dir() else []
+    for file in files:
+        _refuse_damaged(file)
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # its report of the same faults, a line a tensor
+    try:
+        model, told = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            where,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, with the names
+        )
+    except UNREADABLE as error:
+        raise PolicyError(
+            f"{where}: no Qwen2.5-VL could be loaded ({str(error)[:SHORT]}); run `saferflow run`, or set policy.base"
+        ) from None
+    finally:
+        logging.set_verbosity(before)
+    _refuse_incomplete(where, model, told)
+    count = len(model.state_dict())
+    if leads():
+        print(f"policy  {count} of {count} tensors loaded from {where}", file=sys.stderr, flush=True)
+    return model
+
+
+def refuse_pointers(folder: Path) -> None:
+    """Refuse a folder where Git LFS has left pointers in place of files; those that are not there are not looked at.
+
+    Raises:
+        PolicyError: it counts them and names some.
+    """
+    found = [path.name for path in folder.glob("*") if path.is_file() and _is_pointer(path)]
+    if found:
+        raise PolicyError(
+            f"{folder}: {len(found)} files are Git LFS pointers, not what they stand for: {_some(found)}; {FETCH}"
+        )
+
+
+def holds_float32(folder: Path) -> bool:
+    """Whether a tensor of the folder's files is in float32, which holds more than bfloat16."""
+    for file in _files(folder):
+        with safe_open(file, "pt") as tensors:
+            if any(tensors.get_slice(name).get_dtype() == "F32" for name in tensors.keys()):  # noqa: SIM118 no mapping
+                return True
+    return False
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files that the weights are read from: those of the index, or the one file; none where there are neither.
+
+    Raises:
+        PolicyError: the index cannot be read, or names files that are not there or tensors that they do not hold.
+    """
+    index = folder / INDEX
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    if not index.is_file():
+        return []
+    try:
+        placed: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(placed.values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise PolicyError(f"{index} cannot be read as an index of safetensors; {FETCH}") from None
+    missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
+    if missing:
+        raise PolicyError(
+            f"{folder}: {len(missing)} of the {len(names)} weight files that {INDEX} names are not there: {_some(missing)}; "
+            f"{FETCH}"
+        )
+    return [folder / name for name in names]
+
+
+def _is_pointer(file: Path) -> bool:
+    with file.open("rb") as content:
+        return content.read(len(LFS)) == LFS
+
+
+def _refuse_damaged(file: Path) -> None:
+    """Refuse a file whose content is not all there."""
+    try:
+        with safe_open(file, "pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        size = file.stat().st_size
+        raise PolicyError(
+            f"{file} is cut off or damaged: its {size:,} bytes are no whole safetensors file ({str(error)[:SHORT]}); {FETCH}"
+        ) from None
+
+
+def _refuse_incomplete(where: str, model: Qwen2_5_VLForConditionalGeneration, told: dict[str, Any]) -> None:
+    """Refuse a model that has a tensor from elsewhere than the checkpoint, or lacks one of it."""
+    missing, surplus = set(told["missing_keys"]), set(told["unexpected_keys"])
+    shapes = {
+        name: f"{tuple(held)} in the file, {tuple(wanted)} in the model"
+        for name, held, wanted in told["mismatched_keys"]
+    }
+    whole = len(model.state_dict())
+    loaded = whole - len(missing) - len(shapes)
+    faults = [
+        *([f"{len(missing)} are missing: {_some(missing)}"] if missing else []),
+        *([f"{len(surplus)} have names that it does not know: {_some(surplus)}"] if surplus else []),
+        *(
+            [f"{len(shapes)} have another shape: {_some(f'{name}, {told}' for name, told in shapes.items())}"]
+            if shapes
+            else []
+        ),
+        *(map(str, told.get("error_msgs") or ()) if not shapes else []),
+    ]
+    if faults:
+        raise PolicyError(
+            f"{where}: {loaded} of the model's {whole} tensors would be loaded; {'; '.join(faults)[:1000]}. "
+            f"{_remedy(missing, surplus, shapes)}"
+        )
+    if model.config.tie_word_embeddings and model.lm_head.weight is not model.get_input_embeddings().weight:
+        raise PolicyError(
+            f"{where}: config.json ties the output head to the embedding (tie_word_embeddings) and the weights hold another "
+            f"{HEAD}; set tie_word_embeddings to false, or take that tensor out"
+        )
+
+
+def _remedy(missing: Collection[str], surplus: Collection[str], shapes: Collection[str]) -> str:
+    wrapper = next((each for each in WRAPPERS if surplus and all(name.startswith(each) for name in surplus)), None)
+    if wrapper:
+        return f"Save the model itself, not what holds it: take {wrapper!r} off the names of the tensors"
+    if any(re.search(r"lora_[AB]|\.base_layer\.", name) for name in surplus):
+        return "Merge the adapter into its base (PEFT's merge_and_unload) and save that"
+    if HEAD in missing and len(missing) == 1:
+        return f"Set tie_word_embeddings to true in config.json if the head is the embedding, else add {HEAD}"
+    if shapes:
+        return "Take the config.json that belongs to these weights"
+    return f"Save the whole model with save_pretrained, beside its own config.json, or {FETCH}"
+
+
+def _some(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    more = f" and {len(ordered) - NAMED} more" if len(ordered) > NAMED else ""
+    return ", ".join(name[:SHORT] for name in ordered[:NAMED]) + more
