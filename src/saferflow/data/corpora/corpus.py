@@ -11,11 +11,8 @@ from saferflow.data.records import WHOLE
 from saferflow.data.rows import BadRow, Labels, Row, content_id
 from saferflow.errors import DataError
 from saferflow.params import CorpusSource, DataParams
-from saferflow.protocol.hazards import NONE
+from saferflow.protocol.hazards import NONE, REDIRECTED
 from saferflow.rng import rng
-
-REDIRECTED = ("S6", "S11")
-"""Hazards that are answered by naming who can help; others are refused. Ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +89,7 @@ class Corpus:
             split = "evaluation" if held_out else "train"
         labels = None if item.harmful is None else self._labels(item, source)
         answer = item.answer if isinstance(item.answer, str) else ""
-        return Row(identifier, self.name, split, item.question, image, labels, answer, self.licence)
+        return Row(identifier, self.name, split, item.question, image, labels, answer, licence=self.licence)
 
     def _labels(self, item: Item, source: CorpusSource) -> Labels:
         if not item.harmful:
