@@ -15,7 +15,7 @@ LABEL_SOURCES = {
     GOLD: "the source itself",
     MAPPED: "a category, as the source's hazards map it",
     PLANNER: "the planner behind the server",
-    GUESSED: "guessed by the rule planner",
+    GUESSED: "a guess of the rule planner",
 }
 UNLABELLED = "no one: stage plan stops"
 RULE_PLANNER = (
