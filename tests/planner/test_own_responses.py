@@ -140,7 +140,9 @@ def test_a_response_that_breaks_the_protocol_is_named_with_what_it_breaks(old, n
         pytest.param(HARMFUL, COMPLIES, "does not decline, and its label says refuse", id="goes-along"),
         pytest.param(FINE, DECLINES, "declines, and its label says answer", id="refuses-the-harmless"),
         pytest.param(HARMFUL, in_protocol(HARMFUL, COMPLIES, "answer"), "its gate decides answer", id="by-its-gate"),
-        pytest.param(HARMFUL, in_protocol(HARMFUL, COMPLIES), "does not decline", id="by-its-answer"),
+        pytest.param(
+            HARMFUL, in_protocol(HARMFUL, COMPLIES.removeprefix("Sure! ")), "does not decline", id="by-its-answer"
+        ),
     ],
 )
 @pytest.mark.parametrize("table", ["sft", "dpo"])
@@ -212,7 +214,8 @@ def test_a_pair_without_a_better_side_gets_one_from_the_teacher():
 
 def test_a_pair_whose_sides_say_the_same_is_no_pair():
     made = planned(replace(HARMFUL, answer=DECLINES, rejected=f"{DECLINES} "), "dpo", own_pairs="instead")
-    assert [one.perturbation for one in made.rows] and "theirs" not in {one.perturbation for one in made.rows}
+    [name] = [one.perturbation for one in made.rows]
+    assert name in PARAMS.plan.perturbations
 
 
 def test_an_answer_to_a_plain_question_is_theirs_and_one_of_the_drawn_corpus_ours():

@@ -66,6 +66,16 @@ def test_the_planned_tables_meet_every_expectation(project):
             assert item["expectation"] in index
 
 
+def test_a_held_out_row_whose_label_is_a_guess_stops_the_stage(project):
+    def guessed(rows):
+        labels = json.dumps(json.loads(rows[0].labels) | {"label_source": "guessed"})
+        return [replace(rows[0], labels=labels), *rows[1:]]
+
+    edit("evaluation", PromptRow, guessed)
+    with pytest.raises(ValidationFailed, match="no held-out row is measured by a label that the rule planner guessed"):
+        validate.main()
+
+
 def test_tables_with_rows_that_teach_reflection_meet_every_expectation(tmp_path, monkeypatch):
     raw = yaml.safe_load((ROOT / "profiles" / "micro.yaml").read_text(encoding="utf-8"))
     raw["plan"]["reflection_share"] = 0.5

@@ -34,8 +34,9 @@ def replaced(rows: Sequence[DPORow], asked: Iterable[DPORow], samples: Iterable[
     missed = {}
     for row, completions in zip(asked, samples, strict=True):
         nearest = nearest_miss(row, completions)
+        writer = POLICY if row.rejected_writer else ""  # a table of before it was kept tells it of none
         if nearest is not None:
-            missed[row.id] = replace(row, rejected=nearest, perturbation=NAME, rejected_writer=POLICY)
+            missed[row.id] = replace(row, rejected=nearest, perturbation=NAME, rejected_writer=writer)
     return [missed.get(row.id, row) for row in rows]
 
 
