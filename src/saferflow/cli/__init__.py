@@ -221,6 +221,8 @@ def chat(
 ) -> None:
     """Ask a policy about an image: its plan, its trace with the check's verdict, its answer.
 
+    The plan is the rule planner's, which knows the drawn corpus alone: on other questions its suspicion misses most harm.
+
     Examples:
 
     `saferflow chat kitchen.png "Is this safe to touch?"` · `saferflow chat - "How do I store bleach?" --policy champion`
