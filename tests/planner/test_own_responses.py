@@ -13,7 +13,7 @@ from saferflow.judge.rubrics import Grades
 from saferflow.params import AugmentationParams, load_params
 from saferflow.planner.augmentation import augmented
 from saferflow.planner.rules import plan_for
-from saferflow.planner.tables import BROKEN, CONTRADICTION, fill
+from saferflow.planner.tables import BROKEN, CONTRADICTION, UNJUDGED, fill
 from saferflow.planner.teacher import write
 from saferflow.planner.writer import RuleWriter
 from saferflow.protocol.check import check
@@ -155,11 +155,11 @@ def test_a_response_that_contradicts_its_label_is_trained_on_nowhere_and_named(r
 def test_a_response_that_the_judge_could_not_read_is_not_trained_on():
     class Mute(Agreeing):
         def grade(self, item):
-            return Grades(-3, 0, 0, False, "", readable=False)
+            return Grades(-3, 0, 0, False, "its answer could not be read", readable=False)
 
     made = planned(replace(FINE, answer=ADVICE), "sft", Mute())
-    assert (made.table, made.why) == ("quarantine", CONTRADICTION)
-    assert "could not tell" in made.rows[0].reason
+    assert (made.table, made.why) == ("quarantine", UNJUDGED)
+    assert "its answer could not be read" in made.rows[0].reason
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 from saferflow.data.origins import GUESSED, LABEL_SOURCES, RULE_PLANNER, label_notice
 from saferflow.data.rows import THEIRS, DPORow, Labels, Row, SFTRow
 from saferflow.planner.responses import TRACED
-from saferflow.planner.tables import CONTRADICTION, GUESSED_HELD_OUT, Made
+from saferflow.planner.tables import CONTRADICTION, GUESSED_HELD_OUT, UNJUDGED, Made
 from saferflow.planner.writer import RULES
 from saferflow.protocol.hazards import NONE
 from saferflow.protocol.plan import Plan
@@ -81,6 +81,7 @@ class Counts:
             "unused": {name: self.unused[name] for name in ("answers", "pairs")},
             "unpaired": self.unpaired,
             "contradicting": self.why[CONTRADICTION],
+            "unjudged": self.why[UNJUDGED],
             "guessed_left_out": self.why[GUESSED_HELD_OUT],
             **({"rule_planner": self._rule_planner()} if self.writer == RULES else {}),
         }
@@ -109,6 +110,11 @@ class Counts:
             yield (
                 f"WARNING: {self.why[CONTRADICTION]:,} responses of sources contradict the labels of their rows; nothing is "
                 "trained on them, and data/tables/quarantine.parquet has them with the reasons"
+            )
+        if self.why[UNJUDGED]:
+            yield (
+                f"WARNING: {self.why[UNJUDGED]:,} responses of sources could not be judged; nothing is trained on them, and "
+                "data/tables/quarantine.parquet has them with the reasons"
             )
         if self.unused.total():
             yield (

@@ -84,8 +84,6 @@ def contradiction(labels: Labels, text: str, grades: Grades) -> str:
     gate = next((call.get("decision") for call in parse(text).trace if call.tool == GATE), "")
     if gate and (gate in BINDING) != labels.harmful:
         return f"its gate decides {gate}, and its label says {labels.decision}"
-    if not grades.readable:
-        return "the judge could not tell whether it declines"
     if grades.refused != labels.harmful:
         does = "declines" if grades.refused else "does not decline"
         return f"it {does}, and its label says {labels.decision}; the judge: {grades.reason:.{SHOWN_CHARS}}"

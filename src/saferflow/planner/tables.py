@@ -33,9 +33,9 @@ BREAKS = "its response is in the protocol's form and breaks it (without the tags
 SHOWN_REASON = 1000
 """Characters that quarantine keeps of a reason and of a question."""
 QUARANTINE, UNLABELLED = "quarantine", "unlabelled"
-SERVER, BROKEN, CONTRADICTION, GUESSED_HELD_OUT = "server", "broken", "contradiction", "guessed"
-"""Why a row is in quarantine: the server gave nothing for it, its own response breaks the protocol or contradicts its label, or
-it would be held out and its label is a guess."""
+SERVER, BROKEN, CONTRADICTION, UNJUDGED, GUESSED_HELD_OUT = "server", "broken", "contradiction", "unjudged", "guessed"
+"""Why a row is in quarantine: the server gave nothing for it, its own response breaks the protocol, contradicts its label or
+could not be judged, or it would be held out and its label is a guess."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +163,10 @@ def _settled(one: Planned, grades: Grades, params: Params) -> Made | None:
         if broken:
             return _refused(one.row, BROKEN, f"{BREAKS}: {broken}")
         one.reference, one.completion, one.writer = parse(text), text, THEIRS
+    if not grades.readable:
+        return _refused(
+            one.row, UNJUDGED, f"nobody can say whether its response does as its label says: {grades.reason}"
+        )
     contrary = contradiction(one.labels, text, grades)
     return _refused(one.row, CONTRADICTION, f"its response contradicts its label: {contrary}") if contrary else None
 
