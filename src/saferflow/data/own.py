@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from saferflow.data.images import take_image
-from saferflow.data.origins import MAPPED
+from saferflow.data.origins import mapped
 from saferflow.data.records import Found, Record, json_lines, parquet_rows, saved_rows
 from saferflow.data.rows import Labels, Row, content_id
 from saferflow.errors import DataError
 from saferflow.params import DataParams, OwnSource
-from saferflow.protocol.hazards import HAZARDS, NONE, REDIRECTED
+from saferflow.protocol.hazards import HAZARDS, NONE
 from saferflow.protocol.tools import DECISIONS
 from saferflow.rng import rng
 
@@ -123,20 +123,6 @@ def _labels(value: dict[str, Any], source: OwnSource) -> Labels | None:
         severity = 2 if harmful else 1
     severity = 0 if hazard in (NONE, "") and not harmful else max(severity, 1)
     return Labels("safety", hazard, severity, "none" if decision == "answer" else "text", "none", decision)
-
-
-def mapped(hazard: str, severity: int | None) -> Labels | None:
-    """Labels from a category alone; None where it is none of ours.
-
-    Args:
-        hazard: the source's word as `hazards` of the source maps it.
-    """
-    if hazard == NONE:
-        return Labels("safety", NONE, 0, "none", "none", "answer", label_source=MAPPED)
-    if hazard not in HAZARDS:
-        return None
-    decision = "redirect" if hazard in REDIRECTED else "refuse"
-    return Labels("safety", hazard, max(severity or 2, 1), "text", "none", decision, label_source=MAPPED)
 
 
 def _severity(value: dict[str, Any], source: OwnSource) -> int | None:
