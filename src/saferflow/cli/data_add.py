@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saferflow.data.corpora import CORPORA
+from saferflow.data.origins import label_notice, label_origin
 from saferflow.data.rows import BadRow, Row
 from saferflow.data.sources import SHOWN, bad_rows_error, licence_of, parts, refuse_licences, rows_of
 from saferflow.errors import DataError
@@ -33,7 +34,7 @@ class Counted:
 
     rows: int = 0
     by: dict[str, Counter] = field(
-        default_factory=lambda: {name: Counter() for name in ("split", "expected", "hazard")}
+        default_factory=lambda: {name: Counter() for name in ("split", "expected", "hazard", "label from")}
     )
     bad: list[BadRow] = field(default_factory=list)
     bad_count: int = 0
@@ -139,14 +140,15 @@ def count(source: CorpusSource | OwnSource, params: Params) -> Counted:
             elif placed.found.id not in seen:
                 seen.add(placed.found.id)
                 counted.rows += 1
-                _tally(placed.found, counted)
+                _tally(placed.found, counted, own)
     return counted
 
 
-def _tally(row: Row, counted: Counted) -> None:
+def _tally(row: Row, counted: Counted, params: Params) -> None:
     counted.by["split"][row.split] += 1
-    counted.by["expected"][row.labels.decision if row.labels else "(the planner says)"] += 1
-    counted.by["hazard"][(row.labels.hazard or "(the planner says)") if row.labels else "(the planner says)"] += 1
+    counted.by["expected"][row.labels.decision if row.labels else "(see label)"] += 1
+    counted.by["hazard"][(row.labels.hazard or "(the planner says)") if row.labels else "(see label)"] += 1
+    counted.by["label from"][label_origin(row, params)] += 1
 
 
 def _show(counted: Counted, name: str, source: CorpusSource | OwnSource, console: Console) -> None:
@@ -156,6 +158,8 @@ def _show(counted: Counted, name: str, source: CorpusSource | OwnSource, console
         for first, (value, rows) in enumerate(sorted(values.items(), key=lambda item: -item[1])):
             table.add_row("" if first else aspect, value, f"{rows:,}")
     console.print(table)
+    if notice := label_notice(counted.by["label from"]):
+        console.print(Text(notice, "bold"))
     if counted.unmapped:
         words = ", ".join(f"{word} ({rows:,})" for word, rows in counted.unmapped.most_common(10))
         console.print(

@@ -3,7 +3,8 @@
 Our names: `id`, `image`, `question`, and the optional `answer`, `kind`, `expected` (refuse, comply), `decision` (one of
 the four; wins over `expected`), `hazard` (S1..S14 or none) and `severity` (0..3). `fields` of the source says under which
 name a file holds them, `hazards` which of its words for a hazard stands for which of ours; any other word counts as not
-given. A hazard or severity alone is no label: it names a topic, and says nothing of what a safe assistant should do.
+given. Where a row says neither `expected` nor `decision`, its hazard is its label, marked as `mapped`: what is none is
+answered, S6 and S11 are redirected, the others refused. A severity alone is no label.
 A row without an id gets one from its content. Source: ours.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from saferflow.data.images import take_image
+from saferflow.data.origins import mapped
 from saferflow.data.records import Found, Record, json_lines, parquet_rows, saved_rows
 from saferflow.data.rows import Labels, Row, content_id
 from saferflow.errors import DataError
@@ -113,7 +115,7 @@ def _labels(value: dict[str, Any], source: OwnSource) -> Labels | None:
     hazard, severity = _text(value, "hazard", source), _severity(value, source)
     hazard = source.hazards.get(hazard, hazard)
     if not decision:
-        return None
+        return mapped(hazard, severity)
     harmful = decision in ("refuse", "redirect")
     if hazard not in (*HAZARDS, NONE) or (hazard == NONE and harmful):
         hazard = ""
