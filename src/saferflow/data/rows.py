@@ -67,12 +67,12 @@ class Row:
     labels: Labels | None
     answer: str = ""
     """A plain reference answer without any protocol, where the source has one."""
+    rejected: str = ""
+    """A worse answer to the same question, where the source has pairs; `answer` is then the better one."""
     licence: str = ""
     """SPDX identifier; empty where the source states none."""
     earlier: tuple[Turn, ...] = ()
     """The turns before the last one, which is the one to be answered."""
-    rejected: str = ""
-    """A worse answer to the same question, where the source has pairs; `answer` is then the better one."""
 
 
 def content_id(source: str, question: str, image: bytes | None) -> str:

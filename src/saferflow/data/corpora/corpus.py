@@ -92,7 +92,7 @@ class Corpus:
             split = "evaluation" if held_out else "train"
         labels = None if item.harmful is None else self._labels(item, source)
         answer = item.answer if isinstance(item.answer, str) else ""
-        return Row(identifier, self.name, split, item.question, image, labels, answer, self.licence)
+        return Row(identifier, self.name, split, item.question, image, labels, answer, licence=self.licence)
 
     def _labels(self, item: Item, source: CorpusSource) -> Labels:
         if not item.harmful:

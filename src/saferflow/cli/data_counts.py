@@ -1,0 +1,176 @@
+"""What a source holds, counted and shown: what its fields were taken for, where labels come from, and the first row."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from saferflow.data.corpora import CORPORA
+from saferflow.data.images import open_rgb
+from saferflow.data.kinds import by_kind
+from saferflow.data.own import named_ids
+from saferflow.data.rows import BadRow, Row, whole_question
+from saferflow.data.sources import SHOWN, Ids, Placed, bad_rows_error, licence_of, parts, rows_of
+from saferflow.errors import DataError
+from saferflow.params import CorpusSource, OwnSource, Params
+
+ASPECTS = ("taken for", "fields", "not used", "holds", "split", "expected", "hazard", "label from")
+NO_LABEL = "none"
+LONGEST = 400
+"""Characters of a text of the first row that are shown."""
+MOST = 20
+"""Different values of an aspect that are shown."""
+
+
+@dataclass
+class Counted:
+    """What a source holds."""
+
+    rows: int = 0
+    by: dict[str, Counter] = field(default_factory=lambda: {name: Counter() for name in ASPECTS})
+    bad: list[BadRow] = field(default_factory=list)
+    bad_count: int = 0
+    repeated: int = 0
+    """Rows whose id comes from their content and that were read already."""
+    unmapped: Counter = field(default_factory=Counter)
+    """The corpus's words for harm that no table maps, of its harmful rows."""
+    first: Placed | None = None
+    """The first readable row."""
+
+
+def count(source: CorpusSource | OwnSource, params: Params, path: str) -> Counted:
+    """Read every row of a source as stage `plan` would, with the same verdict on each.
+
+    Args:
+        path: where the source is going to lie, so that it is not compared with itself.
+    """
+    own = params.model_copy(update={"data": params.data.model_copy(update={"sources": (source,)})})
+    counted, ids = Counted(), _ids_of_others(params, path)
+    for part in parts(own):
+        for item in part.content:
+            word = getattr(item, "word", "")
+            if word and item.harmful and not CORPORA[source.name].hazard(word, source.hazards):
+                counted.unmapped[word] += 1
+        for placed in rows_of(part, own):
+            _tally(placed, ids, source, counted)
+    return counted
+
+
+def _ids_of_others(params: Params, path: str) -> Ids:
+    """The ids that rows of the user's other sources have: stage `plan` takes each id once."""
+    ids = Ids()
+    for other in params.data.sources:
+        if isinstance(other, OwnSource) and other.path != path and Path(other.path).exists():
+            try:
+                ids.seen |= {name: (where, 0) for name, where in named_ids(other)}
+            except DataError:
+                continue  # stage plan says what is wrong with that source
+    return ids
+
+
+def _tally(placed: Placed, ids: Ids, source: CorpusSource | OwnSource, counted: Counted) -> None:
+    first = isinstance(placed.found, Row) and ids.first(placed, source)
+    bad = placed.found if isinstance(placed.found, BadRow) else first if isinstance(first, BadRow) else None
+    if bad is not None:
+        counted.bad_count += 1
+        counted.bad += [bad][: SHOWN - len(counted.bad)]
+    elif not first:
+        counted.repeated += 1
+    else:
+        counted.rows += 1
+        counted.first = counted.first or placed
+        _count_row(placed, placed.found, counted.by)
+
+
+def _count_row(placed: Placed, row: Row, by: dict[str, Counter]) -> None:
+    by["taken for"].update([placed.form] if placed.form else [])
+    by["fields"].update(f"{ours} = {theirs}" for ours, theirs in placed.fields)
+    by["not used"].update(placed.unused)
+    held = {
+        "a picture": row.image,
+        "an answer": row.answer,
+        "a worse answer": row.rejected,
+        "earlier turns": row.earlier,
+    }
+    by["holds"].update(name for name, value in held.items() if value)
+    by["split"][row.split] += 1
+    by["expected"][row.labels.decision if row.labels else NO_LABEL] += 1
+    by["hazard"][(row.labels.hazard or "(not given)") if row.labels else NO_LABEL] += 1
+    by["label from"][row.labels.label_source if row.labels else NO_LABEL] += 1
+
+
+def show(counted: Counted, name: str, source: CorpusSource | OwnSource, held: Path, console: Console) -> None:
+    """Print what a source holds.
+
+    Args:
+        held: where it lies now.
+    """
+    console.print(Text(f"{name}: {counted.rows:,} rows, licence {licence_of(source) or 'not stated'}"))
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for aspect, values in counted.by.items():
+        for first, (value, rows) in enumerate(values.most_common(MOST)):
+            table.add_row("" if first else aspect, Text(printable(value, 80)), f"{rows:,}")
+        if len(values) > MOST:
+            table.add_row("", f"and {len(values) - MOST:,} others", "")
+    console.print(table)
+    for line in _remarks(counted, source, held):
+        console.print(Text(line))
+    if counted.first is not None:
+        console.print(Text("\n" + "\n".join(_rendered(counted.first, counted.first.found)) + "\n"))
+    if counted.bad:
+        console.print(Text(str(bad_rows_error(counted.bad, counted.bad_count)).rpartition("\n")[0]))
+
+
+def _remarks(counted: Counted, source: CorpusSource | OwnSource, held: Path) -> list[str]:
+    lines = []
+    if counted.repeated:
+        lines.append(f"{counted.repeated:,} rows are the same as one before, and count once")
+    if counted.unmapped:
+        words = ", ".join(f"{printable(word, 60)} ({rows:,})" for word, rows in counted.unmapped.most_common(10))
+        lines.append(
+            f"words for harm that no table maps, left to the planner: {words}; map them in hazards of the source"
+        )
+    if isinstance(source, OwnSource) and held.is_dir():
+        kinds = by_kind([str(file.relative_to(held)) for file in held.rglob("*") if file.is_file()])
+        others = {kind: files for kind, files in kinds.items() if kind != source.kind}
+        if others and source.kind not in ("webdataset", "datasets"):
+            files = ", ".join(f"{files:,} of --kind {kind}" for kind, files in others.items())
+            lines.append(f"files that are not read, for the source is of kind {source.kind}: {files}")
+    if unlabelled := counted.by["label from"][NO_LABEL]:
+        lines.append(
+            f"{unlabelled:,} rows have no label. A field expected (refuse, comply) or decision gives one: "
+            "--field expected=THEIRS; or a planner behind a server does (plan.writer)"
+        )
+    return lines
+
+
+def _rendered(placed: Placed, row: Row) -> list[str]:
+    """The first row as it was read, a line a part."""
+    turns = [part for user, assistant in row.earlier for part in (("user", user), ("assistant", assistant))]
+    last = row.question[len(whole_question(row.earlier, "")) :]
+    label = (
+        f"{row.labels.decision}, hazard {row.labels.hazard or 'not given'}, {row.labels.label_source}"
+        if row.labels
+        else ""
+    )
+    parts = [
+        ("id", row.id), ("picture", _picture(row.image)), *turns, ("user", last), ("answer", row.answer or "none"),
+        *([("worse answer", row.rejected)] if row.rejected else []), ("label", label or NO_LABEL),
+    ]  # fmt: skip
+    return [f"first row, {placed.where}", *(f"  {name:<12}  {printable(text, LONGEST)}" for name, text in parts)]
+
+
+def _picture(image: bytes | None) -> str:
+    if image is None:
+        return "none"
+    width, height = open_rgb(image).size
+    return f"{width} x {height}, {len(image):,} bytes"
+
+
+def printable(text: str, limit: int) -> str:
+    """A text for a terminal: on one line, without control characters, and cut."""
+    short = "".join(sign if sign.isprintable() else " " for sign in text[:limit])
+    return short if len(text) <= limit else f"{short}... ({len(text):,} characters)"
