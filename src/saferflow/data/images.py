@@ -100,7 +100,7 @@ def _written(text: str, max_bytes: int) -> str | bytes:
         if not comma or not head.casefold().endswith(";base64"):
             raise DataError(f"image {brief(text)} is a data URI, and not of the form data:image/png;base64,...")
         body = text[len(head) + 1 :]
-    elif re.match(r"(?i)[a-z][a-z0-9+.-]+://", text):
+    elif re.match(r"(?i)[a-z][a-z0-9+.-]+://", text[:ADDRESS]):
         raise DataError(
             f"image {brief(text)} is an address; none is fetched: save it beside the rows and name its path"
         )
@@ -125,14 +125,18 @@ def read_image(name: str, *, root: Path, max_bytes: int, max_pixels: int) -> byt
     Raises:
         DataError: saying what is wrong with the file, without its path in front.
     """
-    if Path(name[-10:]).suffix.casefold() in VIDEOS:
+    if len(name) > LONGEST_PATH:
+        raise DataError(f"image {brief(name)} cannot be read: no path is that long, and it is no base64 of a picture")
+    if name.casefold().endswith(VIDEOS):
         raise DataError(f"image {brief(name)} is a video; a row takes one picture: cut a frame out")
     try:
         path = (root / name).resolve()
         if Path(name).is_absolute() or not path.is_relative_to(root.resolve()):
             raise DataError(f"image path {brief(name)} leaves the folder of the data file; put the image beside it")
         if not path.is_file():
-            raise DataError(f"image {brief(name)} does not exist; its path is relative to the folder of the data file")
+            raise DataError(
+                f"image {brief(name)} does not exist; paths are relative to the data file, and data add --images FOLDER brings them from elsewhere"
+            )
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
             size = max(len(data), path.stat().st_size)
@@ -188,8 +192,9 @@ def canonical(data: bytes) -> bytes:
     """The image as tables hold it: as it is where any reader sees `open_rgb` in it, else as PNG of `open_rgb`."""
     with _opened(data) as image:
         plain = image.mode == "RGB" and not image.has_transparency_data and orientation(image) == 1
-        if plain and image.format in ("PNG", "JPEG") and not _has_much_text(data):
-            return data
+        plain &= image.format in ("PNG", "JPEG")
+    if plain and not _has_much_text(data):
+        return data
     buffer = io.BytesIO()
     open_rgb(data).save(buffer, format="PNG")
     return buffer.getvalue()

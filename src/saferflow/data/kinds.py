@@ -50,6 +50,10 @@ def kind_of(path: Path) -> str:
     kinds = by_kind(names)
     if is_archive(path):
         kinds.pop("webdataset", None)
+    elif any(is_shard(_names(path / name)) for name in names[:LOOKED_AT] if path.is_dir() and is_archive(name)):
+        return "webdataset"
+    else:
+        kinds.pop("webdataset", None)
     if kinds:
         return next(kind for kind in ENDINGS if kind in kinds)
     raise DataError(_unknown(path))

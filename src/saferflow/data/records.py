@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from saferflow.data.forms import USUAL
 from saferflow.data.rows import BadRow
 
 BATCH = 64
@@ -28,6 +29,8 @@ WHOLE = 0
 """Number of a record that stands for its whole file."""
 CONTENT = 500
 """Characters of a bad row that are kept."""
+FIELDS = {name for names in USUAL.values() for name in names}
+"""Fields of rows: an object that has one is a row, and no document that holds rows."""
 BROKEN = (OSError, EOFError, zlib.error)
 """What reading a file that is cut off, or not what its name says, raises."""
 
@@ -67,12 +70,13 @@ def json_rows(file: Path) -> Found:
     """
     try:
         with opened(file) as lines:
-            first = next((line for line in lines if line.strip()), b"")
+            first, *more = [*islice((line for line in lines if line.strip()), 2), b""]
     except BROKEN as error:
         yield _unreadable(file, error)
         return
     first = first.removeprefix(codecs.BOM_UTF8).strip()
-    document = json_document(file) if first and not _is_object(first) else None
+    rows = _is_row(first, alone=not any(more))
+    document = json_document(file) if first and not rows else None
     if isinstance(document, BadRow) and first not in (b"[", b"{"):
         document = None  # broken, or lines of which the first is broken: they say where
     if document is None:
@@ -83,34 +87,53 @@ def json_rows(file: Path) -> Found:
         yield from _entries(file, document)
 
 
-def _is_object(line: bytes) -> bool:
+def _is_row(line: bytes, *, alone: bool) -> bool:
+    """Whether the first line of a file is a row, and not a document or a part of one.
+
+    Args:
+        alone: no other line comes after it.
+    """
     try:
-        return isinstance(json.loads(line), dict)
+        held = json.loads(line)
     except (ValueError, RecursionError):
         return False
+    return isinstance(held, dict) and not (alone and (_container(held) or _is_table(held)))
+
+
+def _container(document: dict) -> str:
+    """The one field of a document that is a list of rows; empty where there is none, or several."""
+    lists = [
+        name
+        for name, value in document.items()
+        if name not in FIELDS and isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value)
+    ]
+    return lists[0] if len(lists) == 1 and not set(document) & FIELDS else ""
+
+
+def _is_table(document: dict) -> bool:
+    """Whether a document holds columns, as a data frame writes them, or nothing."""
+    return all(isinstance(value, dict) for value in document.values())
 
 
 def _entries(file: Path, document: Any) -> Found:
     """The rows of a JSON document."""
+    held = document if isinstance(document, dict) else {}
     if isinstance(document, list) and document:
         yield from json_objects(file, document)
-        return
-    held = document if isinstance(document, dict) else {}
-    lists = [
-        name for name, value in held.items() if isinstance(value, list) and any(isinstance(v, dict) for v in value)
-    ]
-    if len(lists) == 1 and "conversations" not in lists and "messages" not in lists:
-        yield from json_objects(file, held[lists[0]])
-    elif held and not any(isinstance(value, dict) for value in held.values()):
+    elif name := _container(held):
+        yield from json_objects(file, held[name])
+    elif not _is_table(held):
         yield Record(str(file), 1, held)
     else:
         empty = "an empty list" if document == [] else f"a {type(document).__name__}"
         names = ", ".join(str(name)[:40] for name in list(held)[:20]) or empty
         yield BadRow(
-            str(file), 1,
+            str(file),
+            1,
             f"a JSON list of objects is expected, or one object a line; this is {names}. Of a data frame, write it with "
-            "to_json(FILE, orient='records', lines=True)", "",
-        )  # fmt: skip
+            "to_json(FILE, orient='records', lines=True)",
+            "",
+        )
 
 
 def opened(file: Path) -> Any:

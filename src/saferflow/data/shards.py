@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from saferflow.data.forms import USUAL
 from saferflow.data.records import BROKEN, WHOLE, Found, Record
 from saferflow.data.rows import BadRow
 
@@ -90,18 +91,31 @@ def _held(folder: Path, name: str) -> Member:
 
 def _records(shard: Path, members: Iterable[Member]) -> Found:
     for number, (key, files) in enumerate(groupby(members, key=lambda member: member.key), 1):
-        record = Record(str(shard), number, {})
+        record, pictures = Record(str(shard), number, {}), {}
         try:
             for member in files:
-                _put(member, record.values)
+                _put(member, record.values, pictures)
         except ValueError as error:
-            yield record.bad(f"{key[:80]}: {error}")
+            yield record.bad(f"{key[:80]}: {str(error)[:200]}")
             continue
+        if pictures:
+            _put_pictures(pictures, record.values)
         yield record
 
 
-def _put(member: Member, values: dict[str, Any]) -> None:
-    """Add what a file holds to the fields of its record.
+def _put_pictures(pictures: dict[str, Any], values: dict[str, Any]) -> None:
+    """Make a sample's pictures its field `image`, in place of their names in its JSON."""
+    for field in USUAL["image"]:
+        named = values.get(field)
+        names = named if isinstance(named, list) else [named]
+        if all(isinstance(name, str) and PurePosixPath(name).name in pictures for name in names):
+            values.pop(field)
+    others = values.pop("image", [])
+    values["image"] = [*pictures.values(), *(others if isinstance(others, list) else [others])]
+
+
+def _put(member: Member, values: dict[str, Any], pictures: dict[str, Any]) -> None:
+    """Add what a file holds to the fields of its record, or to its pictures by their names.
 
     Raises:
         ValueError: it is too large, or not what its ending says.
@@ -110,7 +124,7 @@ def _put(member: Member, values: dict[str, Any]) -> None:
     if member.content is None:
         raise ValueError(f".{member.ending} has {member.size:,} bytes, more than the {MEMBER:,} that are read")
     if last in PICTURES:
-        values.setdefault("image", []).append(member.content)
+        pictures[PurePosixPath(member.name).name] = member.content
     elif last == "json":
         held = json.loads(member.content.removeprefix(codecs.BOM_UTF8))
         values.update(held if isinstance(held, dict) and not name else {name or "json": held})
