@@ -183,6 +183,11 @@ REFUSED = [
     ),
     pytest.param({"messages": [user(SKY), assistant("a")], "chosen": "b", "rejected": "c"}, "ends with", id="two-ends"),
     pytest.param({"text": "The sky is blue.", "n": 1}, r"fields are text, n.*--field question=text", id="no-question"),
+    pytest.param({"chosen": "It is blue.", "rejected": "It is green."}, "no prompt of their own", id="pair-alone"),
+    pytest.param(
+        {"conversations": [{"from": "user", "value": "Picture 1: <img>a/b.jpg</img>\nWhat is it?"}]}, "names a picture",
+        id="qwen-vl",
+    ),
     pytest.param({"prompt": None, "x": "y"}, "'prompt' is missing or empty", id="empty-prompt"),
 ]  # fmt: skip
 
@@ -211,6 +216,11 @@ def test_every_message_is_bounded(record):
 def test_fields_that_nothing_reads_are_named():
     held = read({"question": SKY, "topic": "sky", "score": 0.0, "tags": [], "note": None, "tools": "[]"})
     assert held.unused == ("topic", "score", "tools")
+
+
+@pytest.mark.parametrize("column", ['["a.png"]', '{"path": "a.png"}', "a.png"])
+def test_a_picture_in_a_field_of_csv_may_be_json(column):
+    assert read({"prompt": SKY, "images": column}).picture in ("a.png", {"path": "a.png"})
 
 
 def test_a_system_prompt_is_named_as_not_used():

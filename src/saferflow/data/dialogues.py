@@ -102,12 +102,18 @@ def transcript(text: str) -> list[Message]:
     return [Message(roles[who], said.strip()) for who, said in zip(rest[0::2], rest[1::2], strict=True)]
 
 
-def _listed(value: Any) -> list[dict]:
+def decoded(value: Any) -> Any:
+    """The list or object that a text holds as JSON, as in a field of CSV; the value itself where it is none."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
-            value = json.loads(value)
+            return json.loads(value)
         except (ValueError, RecursionError):
-            return []
+            return value
+    return value
+
+
+def _listed(value: Any) -> list[dict]:
+    value = decoded(value)
     entries = [value] if isinstance(value, dict) else value
     if not isinstance(entries, list) or not entries:
         return []

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from saferflow.data.dialogues import ASSISTANT, USER, Dialogue, Message, is_dialogue, messages_of, transcript
+from saferflow.data.dialogues import ASSISTANT, USER, Dialogue, Message, decoded, is_dialogue, messages_of, transcript
 from saferflow.data.pictured import one_picture, refuse_media, without_marks
 from saferflow.data.rows import Turn
 from saferflow.data.values import brief, is_empty
@@ -113,7 +113,7 @@ def reading(held: Mapping[str, Any], mapping: Mapping[str, str]) -> Reading:
         fields.drop("answer", f"{bad} says that it is a bad one")
     if talk.system:
         fields.notes.append("system prompt (the plan writes its own)")
-    picture = one_picture(fields.take("image"), talk, fields.used.get("image", ""))
+    picture = one_picture(decoded(fields.take("image")), talk, fields.used.get("image", ""))
     earlier, question = without_marks(talk, pictured=picture is not None)
     return Reading(
         form, question, earlier, talk.answer, rejected, picture, values, dict(fields.used), fields.unused()
@@ -127,8 +127,14 @@ def no_question(held: Mapping[str, Any], mapping: Mapping[str, str]) -> str:
     if not held or any(name in held for name in USUAL["question"]):
         name = next((name for name in USUAL["question"] if name in held), "question")
         return f"field {name!r} is missing or empty{_columns(held)}"
-    texts = [name for name, value in held.items() if isinstance(value, str) and value.strip()]
-    example = max(texts, key=lambda name: len(held[name]), default=next(iter(held), "NAME"))
+    known = {name for names in USUAL.values() for name in names}
+    texts = [name for name, value in held.items() if isinstance(value, str) and value.strip() and name not in known]
+    if not texts and not is_empty(held.get("chosen")):
+        return (
+            f"'question' is missing: chosen and rejected hold no prompt of their own{_columns(held)}. Write it into a field "
+            "prompt; trl.extract_prompt does"
+        )
+    example = max(texts, key=lambda name: len(held[name]), default="NAME")
     return (
         f"'question' is missing{_columns(held)}. Say which field holds it: --field question={str(example)[:80]} "
         f"(and image=, answer=, rejected=, conversation= where their names are others), or so in fields of the source"

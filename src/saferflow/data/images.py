@@ -135,7 +135,8 @@ def read_image(name: str, *, root: Path, max_bytes: int, max_pixels: int) -> byt
             raise DataError(f"image path {brief(name)} leaves the folder of the data file; put the image beside it")
         if not path.is_file():
             raise DataError(
-                f"image {brief(name)} does not exist; paths are relative to the data file, and data add --images FOLDER brings them from elsewhere"
+                f"image {brief(name)} does not exist; paths are relative to the data file, and data add --images FOLDER brings "
+                "pictures from elsewhere"
             )
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)

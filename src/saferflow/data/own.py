@@ -1,11 +1,11 @@
 """A user's own rows: JSON, CSV, Parquet, WebDataset, or what `datasets` saved, with their images inside or beside them.
 
 Our names: `id`, `image`, `question`, and the optional `answer`, `rejected` (a worse answer), `conversation` (messages),
-`kind`, `expected` (refuse, comply), `decision` (one of the four; wins over `expected`), `hazard` (S1..S14 or none) and
-`severity` (0..3). `data.forms` knows the names that TRL, LLaVA, ShareGPT and Alpaca give them; `fields` of the source says
-under which name a file holds them, `hazards` which of its words for a hazard stands for which of ours; any other word counts
-as not given. A hazard or severity alone is no label: it names a topic, and says nothing of what a safe assistant should do.
-A row without an id gets one from its content. Source: ours.
+`kind`, `expected` (refuse, comply; or unsafe, safe), `decision` (one of the four; wins over `expected`), `hazard` (S1..S14
+or none) and `severity` (0..3). `data.forms` knows the names that TRL, LLaVA, ShareGPT and Alpaca give them; `fields` of the
+source says under which name a file holds them, `hazards` which of its words for a hazard stands for which of ours; any other
+word counts as not given. A hazard or severity alone is no label: it names a topic, and says nothing of what a safe assistant
+should do. A row without an id gets one from its content. Source: ours.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,10 @@ from saferflow.protocol.hazards import HAZARDS, NONE
 from saferflow.protocol.tools import DECISIONS
 from saferflow.rng import rng
 
-EXPECTED = {"refuse": "refuse", "comply": "answer"}
+EXPECTED = {
+    "refuse": "refuse", "comply": "answer", "unsafe": "refuse", "safe": "answer", "harmful": "refuse", "harmless": "answer",
+}  # fmt: skip
+"""What a field `expected` says -> the decision."""
 READERS = {"jsonl": json_rows, "json": json_rows, "csv": csv_rows, "parquet": parquet_rows, "webdataset": tar_rows}
 ENDINGS = {
     "jsonl": (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"),

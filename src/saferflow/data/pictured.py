@@ -3,6 +3,7 @@
 Source: the marks are LLaVA's and LLaMA-Factory's; the code is ours.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from saferflow.errors import DataError
 
 MARK = "<image>"
 """Where LLaVA and LLaMA-Factory put the picture into the text."""
+NAMED = re.compile(r"<img>[^<>\n]{1,1000}</img>")
+"""How Qwen-VL names the file of a picture in the text."""
 MEDIA = {
     "video": ("video", "videos", "video_path", "video_url", "mp4", "avi", "mov", "webm", "mkv"),
     "audio": ("audio", "audios", "audio_path", "wav", "mp3", "flac"),
@@ -87,6 +90,10 @@ def without_marks(talk: Dialogue, *, pictured: bool) -> tuple[tuple[Turn, ...], 
     if not pictured:
         if any(_edged(text, MARK) for text in said):
             raise DataError(f"the text has {MARK}, and the row holds no picture; say which field does: --field image=")
+        if any(NAMED.search(text) for text in said):
+            raise DataError(
+                "the text names a picture, <img>...</img>; put its path into a field image and take it out here"
+            )
         return talk.earlier, talk.question
     if sum(marks) > 1:
         raise DataError(f"the text has {MARK} {sum(marks)} times; a row takes one picture")

@@ -77,8 +77,8 @@ def json_rows(file: Path) -> Found:
     first = first.removeprefix(codecs.BOM_UTF8).strip()
     rows = _is_row(first, alone=not any(more))
     document = json_document(file) if first and not rows else None
-    if isinstance(document, BadRow) and first not in (b"[", b"{"):
-        document = None  # broken, or lines of which the first is broken: they say where
+    if isinstance(document, BadRow) and not (first in (b"[", b"{") and any(more)):
+        document = None  # lines of which the first is broken: they say where
     if document is None:
         yield from json_lines(file)
     elif isinstance(document, BadRow):
