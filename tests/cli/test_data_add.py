@@ -277,7 +277,7 @@ def test_what_was_taken_for_what_is_shown_with_counts_and_the_first_row(project,
         r"label from +gold +3",
         r"none +1",
         r"1 rows have no label",
-        r"first row, .*rows\.jsonl:1",
+        rf"first row, {tmp_path}/rows\.jsonl:1",
         r"  user +Hi\n +assistant +Hello\n +user +Is it \[31m safe\?\n +answer +Yes, if dry\.\n +worse answer +No idea\.",
     ):
         assert re.search(line, shown), line

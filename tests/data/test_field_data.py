@@ -73,6 +73,9 @@ LINES = "".join(json.dumps(row) + "\n" for row in ASKED).encode()
         pytest.param("rows.json", json.dumps(ASKED).encode(), id="json-list"),
         pytest.param("rows.json", LINES, id="lines-in-json"),
         pytest.param("rows.json", json.dumps({"version": "1", "data": ASKED}).encode(), id="list-in-an-object"),
+        pytest.param(
+            "rows.json", json.dumps({row["id"]: {"question": row["question"]} for row in ASKED}).encode(), id="keyed"
+        ),
         pytest.param("rows.jsonl.gz", gzip.compress(LINES), id="gzip"),
         pytest.param("rows.ndjson", LINES, id="ndjson"),
         pytest.param("rows.csv", b"id,question\na,Q?\nb,Q!\n", id="csv"),
@@ -98,6 +101,7 @@ def test_a_table_of_texts_is_read_however_it_is_written(folder, name, content):
         pytest.param(
             "rows.json", pd.DataFrame(ASKED).to_json().encode(), "orient='records'", id="columns-of-a-data-frame"
         ),
+        pytest.param("rows.csv", "id;question\na;Où?\n".encode("latin-1"), "not UTF-8; iconv", id="latin-1"),
         pytest.param("rows.json", b"{}", "a JSON list of objects is expected", id="empty-object"),
         pytest.param("rows.json", b"[]", "an empty list", id="empty-list"),
         pytest.param("rows.json", b"3", "this is a int", id="number"),

@@ -91,9 +91,13 @@ def _read(path: str, held: Path, name: str, params: Params, source: CorpusSource
         DataError: rows are no good and the params forbid it, or there is no row.
     """
     counted = count(source.model_copy(update={"path": str(held)}), params, str(SOURCES / name))
+    theirs = path if is_archive(path) or Path(path).is_dir() or "://" in path else str(Path(path).parent)
+    counted.rename(str(held), theirs)
     show(counted, name, source, held, console)
     if counted.bad and params.data.on_bad_row == "fail":
         raise bad_rows_error(counted.bad, counted.bad_count)
+    if counted.bad:
+        console.print(Text(str(bad_rows_error(counted.bad, counted.bad_count)).rpartition("\n")[0]))
     if not counted.rows:
         kind = f", read as --kind {source.kind}" if isinstance(source, OwnSource) else ""
         why = "no row is readable; see the reasons above" if counted.bad else "it holds no row"

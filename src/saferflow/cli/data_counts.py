@@ -1,7 +1,7 @@
 """What a source holds, counted and shown: what its fields were taken for, where labels come from, and the first row."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +13,7 @@ from saferflow.data.images import open_rgb
 from saferflow.data.kinds import by_kind
 from saferflow.data.own import named_ids
 from saferflow.data.rows import BadRow, Row, whole_question
-from saferflow.data.sources import SHOWN, Ids, Placed, bad_rows_error, licence_of, parts, rows_of
+from saferflow.data.sources import SHOWN, Ids, Placed, licence_of, parts, rows_of
 from saferflow.errors import DataError
 from saferflow.params import CorpusSource, OwnSource, Params
 
@@ -39,6 +39,16 @@ class Counted:
     """The corpus's words for harm that no table maps, of its harmful rows."""
     first: Placed | None = None
     """The first readable row."""
+
+    def rename(self, held: str, theirs: str) -> None:
+        """Name places by the path that the user gave, not by the one where the rows lie for now."""
+
+        def renamed(text: str) -> str:
+            return text.replace(held, theirs)
+
+        self.bad = [replace(row, file=renamed(row.file), reason=renamed(row.reason)) for row in self.bad]
+        if self.first is not None:
+            self.first = replace(self.first, where=renamed(self.first.where))
 
 
 def count(source: CorpusSource | OwnSource, params: Params, path: str) -> Counted:
@@ -120,8 +130,6 @@ def show(counted: Counted, name: str, source: CorpusSource | OwnSource, held: Pa
         console.print(Text(line))
     if counted.first is not None:
         console.print(Text("\n" + "\n".join(_rendered(counted.first, counted.first.found)) + "\n"))
-    if counted.bad:
-        console.print(Text(str(bad_rows_error(counted.bad, counted.bad_count)).rpartition("\n")[0]))
 
 
 def _remarks(counted: Counted, source: CorpusSource | OwnSource, held: Path) -> list[str]:

@@ -122,16 +122,21 @@ def _entries(file: Path, document: Any) -> Found:
         yield from json_objects(file, document)
     elif name := _container(held):
         yield from json_objects(file, held[name])
+    elif held and all(isinstance(row, dict) and set(row) & FIELDS for row in held.values()):
+        yield from json_objects(file, ({"id": name} | row for name, row in held.items()))
     elif not _is_table(held):
         yield Record(str(file), 1, held)
     else:
         empty = "an empty list" if document == [] else f"a {type(document).__name__}"
         names = ", ".join(str(name)[:40] for name in list(held)[:20]) or empty
+        line = (
+            f"import pandas; pandas.read_json('{file.name}').to_json('{file.stem}.jsonl', orient='records', lines=True)"
+        )
         yield BadRow(
             str(file),
             1,
-            f"a JSON list of objects is expected, or one object a line; this is {names}. Of a data frame, write it with "
-            "to_json(FILE, orient='records', lines=True)",
+            f"a JSON list of objects is expected, or one object a line; this is {names}. Columns of a data frame: "
+            f'python -c "{line}"',
             "",
         )
 
@@ -195,7 +200,7 @@ def csv_rows(file: Path, columns: Iterable[str] = ()) -> Found:
                 try:
                     "".join(value for value in row.values() if isinstance(value, str)).encode()
                 except UnicodeEncodeError:
-                    yield record.bad("not UTF-8")
+                    yield record.bad("not UTF-8; iconv -f WINDOWS-1252 -t UTF-8 converts what a spreadsheet wrote")
                     continue
                 whole = None not in row and None not in row.values()
                 yield record if whole else record.bad(f"has not the {len(rows.fieldnames or ())} fields of the header")
