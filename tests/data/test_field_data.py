@@ -102,6 +102,7 @@ def test_a_table_of_texts_is_read_however_it_is_written(folder, name, content):
             "rows.json", pd.DataFrame(ASKED).to_json().encode(), "orient='records'", id="columns-of-a-data-frame"
         ),
         pytest.param("rows.csv", "id;question\na;Où?\n".encode("latin-1"), "not UTF-8; iconv", id="latin-1"),
+        pytest.param("rows.csv", b"question,note,note\na,b,c\n", "several columns note", id="column-twice"),
         pytest.param("rows.json", b"{}", "a JSON list of objects is expected", id="empty-object"),
         pytest.param("rows.json", b"[]", "an empty list", id="empty-list"),
         pytest.param("rows.json", b"3", "this is a int", id="number"),

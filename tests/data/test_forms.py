@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saferflow.data.forms import reading
@@ -147,8 +147,19 @@ def test_the_mark_of_the_picture_leaves_the_text(text, left):
     assert read({"prompt": text, "images": [PICTURE]}).question == left
 
 
-def test_a_text_about_a_mark_stays_as_it_is_where_there_is_no_picture():
-    assert read({"question": "What is <image> in SVG?"}).question == "What is <image> in SVG?"
+@pytest.mark.parametrize("images", [None, [PICTURE]])
+def test_a_text_about_a_mark_stays_as_it_is(images):
+    assert read({"question": "What is <image> in SVG?", "images": images}).question == "What is <image> in SVG?"
+
+
+def test_a_pair_of_equal_answers_is_no_pair_and_says_so():
+    held = read({"prompt": SKY, "chosen": BLUE, "rejected": BLUE})
+    assert (held.answer, held.rejected) == (BLUE, None)
+    assert held.unused == ("rejected (it is the better answer again)",)
+
+
+def test_a_field_nested_as_deep_as_a_parser_goes_is_one_more_field():
+    assert read({"question": SKY, "deep": json.loads("[" * 900 + "]" * 900), "x": 1}).unused == ("x",)
 
 
 @pytest.mark.parametrize("nothing", [None, [], [None], {}, "", float("nan"), [{}], {"bytes": None, "path": None}, [""]])
@@ -216,6 +227,7 @@ def test_every_message_is_bounded(record):
 def test_fields_that_nothing_reads_are_named():
     held = read({"question": SKY, "topic": "sky", "score": 0.0, "tags": [], "note": None, "tools": "[]"})
     assert held.unused == ("topic", "score", "tools")
+    assert read({"question": SKY, "": 0}).unused == ("(no name)",), "as a data frame writes its index into CSV"
 
 
 @pytest.mark.parametrize("column", ['["a.png"]', '{"path": "a.png"}', "a.png"])
@@ -263,7 +275,8 @@ FIELDS = st.sampled_from(
 )
 
 
-@given(st.dictionaries(FIELDS | st.text(max_size=4), VALUES, max_size=5))
+@settings(max_examples=60)
+@given(st.dictionaries(FIELDS | st.text("abc", min_size=1, max_size=4), VALUES, max_size=5))
 def test_any_record_is_read_or_refused_and_no_field_is_left_out_without_a_word(record):
     try:
         held = reading(record, {})

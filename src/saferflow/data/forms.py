@@ -88,7 +88,9 @@ class _Fields:
 
     def unused(self) -> tuple[str, ...]:
         used = {*self.used.values(), *(note.split(" (")[0] for note in self.notes)}
-        left = [str(name) for name, value in self.held.items() if name not in used and not is_empty(value)]
+        left = [
+            str(name) or "(no name)" for name, value in self.held.items() if name not in used and not is_empty(value)
+        ]
         return (*self.notes, *left)
 
 
@@ -114,7 +116,11 @@ def reading(held: Mapping[str, Any], mapping: Mapping[str, str]) -> Reading:
     if talk.system:
         fields.notes.append("system prompt (the plan writes its own)")
     picture = one_picture(decoded(fields.take("image")), talk, fields.used.get("image", ""))
-    earlier, question = without_marks(talk, pictured=picture is not None)
+    ours = fields.used.get("question") == "question"
+    earlier, question = without_marks(talk, pictured=picture is not None, anywhere=not ours)
+    if rejected is not None and rejected == talk.answer:
+        rejected = None
+        fields.drop("rejected", "it is the better answer again")
     return Reading(
         form, question, earlier, talk.answer, rejected, picture, values, dict(fields.used), fields.unused()
     )  # fmt: skip

@@ -72,8 +72,12 @@ def is_encoded(values: list) -> bool:
     return len(values) > 1 and all(type(value) is int for value in values)
 
 
-def without_marks(talk: Dialogue, *, pictured: bool) -> tuple[tuple[Turn, ...], Any]:
+def without_marks(talk: Dialogue, *, pictured: bool, anywhere: bool) -> tuple[tuple[Turn, ...], Any]:
     """The turns before the last question, and that question, without the mark that stands for the picture.
+
+    Args:
+        pictured: the row has a picture.
+        anywhere: a mark in the middle of a text stands for it as well; else it is what the text is about.
 
     Raises:
         DataError: the marks and the picture do not fit.
@@ -86,7 +90,7 @@ def without_marks(talk: Dialogue, *, pictured: bool) -> tuple[tuple[Turn, ...], 
             raise DataError(
                 f"the text speaks of {media} (<{media}>); a row takes text and one picture: take the row out"
             )
-    marks = [text.count(MARK) for text in said]
+    marks = [text.count(MARK) if anywhere or _edged(text, MARK) else 0 for text in said]
     if not pictured:
         if any(_edged(text, MARK) for text in said):
             raise DataError(f"the text has {MARK}, and the row holds no picture; say which field does: --field image=")

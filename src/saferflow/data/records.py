@@ -11,6 +11,7 @@ import io
 import json
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -191,6 +192,9 @@ def csv_rows(file: Path, columns: Iterable[str] = ()) -> Found:
         with opened(file) as binary:
             lines = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
             rows = csv.DictReader(lines, strict=True, delimiter=_delimiter(lines))
+            if twice := [name for name, times in Counter(rows.fieldnames or ()).items() if times > 1]:
+                yield BadRow(str(file), WHOLE, f"has several columns {', '.join(twice)[:200]}; name each otherwise", "")
+                return
             if missing := sorted(set(columns) - set(rows.fieldnames or ())):
                 held = ", ".join(rows.fieldnames or ()) or "none"
                 yield BadRow(str(file), WHOLE, f"has no column {', '.join(missing)}; its columns are {held}", "")

@@ -23,12 +23,21 @@ def brief(value: Any, limit: int = SHOWN) -> str:
 
 def is_empty(value: Any) -> bool:
     """Whether a value stands for nothing: None, NaN, empty text, and lists and objects of nothing but such."""
+    pending = [value]
+    while pending:  # no recursion: lists may be nested as deep as the parser goes
+        held = pending.pop()
+        if isinstance(held, dict):
+            pending += held.values()
+        elif isinstance(held, list | tuple):
+            pending += held
+        elif not _is_nothing(held):
+            return False
+    return True
+
+
+def _is_nothing(value: Any) -> bool:
     if value is None or (isinstance(value, numbers.Number) and value != value):
         return True
-    if isinstance(value, dict):
-        return all(is_empty(held) for held in value.values())
-    if isinstance(value, list | tuple):
-        return all(is_empty(held) for held in value)
     return isinstance(value, str | bytes) and not value
 
 
