@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from saferflow.data.dialogues import ASSISTANT, USER, Dialogue, Message, decoded, is_dialogue, messages_of, transcript
-from saferflow.data.pictured import one_picture, refuse_media, without_marks
+from saferflow.data.media import one_picture, refuse_media, without_marks
 from saferflow.data.rows import Turn
 from saferflow.data.values import brief, is_empty
 from saferflow.errors import DataError
