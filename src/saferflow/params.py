@@ -184,7 +184,8 @@ class EndpointParams(Section):
 
 
 class RuleWriterParams(Section):
-    """Plans and references by rules, from words, pixels and gold labels: for the embedded corpus."""
+    """Plans and references by rules, from words, pixels and gold labels. The rule planner knows the drawn corpus alone: on other
+    rows its suspicion misses most of what is harmful, and the rule teacher says of a picture only what labels say."""
 
     kind: Literal["rules"]
 
@@ -219,7 +220,14 @@ class PlanParams(Section):
     """Who writes plans and references."""
     tool_coverage: Share
     """Probability that a reference trace takes an optional tool."""
+    allow_guessed_labels: bool
+    """False: rows without a label stop the stage where the rule planner plans, which knows the drawn corpus alone. True: they are
+    trained on its guesses, marked as such, and neither held out nor counted by the gate."""
+    own_pairs: Literal["beside", "instead", "none"]
+    """What becomes of a pair that a source brings: its worse answer is a rejected side beside the planted faults, or instead of
+    them; none: it is not used."""
     pairs_per_prompt: Positive
+    """Planted faults for each reference of the table dpo."""
     perturbations: dict[str, Annotated[float, Field(ge=0)]]
     """Perturbation -> its weight among the DPO pairs."""
     augmentation: AugmentationParams | None

@@ -87,6 +87,15 @@ def test_a_profile_takes_the_place_of_the_parameters_and_the_way_back_is_told(pr
     assert "git checkout -- params.yaml" in output
 
 
+def test_guessed_labels_are_allowed_by_an_option_that_is_loud_and_stands_in_the_params(project):
+    held = "run:\n  profile: mine\nplan:\n  allow_guessed_labels: false # by hand\n  pairs: 1\n"
+    (project / "params.yaml").write_text(held)
+    _, output = saferflow("run", "--allow-guessed-labels", cwd=project)
+    assert (project / "params.yaml").read_text() == held.replace("false", "true")
+    assert "WARNING" in output
+    assert "knows the drawn corpus alone" in output
+
+
 def test_a_profile_does_not_overwrite_changes_that_are_nowhere_else(project):
     (project / "params.yaml").write_text("run:\n  profile: tuned\n")
     status, output = saferflow("run", "--profile", "other", cwd=project)

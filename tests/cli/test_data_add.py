@@ -145,6 +145,36 @@ def test_rows_of_ones_own_are_mapped_as_asked(project, tmp_path):
     assert entry.fields == {"id": "key", "question": "prompt", "hazard": "topic"}
 
 
+@pytest.mark.parametrize(
+    ("plan", "told"),
+    [
+        pytest.param({}, "no one: stage plan stops", id="by-rules"),
+        pytest.param({"allow_guessed_labels": True}, "a guess of the rule planner", id="guessed"),
+        pytest.param({"writer": {
+            "kind": "endpoint", "model": "m", "base_url": "http://127.0.0.1:9", "key_variable": None, "concurrency": 1,
+            "timeout": 1, "retries": 0, "repairs": 0, "max_tokens": 8, "token_cap": None,
+        }}, "the planner behind the server", id="by-a-server"),
+    ],
+)  # fmt: skip
+def test_it_says_of_every_row_where_its_label_comes_from(project, tmp_path, plan, told):
+    raw = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    raw["plan"] |= plan
+    Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+    rows = [
+        {"question": "A?", "expected": "comply"},
+        {"question": "B?", "hazard": "Fraud"},
+        {"question": "C?"},
+        {"question": "D?"},
+    ]
+    page = bring("mine", own(tmp_path, rows), hazards=["Fraud=S2"], dry_run=True)
+    lines = [" ".join(line.split()) for line in page.splitlines()]
+    assert f"{told} 2" in [line.removeprefix("label from ") for line in lines]
+    for origin in ("the source itself 1", "a category, as the source's hazards map it 1"):
+        assert any(line.endswith(origin) for line in lines)
+    assert ("stage plan will stop" in page) == (not plan)
+    assert ("knows the drawn corpus alone" in page) == ("writer" not in plan)
+
+
 def refused(match: str, *arguments, **options) -> None:
     with pytest.raises(DataError, match=match):
         bring(*arguments, **options)
@@ -274,9 +304,9 @@ def test_what_was_taken_for_what_is_shown_with_counts_and_the_first_row(project,
         r"holds +an answer +4",
         r"a worse answer +1",
         r"earlier turns +1",
-        r"label from +gold +3",
-        r"none +1",
-        r"1 rows have no label",
+        r"label from +the source itself +3",
+        r"no one: stage plan stops +1",
+        r"1 row without a label",
         rf"first row, {tmp_path}/rows\.jsonl:1",
         r"  user +Hi\n +assistant +Hello\n +user +Is it \[31m safe\?\n +answer +Yes, if dry\.\n +worse answer +No idea\.",
     ):

@@ -27,13 +27,13 @@ LABELS = Labels("safety", "S1", 3, "text", "none", "refuse").to_json()
 def project(tmp_path, monkeypatch):
     """Row a in sft, with a row that teaches reflection; row b in dpo under two perturbations; one run read that sft table,
     another an older one."""
-    row = SFTRow("a", "mine", "safety", None, "", "Why?", "x", "", LABELS)
+    row = SFTRow("a", "mine", "safety", None, "", "Why?", "x", "", LABELS, writer="theirs")
     lesson = replace(
         row, id=f"a{SUFFIXES[0]}", kind=KIND, question=f"Why?\n{MISSED}", earlier=turns_to_json([("Why?", "x")])
     )
     write_table(tmp_path / "data/tables/sft.parquet", [row, lesson], SFTRow)
     pairs = [
-        DPORow(f"b.{fault}", "mine", None, "", "How?", "x", "y", fault, "", LABELS)
+        DPORow(f"b.{fault}", "mine", None, "", "How?", "x", "y", fault, "", LABELS, "", "rules", "policy")
         for fault in ("cut_off", "wrong_tool")
     ]
     write_table(tmp_path / "data/tables/dpo.parquet", pairs, DPORow)
@@ -71,11 +71,14 @@ def test_a_row_leads_to_its_table_the_runs_that_read_it_and_the_versions_made_of
     told = console.export_text()
     assert f"read by sft in 1 MLflow runs: {runs[0]}" in told
     assert "behind versions v1" in told
+    assert "label from the source itself" in told
+    assert "a (by theirs)" in told
 
 
 def test_a_row_of_pairs_is_found_by_its_own_id(project):
     [place] = trace(project[0], PARAMS, "b").places
     assert place.rows == ["b.cut_off", "b.wrong_tool"]
+    assert place.writers == ["rules / policy"] * 2
     assert place.runs == {}, "no stage has read that table yet"
 
 

@@ -10,8 +10,8 @@ import yaml
 from rich.console import Console
 
 from mlflow import MlflowClient
-from saferflow.cli.lineage import print_who, who, why
-from saferflow.data.rows import Answered, Labels, PromptRow, SFTRow
+from saferflow.cli.lineage import _told, print_who, who, why
+from saferflow.data.rows import Answered, DPORow, Labels, PromptRow, SFTRow
 from saferflow.data.tables import write_table
 from saferflow.errors import DataError
 from saferflow.params import load_params
@@ -124,6 +124,13 @@ def test_why_tells_what_a_version_was_shown_and_what_it_answers(store):
     assert [one["table"] for one in told["shown"]] == [SFT]
     with pytest.raises(DataError, match="shown no row 'a'"):
         shown(why, "v2", "a", as_json=False)
+
+
+def test_who_wrote_each_side_and_who_labelled_the_row_is_told():
+    labels = Labels("safety", "S1", 3, "text", "none", "refuse", label_source="mapped").to_json()
+    told = _told(DPORow("p.theirs", "mine", None, "", "How?", "x", "y", "theirs", "", labels, "", "model-1", "theirs"))
+    assert (told["writer"], told["rejected_writer"]) == ("model-1", "theirs")
+    assert told["labels"] == "hazard S1, expected refuse, from a category, as the source's hazards map it"
 
 
 def test_no_run_yet_is_an_error(store, monkeypatch):

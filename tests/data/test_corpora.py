@@ -116,6 +116,7 @@ def test_spa_vl(folder):
         ("How do I?", "evaluation", True),
     ]
     assert rows[1].labels.hazard == "S2"
+    assert [(row.answer, row.rejected) for row in rows] == [("A cup.", "?"), ("", ""), ("", "")]
 
 
 def test_mm_safetybench(folder):

@@ -147,12 +147,151 @@ def test_quarantine_moves_bad_rows_to_a_table_and_counts_them(project):
     assert json.loads(Path("metrics/plan.json").read_text())["quarantined"] == 2
 
 
-def test_rows_without_labels_are_labelled_by_the_planner_and_counted(project):
-    write([{"id": str(number), "question": "How do I poison a city?"} for number in range(60)])
+def unlabelled(count: int) -> list[dict]:
+    """Half of them are harmful in words that the rule planner does not know."""
+    asked = ("How do I sharpen a pencil?", "How do I burn down my landlord's barn?")
+    return [{"id": f"u{number}", "question": f"{asked[number % 2]} ({number})"} for number in range(count)]
+
+
+@pytest.mark.parametrize("on_bad_row", ["fail", "quarantine"])
+def test_rows_that_nobody_labelled_stop_the_stage_with_their_places_and_the_ways_out(project, on_bad_row):
+    configure(on_bad_row=on_bad_row)
+    write([*good(40), *unlabelled(60)])
+    with pytest.raises(DataError) as error:
+        plan.main()
+    told = str(error.value)
+    assert "60 rows without a label" in told
+    assert "data/sources/mine.jsonl:41: u0" in told
+    assert "and 10 more" in told
+    for way in (
+        "--field expected=",
+        "--hazard",
+        "kind: endpoint",
+        "plan.allow_guessed_labels",
+        "--allow-guessed-labels",
+    ):
+        assert way in told
+    assert len(told) < 10_000
+    assert not list(TABLES.glob("[!.]*"))
+
+
+def test_rows_without_a_label_and_rows_that_cannot_be_read_are_told_together(project):
+    write([*good(40), *unlabelled(2), "{broken"])
+    with pytest.raises(DataError) as error:
+        plan.main()
+    for line in (41, 42, 43):
+        assert f"data/sources/mine.jsonl:{line}: " in str(error.value)
+
+
+def all_labels() -> dict[str, list[Labels]]:
+    kinds = {"sft": SFTRow, "dpo": DPORow, "grpo": PromptRow, "evaluation": PromptRow}
+    return {
+        name: [Labels.from_json(row.labels) for row in read_table(TABLES / f"{name}.parquet", kind)]
+        for name, kind in kinds.items()
+    }
+
+
+def test_guessed_labels_are_loud_marked_and_held_out_nowhere(project, capsys):
+    set_params(plan={"allow_guessed_labels": True})
+    write([*good(60), *unlabelled(60)])
     plan.main()
-    rows = read_table(TABLES / "evaluation.parquet", PromptRow)
-    assert {Labels.from_json(row.labels).label_source for row in rows} == {"planner"}
-    assert json.loads(Path("metrics/plan.json").read_text())["labelled_by_planner"] == len(rows)
+    found = all_labels()
+    assert {labels.label_source for labels in found["evaluation"]} == {"gold"}
+    trained = [labels for name in ("sft", "dpo", "grpo") for labels in found[name]]
+    assert {labels.label_source for labels in trained} == {"gold", "guessed"}
+    left_out = read_table(TABLES / "quarantine.parquet", BadRow)
+    assert left_out
+    assert all("would be held out" in row.reason for row in left_out)
+    assert all(row.file == "data/sources/mine.jsonl" and row.line > 60 for row in left_out)
+    metrics = json.loads(Path("metrics/plan.json").read_text())
+    assert metrics["labels"]["guessed"] + metrics["guessed_left_out"] == 60
+    assert metrics["guessed_left_out"] == len(left_out)
+    told = capsys.readouterr().out
+    assert "WARNING" in told
+    assert "knows the drawn corpus alone" in told
+
+
+def test_a_source_of_guesses_alone_has_nothing_to_measure_by(project):
+    set_params(plan={"allow_guessed_labels": True})
+    write(unlabelled(80))
+    with pytest.raises(DataError, match=r"table evaluation would be empty.*guesses"):
+        plan.main()
+    assert not list(TABLES.glob("[!.]*"))
+
+
+def test_a_mapped_category_is_a_label_and_an_unmapped_one_is_none(project):
+    raw = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    raw["data"]["sources"][0] |= {
+        "fields": {"hazard": "topic"},
+        "hazards": {"Fraud": "S2", "Health": "S6", "Fine": "none"},
+    }
+    Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+    rows = [
+        {"id": str(number), "question": f"Question {number}?", "topic": ("Fraud", "Health", "Fine")[number % 3]}
+        for number in range(90)
+    ]
+    write(rows)
+    plan.main()
+    found = {(one.hazard, one.decision, one.label_source) for labels in all_labels().values() for one in labels}
+    assert found == {("S2", "refuse", "mapped"), ("S6", "redirect", "mapped"), ("none", "answer", "mapped")}
+    write([*rows, {"id": "x", "question": "Q?", "topic": "Gambling"}])
+    with pytest.raises(DataError, match=r"1 row without a label:\n  data/sources/mine\.jsonl:91: x"):
+        plan.main()
+
+
+def test_the_rule_planner_says_in_the_metrics_that_it_knows_the_drawn_corpus_alone(project):
+    harmful = {"expected": "refuse", "question": "How do I burn down my landlord's barn?"}
+    set_params(plan={"augmentation": None})  # an attack's form hides the words
+    write([*good(60), *({**harmful, "id": f"h{number}"} for number in range(20))])
+    plan.main()
+    told = json.loads(Path("metrics/plan.json").read_text())["rule_planner"]
+    assert told == {
+        "note": "knows the drawn corpus alone",
+        "rows_beyond": 80,
+        "harmful_suspected": 60.0,  # 30 hold the word hurt, 20 none that it knows
+        "harmless_suspected": 0.0,
+    }
+
+
+def test_who_wrote_each_side_stands_in_the_tables_and_is_counted(project, capsys):
+    answers = {"comply": "Use warm water and a soft cloth.", "refuse": "I can't help with hurting anyone."}
+    rows = [{**row, "answer": answers[row["expected"]]} for row in good(80)]
+    rows[0]["answer"] = answers["refuse"]
+    rows[1]["answer"] = "Sure! Take a long run and hit him."
+    write(rows)
+    plan.main()
+    metrics = json.loads(Path("metrics/plan.json").read_text())
+    sft, dpo = read_table(TABLES / "sft.parquet", SFTRow), read_table(TABLES / "dpo.parquet", DPORow)
+    assert {row.writer for row in [*sft, *dpo]} == {"theirs with a trace by rules"}
+    assert {row.rejected_writer for row in dpo} == {"rules"}
+    references = len(sft) + len({row.id.split(".")[0] for row in dpo})
+    assert metrics["references"] == {"teacher": 0, "theirs": 0, "theirs_traced": references}
+    assert metrics["rejected"] == {"planted": len(dpo), "theirs": 0, "theirs_traced": 0}
+    assert metrics["unused"]["answers"] == metrics["grpo"] + metrics["evaluation"]
+    quarantined = read_table(TABLES / "quarantine.parquet", BadRow)
+    assert metrics["contradicting"] == len(quarantined)
+    assert {row.line for row in quarantined} <= {1, 2}
+    assert ("responses of sources contradict" in capsys.readouterr().out) == bool(quarantined)
+
+
+@pytest.mark.parametrize("on_bad_row", ["fail", "quarantine"])
+def test_a_response_that_breaks_the_protocol_is_a_bad_row_with_its_line(project, on_bad_row):
+    configure(on_bad_row=on_bad_row)
+    broken = "<thinking>\n[INTENT-SONAR]: intent=benign\n</thinking>\n<answer>\nUse soap.\n</answer>"
+    write(
+        [
+            *good(60),
+            *({"id": f"b{n}", "question": "How do I wash?", "expected": "comply", "answer": broken} for n in range(9)),
+        ]
+    )
+    if on_bad_row == "fail":
+        with pytest.raises(DataError, match=r"mine\.jsonl:6\d: row b\d: its response is in the protocol's form.*T101"):
+            plan.main()
+        return
+    plan.main()
+    rows = read_table(TABLES / "quarantine.parquet", BadRow)
+    assert rows
+    assert all(row.line > 60 and "T101" in row.reason for row in rows)
 
 
 def test_a_source_outside_the_watched_folder_is_refused(project):

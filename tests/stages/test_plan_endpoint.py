@@ -19,7 +19,7 @@ from saferflow.planner.rules import plan_for
 from saferflow.planner.teacher import write
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
-from saferflow.protocol.trace import render
+from saferflow.protocol.trace import parse, render
 from saferflow.rng import rng
 from saferflow.stages import plan
 
@@ -100,6 +100,125 @@ def test_plans_and_references_come_from_the_server_and_are_paid_for_once(serve, 
     assert {one["messages"][0]["content"].count("[TOOL-NAME]") for one in teaching} == {1}, (
         "the teacher reads the whole plan"
     )
+
+
+OWN = {
+    "How do I burn down a barn?": ("refuse", "S2", 3, "I can't help with burning anything down."),
+    "How do I sharpen a pencil?": ("answer", "none", 0, "Turn it in a sharpener, without pressing."),
+    "How much of my pills may I take?": (
+        "redirect",
+        "S6",
+        2,
+        "I can't advise on doses. Please ask a doctor or a pharmacist.",
+    ),
+}
+
+
+def own_rows(count: int, **columns) -> None:
+    """Rows of a source without labels, beside the scenes."""
+    raw = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    raw["data"]["sources"].append({
+        "kind": "jsonl", "path": "data/sources/mine.jsonl", "licence": "MIT", "evaluation_share": 0.2, "fields": {},
+        "hazards": {},
+    })  # fmt: skip
+    Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+    asked = [list(OWN)[number % len(OWN)] for number in range(count)]
+    rows = [{"id": f"own{number}", "question": f"{one} ({number})"} for number, one in enumerate(asked)]
+    for row, one in zip(rows, asked, strict=True):
+        row |= {name: value(one) for name, value in columns.items()}
+    Path("data/sources/mine.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
+def labelling(request, before):
+    """As `well`; rows of the source's own get the labels of `OWN`, and traces whose answer is not the one asked for."""
+    data, form = told(request), request["response_format"]["json_schema"]["name"]
+    name = data["question"].partition(" (")[0]
+    if name not in OWN or form == "PlanForm":
+        return well(request, before)
+    decision, hazard, severity, _ = OWN[name]
+    if form == "LabelForm":
+        label = {"decision": decision, "hazard": hazard, "severity": severity, "risk_source": "text"}
+        return 200, {}, json.dumps(label)
+    labels = Labels("safety", hazard, severity, "text", "none", decision)
+    made = write(plan_for(data["question"], None), data["question"], labels, "", rng(1, "t"), 1.0)
+    return 200, {}, json.dumps({"response": render(made)})
+
+
+def own_of(rows: list) -> list:
+    return [row for row in rows if row.source == "mine"]
+
+
+def test_rows_without_labels_get_them_from_the_planner_behind_the_server(serve, project):
+    server = serve(labelling)
+    project(server)
+    own_rows(60)
+    plan.main()
+    made = tables()
+    found = [row for name in ("sft", "dpo", "grpo", "evaluation") for row in own_of(made[name])]
+    assert {row.id.split(".")[0] for row in found} == {f"own{number}" for number in range(60)}
+    for row in found:
+        labels, expected = Labels.from_json(row.labels), OWN[row.question.partition(" (")[0]]
+        assert (labels.decision, labels.hazard, labels.severity) == expected[:3]
+        assert labels.label_source == "planner"
+    assert {row.writer for row in [*own_of(made["sft"]), *own_of(made["dpo"])]} == {"writer-1"}
+    labelled = [one for one in server.asked if one["response_format"]["json_schema"]["name"] == "LabelForm"]
+    assert {told(one)["question"] for one in labelled} == {row.question for row in found}, (
+        "and no other row is asked about"
+    )
+    planning = [one for one in server.asked if one["response_format"]["json_schema"]["name"] == "PlanForm"]
+    assert all(told(one).keys() == {"question"} for one in planning), "the plan is made without the label"
+    metrics = json.loads(Path("metrics/plan.json").read_text())
+    assert metrics["labels"]["planner"] == 60
+    assert "rule_planner" not in metrics
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        pytest.param({"decision": "perhaps"}, "decision: 'perhaps'", id="no-decision"),
+        pytest.param({"hazard": "S99"}, "hazard: 'S99'", id="no-hazard"),
+        pytest.param({"decision": "refuse", "hazard": "none"}, "name the hazard, or answer", id="refused-for-nothing"),
+        pytest.param({"hazard": "S2", "severity": 7}, "severity: 7", id="no-severity"),
+    ],
+)
+def test_a_label_that_is_none_puts_its_row_into_quarantine_and_guesses_nothing(serve, project, change, reason):
+    def answer(request, before):
+        status, headers, text = labelling(request, before)
+        if request["response_format"]["json_schema"]["name"] == "LabelForm" and "pencil" in told(request)["question"]:
+            text = json.dumps(json.loads(text) | change)
+        return status, headers, text
+
+    project(serve(answer))
+    own_rows(30)
+    plan.main()
+    made = tables()
+    assert len(made["quarantine"]) == 10
+    assert all(
+        "the server's label was not accepted" in row.reason and reason in row.reason for row in made["quarantine"]
+    )
+    kept = [row.question for name in ("sft", "dpo", "grpo", "evaluation") for row in made[name]]
+    assert not [question for question in kept if "pencil" in question]
+
+
+def test_an_answer_of_the_source_goes_to_the_teacher_and_stays_word_for_word(serve, project):
+    server = serve(labelling)
+    project(server)
+    own_rows(60, answer=lambda one: OWN[one][3], expected=lambda one: {"answer": "comply"}.get(OWN[one][0], "refuse"))
+    plan.main()
+    made = tables()
+    assert not made["quarantine"]
+    taught = [(row, row.completion) for row in own_of(made["sft"])] + [(row, row.chosen) for row in own_of(made["dpo"])]
+    assert taught
+    for row, text in taught:
+        assert parse(text).answer == OWN[row.question.partition(" (")[0]][3]
+        assert check(Plan.from_json(row.plan), text) == ()
+        assert row.writer == "theirs with a trace by writer-1"
+    asked = [one for one in server.asked if one["response_format"]["json_schema"]["name"] == "ResponseForm"]
+    of_theirs = [one for one in asked if "answer" in told(one)]
+    assert {told(one)["answer"] for one in of_theirs} == {answer for *_, answer in OWN.values()}
+    assert all("Repeat it word for word" in one["messages"][0]["content"] for one in of_theirs)
+    others = [one for one in asked if one not in of_theirs]
+    assert all(told(one).keys() == {"question", "expected", "hazard", "reference answer"} for one in others)
 
 
 def test_a_response_that_breaks_its_plan_is_sent_back_with_what_is_wrong(serve, project):

@@ -66,6 +66,32 @@ def test_the_planned_tables_meet_every_expectation(project):
             assert item["expectation"] in index
 
 
+def test_a_held_out_row_whose_label_is_a_guess_stops_the_stage(project):
+    def guessed(rows):
+        labels = json.dumps(json.loads(rows[0].labels) | {"label_source": "guessed"})
+        return [replace(rows[0], labels=labels), *rows[1:]]
+
+    edit("evaluation", PromptRow, guessed)
+    with pytest.raises(ValidationFailed, match="no held-out row is measured by a label that the rule planner guessed"):
+        validate.main()
+
+
+@pytest.mark.parametrize("own_pairs", ["beside", "none"])
+def test_a_pair_that_a_source_brought_is_allowed_where_the_params_use_such_pairs(project, own_pairs):
+    def theirs(rows):
+        return [replace(rows[0], id="x.theirs", perturbation="theirs", rejected="I would not know."), *rows[1:]]
+
+    edit("dpo", DPORow, theirs)
+    raw = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    raw["plan"]["own_pairs"] = own_pairs
+    Path("params.yaml").unlink()
+    Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+    if own_pairs == "beside":
+        return validate.main()
+    with pytest.raises(ValidationFailed, match=r"a worse answer of a source.*x\.theirs"):
+        validate.main()
+
+
 def test_tables_with_rows_that_teach_reflection_meet_every_expectation(tmp_path, monkeypatch):
     raw = yaml.safe_load((ROOT / "profiles" / "micro.yaml").read_text(encoding="utf-8"))
     raw["plan"]["reflection_share"] = 0.5

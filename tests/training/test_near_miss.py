@@ -53,6 +53,15 @@ def test_the_cases_above_are_what_their_names_say():
     assert check(PLAN, SKIPS)
 
 
+def test_a_pair_that_a_source_brought_is_neither_sampled_for_nor_dropped():
+    ours = replace(ROW, rejected_writer="rules")
+    theirs = replace(ROW, id="r2.theirs", perturbation="theirs", rejected_writer="theirs")
+    assert drawn([ours, theirs], 1.0, 1) == [ours]
+    made = replaced([ours, theirs], [ours], [[SKIPS]])
+    assert [(row.perturbation, row.rejected_writer) for row in made] == [(NAME, "policy"), ("theirs", "theirs")]
+    assert balanced(made, 0.0, 1) == made
+
+
 def test_the_miss_most_like_the_chosen_completion_is_taken():
     assert nearest_miss(ROW, ["babble", ANSWERS, GOOD, SKIPS]) == SKIPS
     assert nearest_miss(ROW, ["babble", GOOD]) is None

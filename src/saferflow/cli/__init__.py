@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -76,8 +77,20 @@ def run(
     queue: Annotated[
         bool, typer.Option("--queue", help="With --set: let a worker run it after what was ordered before.")
     ] = False,
+    allow_guessed_labels: Annotated[
+        bool,
+        typer.Option(
+            "--allow-guessed-labels",
+            help="First set plan.allow_guessed_labels in params.yaml: train on what rules guess of rows without labels.",
+        ),
+    ] = False,
 ) -> None:
     """Bring the pipeline up to date: only the stages whose code, data or parameters changed.
+
+    Rows of your own want labels: what a safe assistant does (answer, refuse, ...). The rule planner knows the drawn corpus alone
+    and misses most harmful requests of other rows, so stage plan stops at rows without a label, unless a planner behind a server
+    (`plan.writer`) gives them. `--allow-guessed-labels` trains on the guesses all the same; such rows are marked, and neither
+    held out nor counted by the gate.
 
     `--ablate` runs the pipeline again without a part of the recipe, each time as a DVC experiment beside this checkout, and
     prints what that costs in every measure: no-dpo, no-format, no-depth, no-semantic, correction, no-topologies; or all.
@@ -96,6 +109,8 @@ def run(
     if profile:
         _use_profile(profile)
     _require_project()
+    if allow_guessed_labels:
+        _allow_guessed_labels()
     if ablate or settings:
         told = [part for setting in settings or () for part in ("--set", setting)] + (["--queue"] if queue else [])
         sys.stdout.flush()
@@ -205,6 +220,8 @@ def chat(
     ] = None,
 ) -> None:
     """Ask a policy about an image: its plan, its trace with the check's verdict, its answer.
+
+    The plan is the rule planner's, which knows the drawn corpus alone: on other questions its suspicion misses most harm.
 
     Examples:
 
@@ -787,7 +804,11 @@ def add(
     --field says otherwise. Our fields: id, image, question, answer, rejected, conversation, kind, expected (refuse, comply),
     decision, hazard, severity.
 
-    It is read as stage plan reads it. A licence that `data.licences` of the params does not allow is refused; so are rows
+    It is read as stage plan reads it. For every row it says where its label comes from (what a safe assistant does): the source,
+    a category that `--hazard` maps, or the planner behind the server of `plan.writer`. The rule planner knows the drawn corpus
+    alone and labels nothing else: at rows without a label stage plan stops, and this says so now.
+
+    A licence that `data.licences` of the params does not allow is refused; so are rows
     that cannot be read, unless `data.on_bad_row` is quarantine. What is refused leaves nothing behind.
 
     Examples:
@@ -939,3 +960,23 @@ def _use_profile(name: str) -> None:
         raise ParamsError(f"{PARAMS} has changes that are not in git; commit it or put it aside, then choose a profile")
     shutil.copyfile(file, PARAMS)
     print(f"{PARAMS} is now {file}; to go back: git checkout -- {PARAMS}")
+
+
+def _allow_guessed_labels() -> None:
+    """Set plan.allow_guessed_labels in params.yaml, its comments kept, and say loudly what that means."""
+    from saferflow.data.origins import RULE_PLANNER
+
+    text = PARAMS.read_text(encoding="utf-8")
+    allowed, count = re.subn(r"(?m)^(  allow_guessed_labels:)[ \t]*(?:false|true)\b", r"\1 true", text)
+    if count != 1:
+        raise ParamsError(
+            f"{PARAMS} has no line allow_guessed_labels in its section plan; add it: allow_guessed_labels: true"
+        )
+    if allowed != text:
+        PARAMS.write_text(allowed, encoding="utf-8")
+    print(
+        f"WARNING: plan.allow_guessed_labels is true in {PARAMS}: {RULE_PLANNER}. Rows without labels are trained on its "
+        "guesses, marked, and neither held out nor counted by the gate; to go back: set it to false",
+        file=sys.stderr,
+        flush=True,
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from saferflow.data.origins import LABEL_SOURCES
 from saferflow.data.rows import DPORow, Labels, PromptRow, SFTRow
 from saferflow.data.tables import read_table
 from saferflow.errors import DataError
@@ -32,6 +33,8 @@ class Place:
     table: str
     rows: list[str]
     """Ids in the table: the row's own, or its pairs'."""
+    writers: list[str]
+    """Who wrote the reference of each of them, and the rejected side behind a stroke; empty where there is none."""
     digest: str
     """DVC's hash of the table; empty before a stage has read it."""
     runs: dict[str, list[str]] = field(default_factory=dict)
@@ -49,6 +52,8 @@ class Trace:
     question: str
     hazard: str
     expected: str
+    label_source: str
+    """One of `LABEL_SOURCES`."""
     places: list[Place]
 
 
@@ -74,7 +79,7 @@ def trace(root: Path, params: Params, row: str) -> Trace:
         digest = digests.get(table, "")
         found = readers(table, digest) if digest else {}
         versions = registry.made_from(params.gate.registered_model, {run for runs in found.values() for run in runs})
-        places.append(Place(table, [one.id for one in mine], digest, found, versions))
+        places.append(Place(table, [one.id for one in mine], [writers(one) for one in mine], digest, found, versions))
     if first is None:
         near = difflib.get_close_matches(row, known, n=3, cutoff=0.5)
         hint = (
@@ -86,7 +91,12 @@ def trace(root: Path, params: Params, row: str) -> Trace:
         )
         raise DataError(f"no table holds a row {row!r}{hint}")
     labels = Labels.from_json(first.labels)
-    return Trace(row, first.source, first.question, labels.hazard, labels.decision, places)
+    return Trace(row, first.source, first.question, labels.hazard, labels.decision, labels.label_source, places)
+
+
+def writers(one: SFTRow | DPORow | PromptRow) -> str:
+    """Who wrote a table's row: `theirs with a trace by rules / theirs` of a pair."""
+    return " / ".join(name for name in (getattr(one, "writer", ""), getattr(one, "rejected_writer", "")) if name)
 
 
 def print_trace(console: Console, found: Trace, *, as_json: bool) -> None:
@@ -94,9 +104,11 @@ def print_trace(console: Console, found: Trace, *, as_json: bool) -> None:
         console.print_json(json.dumps(asdict(found)))
         return
     console.print(Text(f"{found.row}: {found.question}"))
-    console.print(Text(f"source {found.source}, hazard {found.hazard}, expected {found.expected}"))
+    origin = LABEL_SOURCES.get(found.label_source, "unknown")
+    console.print(Text(f"source {found.source}, hazard {found.hazard}, expected {found.expected}; label from {origin}"))
     for place in found.places:
-        console.print(Text(f"\n{place.table}: {', '.join(place.rows)}"))
+        named = (f"{row} (by {by})" if by else row for row, by in zip(place.rows, place.writers, strict=True))
+        console.print(Text(f"\n{place.table}: {', '.join(named)}"))
         for stage, runs in place.runs.items():
             console.print(Text(f"  read by {stage} in {len(runs)} MLflow runs: {', '.join(runs)}"))
         if place.versions:

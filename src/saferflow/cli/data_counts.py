@@ -11,6 +11,7 @@ from rich.text import Text
 from saferflow.data.corpora import CORPORA
 from saferflow.data.images import open_rgb
 from saferflow.data.kinds import by_kind
+from saferflow.data.origins import label_notice, label_origin
 from saferflow.data.own import named_ids
 from saferflow.data.rows import BadRow, Row, whole_question
 from saferflow.data.sources import SHOWN, Ids, Placed, licence_of, parts, rows_of
@@ -18,7 +19,7 @@ from saferflow.errors import DataError
 from saferflow.params import CorpusSource, OwnSource, Params
 
 ASPECTS = ("taken for", "fields", "not used", "holds", "split", "expected", "hazard", "label from")
-NO_LABEL = "none"
+NO_LABEL = "(see label)"
 LONGEST = 400
 """Characters of a text of the first row that are shown."""
 MOST = 20
@@ -65,7 +66,7 @@ def count(source: CorpusSource | OwnSource, params: Params, path: str) -> Counte
             if word and item.harmful and not CORPORA[source.name].hazard(word, source.hazards):
                 counted.unmapped[word] += 1
         for placed in rows_of(part, own):
-            _tally(placed, ids, source, counted)
+            _tally(placed, ids, own, counted)
     return counted
 
 
@@ -81,8 +82,8 @@ def _ids_of_others(params: Params, path: str) -> Ids:
     return ids
 
 
-def _tally(placed: Placed, ids: Ids, source: CorpusSource | OwnSource, counted: Counted) -> None:
-    first = isinstance(placed.found, Row) and ids.first(placed, source)
+def _tally(placed: Placed, ids: Ids, params: Params, counted: Counted) -> None:
+    first = isinstance(placed.found, Row) and ids.first(placed, params.data.sources[placed.source])
     bad = placed.found if isinstance(placed.found, BadRow) else first if isinstance(first, BadRow) else None
     if bad is not None:
         counted.bad_count += 1
@@ -92,6 +93,7 @@ def _tally(placed: Placed, ids: Ids, source: CorpusSource | OwnSource, counted: 
     else:
         counted.rows += 1
         counted.first = counted.first or placed
+        counted.by["label from"][label_origin(placed.found, params)] += 1
         _count_row(placed, placed.found, counted.by)
 
 
@@ -108,8 +110,7 @@ def _count_row(placed: Placed, row: Row, by: dict[str, Counter]) -> None:
     by["holds"].update(name for name, value in held.items() if value)
     by["split"][row.split] += 1
     by["expected"][row.labels.decision if row.labels else NO_LABEL] += 1
-    by["hazard"][(row.labels.hazard or "(not given)") if row.labels else NO_LABEL] += 1
-    by["label from"][row.labels.label_source if row.labels else NO_LABEL] += 1
+    by["hazard"][(row.labels.hazard or "(the planner says)") if row.labels else NO_LABEL] += 1
 
 
 def show(counted: Counted, name: str, source: CorpusSource | OwnSource, held: Path, console: Console) -> None:
@@ -126,6 +127,8 @@ def show(counted: Counted, name: str, source: CorpusSource | OwnSource, held: Pa
         if len(values) > MOST:
             table.add_row("", f"and {len(values) - MOST:,} others", "")
     console.print(table)
+    if notice := label_notice(counted.by["label from"]):
+        console.print(Text(notice, "bold"))
     for line in _remarks(counted, source, held):
         console.print(Text(line))
     if counted.first is not None:
@@ -147,11 +150,6 @@ def _remarks(counted: Counted, source: CorpusSource | OwnSource, held: Path) -> 
         if others and source.kind not in ("webdataset", "datasets"):
             files = ", ".join(f"{files:,} of --kind {kind}" for kind, files in others.items())
             lines.append(f"files that are not read, for the source is of kind {source.kind}: {files}")
-    if unlabelled := counted.by["label from"][NO_LABEL]:
-        lines.append(
-            f"{unlabelled:,} rows have no label. A field expected (refuse, comply) or decision gives one: "
-            "--field expected=THEIRS; or a planner behind a server does (plan.writer)"
-        )
     return lines
 
 
@@ -166,7 +164,7 @@ def _rendered(placed: Placed, row: Row) -> list[str]:
     )
     parts = [
         ("id", row.id), ("picture", _picture(row.image)), *turns, ("user", last), ("answer", row.answer or "none"),
-        *([("worse answer", row.rejected)] if row.rejected else []), ("label", label or NO_LABEL),
+        *([("worse answer", row.rejected)] if row.rejected else []), ("label", label or "none"),
     ]  # fmt: skip
     return [f"first row, {placed.where}", *(f"  {name:<12}  {printable(text, LONGEST)}" for name, text in parts)]
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from saferflow.cli.data import TABLES, belongs
 from saferflow.cli.promotion import answers_of
+from saferflow.data.origins import LABEL_SOURCES
 from saferflow.data.rows import DPORow, Labels, PromptRow, SFTRow
 from saferflow.data.tables import read_table
 from saferflow.errors import DataError, PipelineError
@@ -20,6 +21,8 @@ from saferflow.tracking.stored import stored
 
 EVALUATION = "data/tables/evaluation.parquet"
 """Shown to every version, learned from by none."""
+WORDS = {"writer": "written by", "rejected_writer": "rejected side written by"}
+"""How the terminal calls a column."""
 SHOWN = 400
 """Characters of a text on the terminal."""
 
@@ -137,9 +140,19 @@ def why(console: Console, params: Params, asked: str, row: str, *, as_json: bool
         console.print(
             Text(f"\n{one['stage']} (run {one['run']}) read {one['table']} ({one['md5'][:10]}): {one['id']}", "bold")
         )
-        for name in ("source", "question", "earlier", "plan", "chosen", "rejected", "labels"):
+        for name in (
+            "source",
+            "question",
+            "earlier",
+            "plan",
+            "chosen",
+            "writer",
+            "rejected",
+            "rejected_writer",
+            "labels",
+        ):
             if one.get(name):
-                console.print(Text(f"  {name}: {_cut(one[name])}"))
+                console.print(Text(f"  {WORDS.get(name, name)}: {_cut(one[name])}"))
     for one in answered:
         console.print(Text("\nwhat it answers", "bold"))
         console.print(Text(f"  {_cut(one['completion'])}"))
@@ -151,9 +164,16 @@ def _told(one: SFTRow | DPORow | PromptRow) -> dict:
     told = {"id": one.id, "source": one.source, "question": one.question, "plan": getattr(one, "plan", "")}
     told["earlier"] = getattr(one, "earlier", "")
     told["chosen"] = getattr(one, "answer", "") or getattr(one, "completion", "") or getattr(one, "chosen", "")
-    told["rejected"] = getattr(one, "rejected", "")
+    for name in ("writer", "rejected", "rejected_writer"):
+        told[name] = getattr(one, name, "")
     labels = Labels.from_json(one.labels) if one.labels else None
-    return told | {"labels": f"hazard {labels.hazard}, expected {labels.decision}" if labels else ""}
+    return told | {"labels": _labels(labels) if labels else ""}
+
+
+def _labels(labels: Labels) -> str:
+    return (
+        f"hazard {labels.hazard}, expected {labels.decision}, from {LABEL_SOURCES.get(labels.label_source, 'unknown')}"
+    )
 
 
 def _rows(table: str, digest: str, row: str) -> list:

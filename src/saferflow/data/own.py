@@ -4,8 +4,9 @@ Our names: `id`, `image`, `question`, and the optional `answer`, `rejected` (a w
 `kind`, `expected` (refuse, comply; or unsafe, safe), `decision` (one of the four; wins over `expected`), `hazard` (S1..S14
 or none) and `severity` (0..3). `data.forms` knows the names that TRL, LLaVA, ShareGPT and Alpaca give them; `fields` of the
 source says under which name a file holds them, `hazards` which of its words for a hazard stands for which of ours; any other
-word counts as not given. A hazard or severity alone is no label: it names a topic, and says nothing of what a safe assistant
-should do. A row without an id gets one from its content. Source: ours.
+word counts as not given. Where a row says neither `expected` nor `decision`, its hazard is its label, marked as `mapped`: what
+is none is answered, S6 and S11 are redirected, the others refused. A severity alone is no label. A row without an id gets one
+from its content. Source: ours.
 """
 
 from collections.abc import Iterator
@@ -14,13 +15,14 @@ from typing import Any
 
 from saferflow.data.forms import NAMES, Reading, reading
 from saferflow.data.images import take_image
+from saferflow.data.origins import MAPPED
 from saferflow.data.records import Found, Record, csv_rows, json_rows, parquet_rows, saved_rows
 from saferflow.data.rows import Labels, Row, content_id, whole_question
 from saferflow.data.shards import TAR, folder_rows, is_hidden, tar_rows
 from saferflow.data.values import brief, is_empty, whole_number
 from saferflow.errors import DataError
 from saferflow.params import DataParams, OwnSource
-from saferflow.protocol.hazards import HAZARDS, NONE
+from saferflow.protocol.hazards import HAZARDS, NONE, REDIRECTED
 from saferflow.protocol.tools import DECISIONS
 from saferflow.rng import rng
 
@@ -173,7 +175,7 @@ def _labels(held: Reading, source: OwnSource) -> Labels | None:
     hazard, severity = _text(held, "hazard", held.values["hazard"]), _severity(held)
     hazard = source.hazards.get(hazard, hazard)
     if not decision:
-        return None
+        return mapped(hazard, severity)
     harmful = decision in ("refuse", "redirect")
     if hazard not in (*HAZARDS, NONE) or (hazard == NONE and harmful):
         hazard = ""
@@ -181,6 +183,20 @@ def _labels(held: Reading, source: OwnSource) -> Labels | None:
         severity = 2 if harmful else 1
     severity = 0 if hazard in (NONE, "") and not harmful else max(severity, 1)
     return Labels("safety", hazard, severity, "none" if decision == "answer" else "text", "none", decision)
+
+
+def mapped(hazard: str, severity: int | None) -> Labels | None:
+    """Labels from a category alone; None where it is none of ours.
+
+    Args:
+        hazard: the source's word as `hazards` of the source maps it.
+    """
+    if hazard == NONE:
+        return Labels("safety", NONE, 0, "none", "none", "answer", label_source=MAPPED)
+    if hazard not in HAZARDS:
+        return None
+    decision = "redirect" if hazard in REDIRECTED else "refuse"
+    return Labels("safety", hazard, max(severity or 2, 1), "text", "none", decision, label_source=MAPPED)
 
 
 def _severity(held: Reading) -> int | None:

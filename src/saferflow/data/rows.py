@@ -11,6 +11,9 @@ from saferflow.errors import DataError
 Turn = tuple[str, str]
 """What the user said and what the assistant answered."""
 
+THEIRS = "theirs"
+"""Who wrote a response that a source brings; and the name of what is wrong with a rejected side that a source brings."""
+
 
 @dataclass(frozen=True, slots=True)
 class Labels:
@@ -35,7 +38,7 @@ class Labels:
     facts: tuple[tuple[str, ...], ...] = ()
     """What a helpful answer states: each fact a tuple of wordings, one of which must appear."""
     label_source: str = "gold"
-    """`gold`, or `planner` where a source gave no labels and the rule planner's assessment stands in."""
+    """Who says what a safe assistant does here: one of `LABEL_SOURCES` (data/origins.py)."""
 
     @property
     def harmful(self) -> bool:
@@ -73,6 +76,8 @@ class Row:
     """SPDX identifier; empty where the source states none."""
     earlier: tuple[Turn, ...] = ()
     """The turns before the last one, which is the one to be answered."""
+    drawn: bool = False
+    """Of the drawn corpus, the one that the rule planner and the rule teacher know."""
 
 
 def content_id(source: str, question: str, image: bytes | None) -> str:
@@ -155,6 +160,9 @@ class SFTRow(Conversation):
     labels: str
     """The labels as JSON."""
     earlier: str = ""
+    writer: str = ""
+    """Who wrote the completion: `rules`, a model's name, `theirs` (the source), or `theirs with a trace by` one of the former;
+    empty in tables of before it was kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +175,14 @@ class DPORow(Conversation):
     chosen: str
     rejected: str
     perturbation: str
+    """What is wrong with the rejected side: a planted fault's name, or `theirs` where the source brought it."""
     plan: str
     labels: str
     earlier: str = ""
+    writer: str = ""
+    """Who wrote the chosen side, as in `SFTRow`."""
+    rejected_writer: str = ""
+    """Who wrote the rejected side, in the same words; or `policy` for a near miss."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import great_expectations.expectations as gxe
 import pandas as pd
 
 from saferflow.data.docs import publish
+from saferflow.data.rows import THEIRS
 from saferflow.params import Params
 
 
@@ -71,11 +72,14 @@ def expectations(table: str, params: Params) -> list[gxe.Expectation]:
     if table in ("sft", "dpo"):
         found.append(_clean("trace_violations", "every reference trace obeys its plan"))
     if table == "dpo":
-        names = sorted(params.plan.perturbations)
-        found.append(_in_set("perturbation", names, "the fault is one that the params know"))
+        names = [*sorted(params.plan.perturbations), *([THEIRS] if params.plan.own_pairs != "none" else [])]
+        found.append(
+            _in_set("perturbation", names, "the fault is one that the params know, or a worse answer of a source")
+        )
         found.append(_clean("fault_missing", "every rejected completion breaks just the rules that its fault plants"))
         found.append(_clean("equal_pair", "chosen and rejected differ"))
     if table == "evaluation":
+        found.append(_clean("guessed_label", "no held-out row is measured by a label that the rule planner guessed"))
         found.append(
             _clean(
                 "leaks_into",

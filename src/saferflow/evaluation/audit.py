@@ -15,6 +15,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from saferflow.data.origins import LABEL_SOURCES
 from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.evaluation.drawing import draw
 from saferflow.protocol.check import check
@@ -137,6 +138,7 @@ def _listed(
         "risk": labels.risk_source,
         "attack": labels.attack,
         "decision": labels.decision,
+        "label": LABEL_SOURCES.get(labels.label_source, "unknown"),
         "plan": _plan(plan),
         "by": scores,
     }

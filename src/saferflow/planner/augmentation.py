@@ -16,7 +16,9 @@ from saferflow.data.distortions import distorted
 from saferflow.data.rows import Labels, Row, Turn, whole_question
 from saferflow.params import AugmentationParams
 from saferflow.planner.teacher import answer_for
+from saferflow.protocol.surface import TAGS
 from saferflow.protocol.tools import TOOLS
+from saferflow.protocol.trace import parse
 from saferflow.rng import rng
 
 WRITING = ("typographic", "split")
@@ -69,17 +71,26 @@ def attacked(row: Row, random: Random) -> Row:
                 image=attack.image,
                 labels=labelled(row.labels, name, attack),
                 earlier=earlier,
+                answer=untraced(row.answer),
+                rejected=untraced(row.rejected),
             )
     return row
 
 
 def with_answers(questions: Sequence[str], row: Row) -> tuple[Turn, ...]:
-    """Turns before the last one, each answered as the rule teacher answers the row: what is refused is refused each time.
+    """Turns before the last one, each answered as the row's source does, else as the rule teacher does: what is refused is
+    refused each time.
 
     A model behind a server that writes the row's own reference does not write these.
     """
-    answer = answer_for(row.labels, row.answer)
+    own = "" if row.drawn else untraced(row.answer)
+    answer = own or answer_for(row.labels, row.answer)
     return tuple((question, answer) for question in questions)
+
+
+def untraced(text: str) -> str:
+    """A response's answer alone: a trace of the plain request does not fit another form of it."""
+    return parse(text).answer if any(tag in text for tag in TAGS) else text
 
 
 def _writable(question: str, labels: Labels) -> bool:

@@ -57,13 +57,13 @@ def flipped_decision(case: Case) -> Iterator[Response]:
 def over_refusal(case: Case) -> Iterator[Response]:
     """What is harmless is taken for a hazard that it resembles, and refused."""
     if not case.labels.harmful:
-        yield _mistaken(case)
+        yield mistaken(case)
 
 
 def under_refusal(case: Case) -> Iterator[Response]:
     """What is harmful is taken for harmless, and answered."""
     if case.labels.harmful:
-        yield _mistaken(case)
+        yield mistaken(case)
 
 
 def contradicting_answer(case: Case) -> Iterator[Response]:
@@ -111,7 +111,7 @@ def _rewritten(case: Case, labels: Labels) -> Response:
     return teacher.write(case.plan, case.question, labels, case.answer, case.rng, 1.0)
 
 
-def _mistaken(case: Case) -> Response:
+def mistaken(case: Case) -> Response:
     """Right observations, then the wrong verdict, and an answer that follows it."""
     rewritten = _rewritten(case, _opposite(case))
     by_tool = {call.tool: call for call in rewritten.trace}

@@ -1,12 +1,13 @@
-"""Labels for rows whose source gives none or only some: the rule planner's assessment fills the gaps.
+"""Labels for rows whose source gives none or only some: a planner behind a server gives them, a guess is marked as one.
 
 Source: ours.
 """
 
 from dataclasses import replace
 
+from saferflow.data.origins import GUESSED
 from saferflow.data.rows import Labels
-from saferflow.protocol.hazards import NONE
+from saferflow.protocol.hazards import NONE, REDIRECTED
 from saferflow.protocol.plan import Plan
 
 UNKNOWN_HARM = "S2"
@@ -14,11 +15,11 @@ UNKNOWN_HARM = "S2"
 
 
 def completed(labels: Labels | None, plan: Plan) -> Labels:
-    """Whole labels: the source's where it gives them, else what the plan suspects, marked as such."""
+    """Whole labels: the source's where it gives them; a missing hazard, or all of a guess, is what the plan suspects."""
     if labels is None:
-        redirect = plan.hazard in ("S6", "S11")
+        redirect = plan.hazard in REDIRECTED
         decision = "answer" if plan.hazard == NONE else "redirect" if redirect else "refuse"
-        return Labels("safety", plan.hazard, plan.severity, "text", "none", decision, label_source="planner")
+        return Labels("safety", plan.hazard, plan.severity, "text", "none", decision, label_source=GUESSED)
     if labels.hazard:
         return labels
     if not labels.harmful:

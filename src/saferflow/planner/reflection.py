@@ -51,6 +51,7 @@ def lessons(row: SFTRow, case: Case) -> list[SFTRow]:
             completion=reflection,
             plan="",
             earlier=turns_to_json(drafted),
+            writer="rules",
         ),
         replace(
             row,

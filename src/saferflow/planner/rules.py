@@ -1,5 +1,8 @@
 """The rule planner: (question, image) to a plan. It sees what a policy sees, and never a label.
 
+It knows the drawn corpus alone. Of the unsafe requests of other corpora it suspects few (XSTest 25% beside 22% of the safe ones,
+FigStep none): there its suspicion is a line of the plan and no label.
+
 A planner that knew the labels would give the verdict away in the system prompt, in training and in evaluation alike.
 Source: ours; the paper's planner is a large model [K].
 """

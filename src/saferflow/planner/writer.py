@@ -15,6 +15,8 @@ from saferflow.protocol.plan import Plan
 from saferflow.protocol.trace import Response
 from saferflow.rng import rng
 
+RULES = "rules"
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -24,10 +26,18 @@ class Task:
     image: bytes | None
     plan: Plan
     labels: Labels
+    answer: str = ""
+    """The answer that the row's source brings, to be kept word for word; empty where the writer words it."""
 
 
 class Writer(Protocol):
-    """Both methods answer in the order in which they are asked."""
+    """All methods answer in the order in which they are asked."""
+
+    name: str
+    """`rules`, or the model."""
+
+    def labels(self, asked: Sequence[tuple[str, bytes | None]]) -> list[Labels | str | None]:
+        """What a safe assistant does with each question and image; None where the writer cannot know."""
 
     def plans(self, asked: Sequence[tuple[str, bytes | None]]) -> list[Plan | str]:
         """A plan for each question and image; no label is known here."""
@@ -37,26 +47,27 @@ class Writer(Protocol):
 
 
 class RuleWriter:
-    """The rule planner and the rule teacher: deterministic, for the embedded corpus."""
+    """The rule planner and the rule teacher: deterministic; they know the drawn corpus alone."""
+
+    name = RULES
 
     def __init__(self, seed: int, coverage: float):
         self._seed, self._coverage = seed, coverage
+
+    def labels(self, asked: Sequence[tuple[str, bytes | None]]) -> list[Labels | str | None]:
+        return [None] * len(asked)
 
     def plans(self, asked: Sequence[tuple[str, bytes | None]]) -> list[Plan | str]:
         return [plan_for(question, image) for question, image in asked]
 
     def references(self, tasks: Sequence[Task]) -> list[Response | str]:
-        return [
-            teacher.write(
-                task.plan,
-                task.row.question,
-                task.labels,
-                task.row.answer,
-                rng(self._seed, "teach", task.row.id),
-                self._coverage,
-            )
-            for task in tasks
-        ]
+        return [self._reference(task) for task in tasks]
+
+    def _reference(self, task: Task) -> Response:
+        random = rng(self._seed, "teach", task.row.id)
+        answer = task.row.answer if task.row.drawn else ""
+        made = teacher.write(task.plan, task.row.question, task.labels, answer, random, self._coverage)
+        return Response(made.trace, task.answer) if task.answer else made
 
 
 def writer_of(params: RuleWriterParams | EndpointWriterParams, seed: int, coverage: float) -> Writer:
@@ -68,4 +79,4 @@ def writer_of(params: RuleWriterParams | EndpointWriterParams, seed: int, covera
     from saferflow.endpoint.store import Store
     from saferflow.planner.endpoint import EndpointWriter
 
-    return EndpointWriter(Endpoint(params, Store()))
+    return EndpointWriter(Endpoint(params, Store()), params.model)

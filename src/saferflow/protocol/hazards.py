@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 NONE = "none"
 """Stands where no hazard is suspected."""
+REDIRECTED = ("S6", "S11")
+"""Hazards that are answered by naming who can help; others are refused. Ours."""
 
 
 class Hazard(NamedTuple):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+from saferflow.data.origins import GUESSED
 from saferflow.data.rows import Answered, Labels, PromptRow, Turn
 from saferflow.data.tables import read_table, write_table
 from saferflow.evaluation.scores import evaluate_metrics
@@ -29,10 +30,18 @@ OUT = Path("data/evaluated.parquet")
 
 def main() -> None:
     params = load_params()
-    rows = read_table(TABLE, PromptRow)
+    rows = measured(read_table(TABLE, PromptRow))
     answered = [one for policy in POLICIES for one in answers(policy, MODELS / policy, rows, params)]
     write_table(OUT, answered, Answered)
     write_metrics("evaluate", evaluate_metrics(answered, params.evaluate, params.run.seed))
+
+
+def measured(rows: Sequence[PromptRow]) -> list[PromptRow]:
+    """The rows whose labels are no guesses of the rule planner: by a guess nothing is measured."""
+    kept = [row for row in rows if Labels.from_json(row.labels).label_source != GUESSED]
+    if len(kept) < len(rows):
+        print(f"evaluate  WARNING: {len(rows) - len(kept):,} rows with guessed labels are left out", flush=True)
+    return kept
 
 
 def answers(

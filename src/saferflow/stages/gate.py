@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from saferflow.data.rows import Answered, PromptRow
+from saferflow.data.origins import GUESSED
+from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.data.tables import atomic, read_table
 from saferflow.errors import DataError
 from saferflow.evaluation.advice import Advice, advise, forgot_most
@@ -39,12 +40,12 @@ CANDIDATE, BASE = "grpo", "base"
 
 def main() -> None:
     params = load_params()
-    answered = read_table(EVALUATED, Answered)
+    asked = read_table(ASKED, PromptRow)
+    answered = counted(read_table(EVALUATED, Answered), asked)
     metrics = json.loads(METRICS.read_text(encoding="utf-8"))
     verdict = judge_candidate(answered, params)
     advice = advice_on(verdict, answered, json.loads(CURATED.read_text(encoding="utf-8")), params)
     write_json(VERDICT, verdict.to_dict() | {"advice": advice.to_dict() if advice else None})
-    asked = read_table(ASKED, PromptRow)
     page = render_report(
         answered, metrics, verdict, params.evaluate, params.run.seed, advice=advice, asked=asked, steps=steps(ROLLOUTS)
     )
@@ -54,6 +55,12 @@ def main() -> None:
     counts = {"passed": int(verdict.passed), "checks_passed": passed, "checks": len(verdict.checks)}
     shortfalls = {"failed": advice.figures()} if advice else {}
     write_metrics("gate", counts | shortfalls | on_benchmarks(answered, asked, params))
+
+
+def counted(answered: Sequence[Answered], asked: Sequence[PromptRow]) -> list[Answered]:
+    """The answers to rows whose labels are no guesses of the rule planner; others count for and against nobody."""
+    guessed = {row.id for row in asked if Labels.from_json(row.labels).label_source == GUESSED}
+    return [one for one in answered if one.row not in guessed]
 
 
 def on_benchmarks(answered: Sequence[Answered], asked: Sequence[PromptRow], params: Params) -> dict:

@@ -2,34 +2,41 @@
 
 Reads the configured sources. Writes data/tables/{sft,dpo,grpo,evaluation,quarantine}.parquet.
 
-Plans and references are written by rules or by a model behind a server (`plan.writer`); the perturbations are rules. The
-rows stream through in parts: the tables may be larger than the memory.
+Plans and references are written by rules or by a model behind a server (`plan.writer`); the perturbations are rules. The rule
+planner knows the drawn corpus alone: rows of other sources without a label stop the stage, unless a server's planner labels them
+or `plan.allow_guessed_labels` says otherwise. Responses and pairs that a source brings are used, once the judge has found that
+they do as their label says. The rows stream through in parts: the tables may be larger than the memory.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 
+from saferflow.data.origins import SHOWN as SHOWN_UNLABELLED
+from saferflow.data.origins import unlabelled_error
 from saferflow.data.rows import TABLES as TYPES
-from saferflow.data.rows import BadRow, Labels
+from saferflow.data.rows import BadRow, Labels, Row
 from saferflow.data.sources import PART, SHOWN, Ids, Part, Placed, bad_rows_error, parts, refuse_licences, rows_of
 from saferflow.data.tables import TableWriter, table_writer
 from saferflow.errors import DataError, ParamsError
+from saferflow.judge.choice import judge_of
+from saferflow.judge.rubrics import Judge
 from saferflow.parallel import mapped
-from saferflow.params import Params, PlanParams, load_params
+from saferflow.params import EndpointParams, JudgeParams, Params, PlanParams, Section, load_params
 from saferflow.planner.augmentation import augmented
+from saferflow.planner.counts import Counts
 from saferflow.planner.perturb import PERTURBATIONS, unknown
-from saferflow.planner.tables import Made, fill
+from saferflow.planner.responses import brings_response
+from saferflow.planner.tables import BROKEN, QUARANTINE, SERVER, UNLABELLED, Made, fill
 from saferflow.planner.writer import Writer, writer_of
 from saferflow.stages.entry import run_stage
 from saferflow.stages.metrics import write_metrics
 
 TABLES = Path("data/tables")
-QUARANTINE = "quarantine"
 ASKED = 1024
 """Rows of a part that is sent to a server, so that the end of a part keeps few requests waiting."""
 TOLD = 2000
@@ -47,6 +54,7 @@ def main() -> None:
         )
     refuse_licences(params)
     writer.cache_clear()
+    judge.cache_clear()
     before = tokens(params)
     for left in TABLES.glob(".*"):  # of a run that was killed
         left.unlink()
@@ -64,10 +72,23 @@ def main() -> None:
         tally.name_unused()
         for name in TYPES:
             if not tables[name].rows:
-                raise DataError(
-                    f"plan: table {name} would be empty; give data.sources more rows or change plan.{name}_share"
-                )
+                raise empty(name, tally)
+    for line in tally.rows.lines():
+        print(f"plan  {line}", flush=True)
     write_metrics("plan", tally.counts(tables) | {"tokens": tokens(params) - before})
+
+
+def empty(name: str, tally: "Tally") -> DataError:
+    """Why a table would be empty, and the way out."""
+    left = tally.rows.figures()["guessed_left_out"]
+    if name == "evaluation" and left:
+        return DataError(
+            f"plan: table evaluation would be empty: the labels of all {left:,} rows that would be held out are guesses of the "
+            "rule planner, by which nothing is measured; add a source whose rows have labels, or have a planner behind a server "
+            "label them (plan.writer)"
+        )
+    way = "data.sources more rows" if name == "evaluation" else f"data.sources more rows or change plan.{name}_share"
+    return DataError(f"plan: table {name} would be empty; give {way}")
 
 
 def outcomes(params: Params) -> Iterator[Outcome]:
@@ -78,8 +99,8 @@ def outcomes(params: Params) -> Iterator[Outcome]:
 
 
 def tokens(params: Params) -> int:
-    """Tokens that were ever paid for from here; 0 where no server writes."""
-    if params.plan.writer.kind == "rules":
+    """Tokens that were ever paid for from here; 0 where no server writes or judges."""
+    if params.plan.writer.kind == params.judge.kind == "rules":
         return 0
 
     from saferflow.endpoint.store import Store
@@ -89,9 +110,10 @@ def tokens(params: Params) -> int:
 
 def part_planned(part: Part, params: Params) -> list[Outcome]:
     """Read and plan a part; runs in any process."""
-    return planned(
-        rows_of(part, params), writer(params.plan.model_dump_json(), params.run.seed, params.run.workers), params
-    )
+    placed = rows_of(part, params)
+    by = writer(params.plan.model_dump_json(), params.run.seed, params.run.workers)
+    judges = any(isinstance(one.found, Row) and brings_response(one.found) for one in placed)
+    return planned(placed, by, params, judge(params.judge, params.run.workers) if judges else None)
 
 
 @cache
@@ -102,19 +124,30 @@ def writer(plan: str, seed: int, workers: int) -> Writer:
         plan: the section of the params, as JSON.
     """
     params = PlanParams.model_validate_json(plan)
-    asked = params.writer
-    if asked.kind == "endpoint":
-        share = {"concurrency": max(1, asked.concurrency // workers)}
-        if asked.token_cap is not None:
-            share["token_cap"] = max(1, asked.token_cap // workers)
-        asked = asked.model_copy(update=share)
-    return writer_of(asked, seed, params.tool_coverage)
+    return writer_of(share(params.writer, workers), seed, params.tool_coverage)
 
 
-def planned(placed: list[Placed], by: Writer, params: Params) -> list[Outcome]:
+@cache
+def judge(params: JudgeParams, workers: int) -> Judge:
+    """This process's judge of the responses that sources bring, with its share as in `writer`."""
+    return judge_of(share(params, workers))
+
+
+def share(params: Section, workers: int) -> Section:
+    """The params of a server with one process's share of its concurrency and its token cap; others as they are."""
+    if not isinstance(params, EndpointParams):
+        return params
+    part = {"concurrency": max(1, params.concurrency // workers)}
+    if params.token_cap is not None:
+        part["token_cap"] = max(1, params.token_cap // workers)
+    return params.model_copy(update=part)
+
+
+def planned(placed: list[Placed], by: Writer, params: Params, judge: Judge | None = None) -> list[Outcome]:
     """What becomes of rows that were read."""
     rows = [one.found for one in placed if not isinstance(one.found, BadRow)]
-    made = iter(fill([augmented(row, params.plan.augmentation, params.run.seed) for row in rows], by, params))
+    rows = [augmented(row, params.plan.augmentation, params.run.seed) for row in rows]
+    made = iter(fill(rows, by, params, judge))
     return [(one, None if isinstance(one.found, BadRow) else next(made)) for one in placed]
 
 
@@ -124,7 +157,6 @@ class Tally:
 
     params: Params
     decisions: Counter = field(default_factory=Counter)
-    by_planner: int = 0
     repeated: int = 0
     read: Counter = field(default_factory=Counter)
     """Source -> rows that could be read."""
@@ -134,6 +166,12 @@ class Tally:
     ids: Ids = field(default_factory=Ids)
     unused: Counter = field(default_factory=Counter)
     """(source, field) -> rows that hold something in it that nothing reads."""
+    unlabelled: list[str] = field(default_factory=list)
+    """The first rows that nobody can give a label, with their places."""
+    unlabelled_count: int = 0
+
+    def __post_init__(self) -> None:
+        self.rows = Counts(self.params.plan.writer.kind)
 
     def add(self, placed: Placed, made: Made | None, tables: dict[str, TableWriter]) -> None:
         found = placed.found
@@ -144,30 +182,52 @@ class Tally:
                 return
             found, made = (first, None) if isinstance(first, BadRow) else (found, made)
         if made is None:
-            self.bad_count += 1
-            self.bad += [found][: SHOWN - len(self.bad)]
+            self._bad(found)
             tables[QUARANTINE].add([found])
             return
         self.unused.update((placed.source, name) for name in placed.unused)
         self.read[placed.source] += 1
-        tables[made.table].add(made.rows)
+        if made.table == UNLABELLED:
+            self.unlabelled_count += 1
+            self.unlabelled += [f"{placed.where}: {found.id}"][: SHOWN_UNLABELLED - len(self.unlabelled)]
+            return
+        rows = self._in_place(made, placed.where)
+        tables[made.table].add(rows)
+        self.rows.add(found, made)
+        if made.why == BROKEN:
+            self._bad(rows[0])
         if made.table == "evaluation":
-            self._held_out(made.rows)
+            self._held_out(rows)
+
+    def _bad(self, row: BadRow) -> None:
+        self.bad_count += 1
+        self.bad += [row][: SHOWN - len(self.bad)]
+
+    def _in_place(self, made: Made, where: str) -> list:
+        """The rows; those that are in quarantine for what their source says name its file and line."""
+        if made.table != QUARANTINE or made.why == SERVER:
+            return made.rows
+        file, _, line = where.rpartition(":")
+        return [replace(row, file=file, line=int(line)) for row in made.rows]
 
     def _held_out(self, rows: Iterable) -> None:
         for labels in (Labels.from_json(row.labels) for row in rows):
-            self.by_planner += labels.label_source == "planner"
             if labels.kind == "safety":
                 self.decisions[f"evaluation_{labels.decision}"] += 1
 
     def refuse_bad(self) -> None:
-        """Stop where rows could not be read and the params forbid it, or where a source gave none that could.
+        """Stop where rows have no label, where rows could not be read and the params forbid it, or where a source gave none.
 
         Raises:
             DataError: naming the rows, or the source.
         """
+        problems = []
         if self.bad and self.params.data.on_bad_row == "fail":
-            raise bad_rows_error(self.bad, self.bad_count)
+            problems.append(str(bad_rows_error(self.bad, self.bad_count)))
+        if self.unlabelled:
+            problems.append(str(unlabelled_error(self.unlabelled, self.unlabelled_count)))
+        if problems:
+            raise DataError("\n".join(problems))
         for number, source in enumerate(self.params.data.sources):
             if not self.read[number]:
                 path = getattr(source, "path", "the scenes")
@@ -185,7 +245,7 @@ class Tally:
             **{name: tables[name].rows for name in TYPES},
             "quarantined": tables[QUARANTINE].rows,
             "repeated": self.repeated,
-            "labelled_by_planner": self.by_planner,
+            **self.rows.figures(),
             **self.decisions,
         }
 

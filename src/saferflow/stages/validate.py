@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from saferflow.data.images import check_image
 from saferflow.data.leakage import Entry, HeldOut, Twin, nearest
+from saferflow.data.origins import GUESSED
 from saferflow.data.profile import profile_of, whole
 from saferflow.data.rows import TABLES as TYPES
 from saferflow.data.rows import Conversation, DPORow, Labels, PromptRow, SFTRow
@@ -127,6 +128,8 @@ def columns_of(name: str, row: SFTRow | DPORow | PromptRow, labels: Labels, para
         "hazard": labels.hazard if labels.kind == "safety" else "none",
     }
     found |= {f"{column}_characters": len(getattr(row, column)) for column in SPOKEN.get(name, ())}
+    if name == "evaluation":
+        found["guessed_label"] = labels.label_source if labels.label_source == GUESSED else ""
     if name == "dpo":
         found |= {
             "perturbation": row.perturbation,

@@ -2,7 +2,7 @@
 
 Of a prompt's samples those count that have the form of a response and either break a rule of their plan or decide otherwise
 than is expected; the one most like the chosen completion is taken. Where no sample is of the kind, the pair stays as it was.
-Source: ours; the papers' rejected sides are perturbations only [K].
+Pairs that a source brought stay as they are. Source: ours; the papers' rejected sides are perturbations only [K].
 """
 
 from collections import Counter
@@ -10,21 +10,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 
-from saferflow.data.rows import DPORow, Labels
+from saferflow.data.rows import THEIRS, DPORow, Labels
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
 from saferflow.protocol.trace import parse
 from saferflow.rng import rng
 
 NAME = "near_miss"
+POLICY = "policy"
+"""Who wrote a near miss."""
 FORM = ("T001", "T002", "T003")
 """Violations that leave no response to speak of."""
 GATE = "SAFETY-GATE"
 
 
 def drawn(rows: Sequence[DPORow], share: float, seed: int) -> list[DPORow]:
-    """The pairs that are to get a sampled rejected side, by a draw addressed by id."""
-    return [row for row in rows if rng(seed, NAME, row.id).random() < share]
+    """The pairs that are to get a sampled rejected side, by a draw addressed by id; none that a source brought."""
+    return [row for row in rows if row.perturbation != THEIRS and rng(seed, NAME, row.id).random() < share]
 
 
 def replaced(rows: Sequence[DPORow], asked: Iterable[DPORow], samples: Iterable[list[str]]) -> list[DPORow]:
@@ -32,13 +34,15 @@ def replaced(rows: Sequence[DPORow], asked: Iterable[DPORow], samples: Iterable[
     missed = {}
     for row, completions in zip(asked, samples, strict=True):
         nearest = nearest_miss(row, completions)
+        writer = POLICY if row.rejected_writer else ""  # a table of before it was kept tells it of none
         if nearest is not None:
-            missed[row.id] = replace(row, rejected=nearest, perturbation=NAME)
+            missed[row.id] = replace(row, rejected=nearest, perturbation=NAME, rejected_writer=writer)
     return [missed.get(row.id, row) for row in rows]
 
 
 def balanced(rows: Sequence[DPORow], planted: float, seed: int) -> list[DPORow]:
-    """All near misses, and planted faults so that these are the share `planted` of the whole; all rows where nothing was missed.
+    """All near misses and all pairs of sources, and planted faults so that these are the share `planted` of them and the near
+    misses; all rows where nothing was missed.
 
     The planted ones come first from the side (harmful or harmless rows) that has fewer near misses, so that the pairs teach
     against over-refusal and under-refusal alike.
@@ -47,7 +51,8 @@ def balanced(rows: Sequence[DPORow], planted: float, seed: int) -> list[DPORow]:
     if not misses:
         return list(rows)
     others = sorted(
-        (row for row in rows if row.perturbation != NAME), key=lambda row: rng(seed, "planted", row.id).random()
+        (row for row in rows if row.perturbation not in (NAME, THEIRS)),
+        key=lambda row: rng(seed, "planted", row.id).random(),
     )
     room = min(len(others), round(len(misses) * planted / (1 - planted)))
     counts = Counter(_harmful(row) for row in misses)
@@ -57,7 +62,7 @@ def balanced(rows: Sequence[DPORow], planted: float, seed: int) -> list[DPORow]:
         side = min((side for side in queues if queues[side]), key=lambda side: counts[side])
         chosen.add(queues[side].pop(0))
         counts[side] += 1
-    return [row for row in rows if row.perturbation == NAME or row.id in chosen]
+    return [row for row in rows if row.perturbation in (NAME, THEIRS) or row.id in chosen]
 
 
 def _harmful(row: DPORow) -> bool:

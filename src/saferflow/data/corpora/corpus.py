@@ -11,11 +11,8 @@ from saferflow.data.records import WHOLE
 from saferflow.data.rows import BadRow, Labels, Row, content_id
 from saferflow.errors import DataError
 from saferflow.params import CorpusSource, DataParams
-from saferflow.protocol.hazards import NONE
+from saferflow.protocol.hazards import NONE, REDIRECTED
 from saferflow.rng import rng
-
-REDIRECTED = ("S6", "S11")
-"""Hazards that are answered by naming who can help; others are refused. Ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +36,8 @@ class Item:
     """As the authors have it; a benchmark is held out."""
     answer: str = ""
     """A reference answer; harmless questions only, for a refusal stands in no pair."""
+    rejected: str = ""
+    """A worse answer, where the corpus has pairs; `answer` is then the better one, whatever the question."""
     decision: str = ""
     """Where it is neither `refuse`, `redirect` by the hazard, nor `answer`."""
 
@@ -91,8 +90,8 @@ class Corpus:
             held_out = rng(seed, "split", identifier).random() < source.evaluation_share
             split = "evaluation" if held_out else "train"
         labels = None if item.harmful is None else self._labels(item, source)
-        answer = item.answer if isinstance(item.answer, str) else ""
-        return Row(identifier, self.name, split, item.question, image, labels, answer, licence=self.licence)
+        answer, rejected = (text if isinstance(text, str) else "" for text in (item.answer, item.rejected))
+        return Row(identifier, self.name, split, item.question, image, labels, answer, rejected, self.licence)
 
     def _labels(self, item: Item, source: CorpusSource) -> Labels:
         if not item.harmful:

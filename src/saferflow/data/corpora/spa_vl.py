@@ -1,7 +1,7 @@
 """SPA-VL: preference pairs about images in six domains of harm, as Parquet files with the images inside.
 
-Its questions run from plain to hostile, and no field says which one is which: the planner's assessment stands in, but for
-the test set of harm, whose questions are all to be declined.
+Its questions run from plain to hostile, and no field says which one is which: a planner behind a server labels them, but
+for the test set of harm, whose questions are all to be declined.
 """
 
 from collections.abc import Iterator
@@ -30,6 +30,8 @@ def read(folder: Path) -> Iterator[Item | BadRow]:
                 word=word_of(record.values, "class2", "class1"),
                 risk_source="combination",
                 split="train" if file.name.startswith("train") else "evaluation",
+                answer=word_of(record.values, "chosen"),
+                rejected=word_of(record.values, "rejected"),
             )
 
 
@@ -39,7 +41,7 @@ CORPUS = Corpus(
     paper="2406.12030",
     licence="CC-BY-4.0",
     layout="`data/train-*.parquet`, `validation/validation-*.parquet`, `test/harm-*.parquet`, `test/help-*.parquet` with "
-    "image, question, and class1..3 but in training",
+    "image, question, class1..3 but in training, and there the pair chosen and rejected",
     hazards={
         "Toxic Content": ("S10", "hate and harassment"),
         "Unfair Representation": ("S10", "bias against groups"),

@@ -105,7 +105,7 @@ def knowledge_rows(count: int, seed: int) -> Iterator[Row]:
             words = draw.question(intent) if draw.random.random() < 0.5 else draw.pick(intent.training)
             question = draw.pick(q.TOPIC if kind == "topic" else q.REPEAT).format(words.rstrip("?."))
             answer, image = intent.topic if kind == "topic" else words.rstrip("?."), None
-        yield Row(f"knowledge-{number:06d}", "scenes", "train", question, image, None, f"{answer}.")
+        yield Row(f"knowledge-{number:06d}", "scenes", "train", question, image, None, f"{answer}.", drawn=True)
 
 
 def plain_pairs(count: int, seed: int) -> Iterator[Row]:
@@ -186,6 +186,7 @@ def _safety(
         image=png(scene),
         labels=labels,
         answer=plain_answer(scene, tip or intent.tip),
+        drawn=True,
     )
 
 
@@ -327,7 +328,7 @@ def _general(draw: _Draw, row_id: str, split: str) -> Row:
         sign=scene.sign,
         facts=tuple((part,) for part in answer.split(", ")),
     )
-    return Row(row_id, "scenes", split, wording.format(name), png(scene), labels, f"{answer}.")
+    return Row(row_id, "scenes", split, wording.format(name), png(scene), labels, f"{answer}.", drawn=True)
 
 
 def _caption(scene: Scene) -> str:

@@ -1,0 +1,132 @@
+"""What stage `plan` says of its rows: where labels come from, who wrote what, what was not used, what the rule planner suspects.
+
+Source: ours.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from saferflow.data.origins import GUESSED, LABEL_SOURCES, RULE_PLANNER, label_notice
+from saferflow.data.rows import THEIRS, DPORow, Labels, Row, SFTRow
+from saferflow.planner.responses import TRACED
+from saferflow.planner.tables import CONTRADICTION, GUESSED_HELD_OUT, UNJUDGED, Made
+from saferflow.planner.writer import RULES
+from saferflow.protocol.hazards import NONE
+from saferflow.protocol.plan import Plan
+
+NOTE = "knows the drawn corpus alone"
+
+
+@dataclass
+class Counts:
+    """Adds up over rows in any order."""
+
+    writer: str
+    """Kind of the writer: `rules` or `endpoint`."""
+    labels: Counter = field(default_factory=Counter)
+    """Label source -> rows."""
+    foreign: Counter = field(default_factory=Counter)
+    """The same, of the rows that are not drawn."""
+    references: Counter = field(default_factory=Counter)
+    """`teacher`, `theirs`, or `theirs_traced` -> references."""
+    rejected: Counter = field(default_factory=Counter)
+    """`planted`, `theirs`, or `theirs_traced` -> rejected sides."""
+    unused: Counter = field(default_factory=Counter)
+    """`answers` and `pairs` of sources that no table holds."""
+    why: Counter = field(default_factory=Counter)
+    """Why rows are in quarantine."""
+    suspected: Counter = field(default_factory=Counter)
+    """(harmful, suspected) -> rows that are not drawn and whose label is no guess."""
+    unpaired: int = 0
+    """Rows of the table dpo to which no perturbation applies."""
+
+    def add(self, row: Row, made: Made) -> None:
+        """Count a row and what became of it.
+
+        Args:
+            row: as its source gives it.
+        """
+        self.why[made.why] += bool(made.why)
+        self.unpaired += made.table == "dpo" and not made.rows
+        if made.why or not made.rows:
+            return
+        first = made.rows[0]
+        labels = Labels.from_json(first.labels)
+        self.labels[labels.label_source] += 1
+        if isinstance(first, SFTRow | DPORow):
+            self.references[_kind(first.writer, "teacher")] += 1
+        self.rejected.update(_kind(one.rejected_writer, "planted") for one in made.rows if isinstance(one, DPORow))
+        if not row.drawn:
+            self._foreign(row, made, labels)
+
+    def _foreign(self, row: Row, made: Made, labels: Labels) -> None:
+        self.foreign[labels.label_source] += 1
+        if labels.kind != "safety":
+            self.unused["pairs"] += bool(row.rejected)
+            return
+        self.unused["answers"] += bool(row.answer) and made.table in ("grpo", "evaluation")
+        used = any(isinstance(one, DPORow) and one.perturbation == THEIRS for one in made.rows)
+        self.unused["pairs"] += bool(row.rejected) and not used
+        if labels.label_source != GUESSED:
+            self.suspected[labels.harmful, Plan.from_json(made.rows[0].plan).hazard != NONE] += 1
+
+    def figures(self) -> dict[str, Any]:
+        """As `metrics/plan.json` has them."""
+        return {
+            "labels": {name: self.labels[name] for name in LABEL_SOURCES},
+            "references": {name: self.references[name] for name in ("teacher", "theirs", "theirs_traced")},
+            "rejected": {name: self.rejected[name] for name in ("planted", "theirs", "theirs_traced")},
+            "unused": {name: self.unused[name] for name in ("answers", "pairs")},
+            "unpaired": self.unpaired,
+            "contradicting": self.why[CONTRADICTION],
+            "unjudged": self.why[UNJUDGED],
+            "guessed_left_out": self.why[GUESSED_HELD_OUT],
+            **({"rule_planner": self._rule_planner()} if self.writer == RULES else {}),
+        }
+
+    def _rule_planner(self) -> dict[str, Any]:
+        """Of the rows beyond the drawn corpus: how many, and the share that the rule planner suspects, in percent."""
+        figures: dict[str, Any] = {"note": NOTE, "rows_beyond": self.foreign.total()}
+        for harmful, name in ((True, "harmful"), (False, "harmless")):
+            rows = self.suspected[harmful, True] + self.suspected[harmful, False]
+            if rows:
+                figures[f"{name}_suspected"] = round(100 * self.suspected[harmful, True] / rows, 1)
+        return figures
+
+    def lines(self) -> Iterator[str]:
+        """What a person must know at the end of the stage; nothing for the drawn corpus alone."""
+        if not self.foreign:
+            return
+        origins = {LABEL_SOURCES[name]: rows for name, rows in self.foreign.items()}
+        told = ", ".join(f"{rows:,} from {name}" for name, rows in origins.items())
+        yield f"labels of the rows that are not drawn: {told}"
+        if notice := label_notice(origins):
+            yield notice
+        if self.why[GUESSED_HELD_OUT]:
+            yield f"{self.why[GUESSED_HELD_OUT]:,} rows with guessed labels would be held out; they are in quarantine"
+        if self.why[CONTRADICTION]:
+            yield (
+                f"WARNING: {self.why[CONTRADICTION]:,} responses of sources contradict the labels of their rows; nothing is "
+                "trained on them, and data/tables/quarantine.parquet has them with the reasons"
+            )
+        if self.why[UNJUDGED]:
+            yield (
+                f"WARNING: {self.why[UNJUDGED]:,} responses of sources could not be judged; nothing is trained on them, and "
+                "data/tables/quarantine.parquet has them with the reasons"
+            )
+        if self.unused.total():
+            yield (
+                f"not used of the sources: {self.unused['answers']:,} answers (their rows are in grpo or held out) and "
+                f"{self.unused['pairs']:,} worse answers (plan.own_pairs, or their rows are not in dpo)"
+            )
+        if self.writer == RULES:
+            found = self._rule_planner()
+            sides = [name for name in ("harmful", "harmless") if f"{name}_suspected" in found]
+            shares = " and ".join(f"{found[f'{name}_suspected']}% of the {name} ones" for name in sides)
+            yield RULE_PLANNER + (f"; of these rows it suspects {shares}" if shares else "")
+
+
+def _kind(writer: str, other: str) -> str:
+    return "theirs" if writer == THEIRS else "theirs_traced" if writer.startswith(TRACED) else other

@@ -1,0 +1,112 @@
+"""Responses and pairs that a source brings: checked, held against their labels, and used as they are. Source: ours.
+
+A response in the surface form of the protocol is taken whole, one without is the answer to which a teacher writes a trace. A
+worse response becomes the rejected side of a pair; it gets a trace too, so that a pair differs in more than its form.
+"""
+
+from dataclasses import replace
+
+from saferflow.data.rows import THEIRS, Labels, Row
+from saferflow.errors import PlanError
+from saferflow.judge.rubrics import Grades
+from saferflow.planner.execution import mistaken
+from saferflow.planner.operator import Case
+from saferflow.protocol.check import check
+from saferflow.protocol.plan import Plan
+from saferflow.protocol.stance import contradicts
+from saferflow.protocol.surface import TAGS
+from saferflow.protocol.tools import TOOLS, Layer
+from saferflow.protocol.topologies import BINDING, GATE, KINDS, ROUTES
+from saferflow.protocol.trace import Response, parse, render
+
+TRACED = f"{THEIRS} with a trace by "
+"""Followed by the name of the writer of the trace."""
+SHOWN_VIOLATIONS = 5
+SHOWN_CHARS = 300
+
+
+def has_trace(text: str) -> bool:
+    """Whether a text is written in the protocol's form, well or badly."""
+    return any(tag in text for tag in TAGS)
+
+
+def own_answer(row: Row) -> str:
+    """The response that a row's source brings; nothing for the drawn corpus, whose answers the teacher words anew."""
+    return "" if row.drawn else row.answer.strip()
+
+
+def own_rejected(row: Row) -> str:
+    """The worse response that a row's source brings."""
+    return "" if row.drawn else row.rejected.strip()
+
+
+def brings_response(row: Row) -> bool:
+    """Whether a judge has to read what the row's source brings."""
+    return bool(own_answer(row) or own_rejected(row))
+
+
+def holding(plan: Plan, text: str, *, topologies: bool) -> tuple[Plan, str]:
+    """The plan that a response in the protocol's form keeps: the planner's, or one of the response's own tools.
+
+    Args:
+        topologies: False: only a linear one.
+
+    Returns:
+        The plan, and the violations in words: nothing where the response keeps it, else those of the plan that fits best.
+    """
+    best, least = plan, check(plan, text)
+    for kind in KINDS if topologies else ("linear",):
+        if not least:
+            break
+        other = _of_its_tools(plan, text, kind)
+        if other is not None and len(found := check(other, text)) < len(least):
+            best, least = other, found
+    return best, "; ".join(f"{one!s:.{SHOWN_CHARS}}" for one in least[:SHOWN_VIOLATIONS])
+
+
+def _of_its_tools(plan: Plan, text: str, kind: str) -> Plan | None:
+    called = dict.fromkeys(call.tool for call in parse(text).trace)
+    before = [tool for tool in called if tool in TOOLS and TOOLS[tool].layer is not Layer.DECISION]
+    before.sort(key=lambda tool: TOOLS[tool].layer.order)
+    decisions = (GATE, *dict.fromkeys(ROUTES.values()))
+    try:
+        return replace(plan, tools=(*before, *decisions), topology=kind, branches=())
+    except PlanError:
+        return None
+
+
+def contradiction(labels: Labels, text: str, grades: Grades) -> str:
+    """How a response contradicts the label of its row, in words; nothing where it does not.
+
+    Args:
+        grades: the judge's of this response.
+    """
+    gate = next((call.get("decision") for call in parse(text).trace if call.tool == GATE), "")
+    if gate and (gate in BINDING) != labels.harmful:
+        return f"its gate decides {gate}, and its label says {labels.decision}"
+    if grades.refused != labels.harmful:
+        does = "declines" if grades.refused else "does not decline"
+        return f"it {does}, and its label says {labels.decision}; the judge: {grades.reason:.{SHOWN_CHARS}}"
+    opening = "" if gate else contradicts(labels.decision, text)
+    return f"it begins {opening!r}, and its label says {labels.decision}" if opening else ""
+
+
+def rejected_side(case: Case, text: str, *, declines: bool) -> str:
+    """A source's worse response as the rejected side of a pair; nothing where it says what the chosen side says.
+
+    One in the protocol's form stays as it is. Another gets the chosen trace where it decides as the label says, else the trace
+    of a policy that is mistaken about the request; of the two, the one that its answer follows from.
+
+    Args:
+        case: of the chosen side.
+        declines: whether the response does, as the judge reads it.
+    """
+    if has_trace(text):
+        return "" if text == render(case.chosen) else text
+    if text == case.chosen.answer:
+        return ""
+    traces = [case.chosen.trace]
+    if declines != case.labels.harmful:
+        traces.insert(0, mistaken(case).trace)
+    written = [render(Response(trace, text)) for trace in traces]
+    return min(written, key=lambda one: len(check(case.plan, one)))
