@@ -403,3 +403,15 @@ def test_files_of_another_kind_are_named(project, tmp_path):
     assert "files that are not read, for the source is of kind jsonl: 1 of --kind csv" in bring(
         "mine", held, dry_run=True
     )
+
+
+def test_words_fields_and_splits_that_come_to_nothing_are_named(project, tmp_path):
+    held = tmp_path / "held"
+    held.mkdir()
+    rows = [{"question": f"Q{n}?", "topic": ("Fraud", "Fruad")[n % 2], "expected": "refuse"} for n in range(4)]
+    for name in ("train.jsonl", "test.jsonl"):
+        (held / name).write_text("\n".join(json.dumps(row) for row in rows))
+    shown = bring("mine", held, fields=["hazard=topic", "severity=sevrity"], hazards=["Fraud=S2"], dry_run=True)
+    assert "no table maps, left to the planner: Fruad (4);" in shown
+    assert "field 'sevrity' holds nothing in any row; it was to stand for severity" in shown
+    assert "named as splits (test), and none is kept as one" in shown

@@ -1,5 +1,6 @@
 """What a source holds, counted and shown: what its fields were taken for, where labels come from, and the first row."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from saferflow.data.rows import BadRow, Row, whole_question
 from saferflow.data.sources import SHOWN, Ids, Placed, licence_of, parts, rows_of
 from saferflow.errors import DataError
 from saferflow.params import CorpusSource, OwnSource, Params
+from saferflow.protocol.hazards import HAZARDS, NONE
 
 ASPECTS = ("taken for", "fields", "not used", "holds", "split", "expected", "hazard", "label from")
 NO_LABEL = "(see label)"
@@ -67,6 +69,12 @@ def count(source: CorpusSource | OwnSource, params: Params, path: str) -> Counte
                 counted.unmapped[word] += 1
         for placed in rows_of(part, own):
             _tally(placed, ids, own, counted)
+            if (
+                placed.hazard
+                and isinstance(source, OwnSource)
+                and placed.hazard not in {*source.hazards, *HAZARDS, NONE}
+            ):
+                counted.unmapped[placed.hazard] += 1
     return counted
 
 
@@ -144,13 +152,29 @@ def _remarks(counted: Counted, source: CorpusSource | OwnSource, held: Path) -> 
         lines.append(
             f"words for harm that no table maps, left to the planner: {words}; map them in hazards of the source"
         )
+    if isinstance(source, OwnSource):
+        lines += [
+            f"field {theirs[:80]!r} holds nothing in any row; it was to stand for {ours}"
+            for ours, theirs in source.fields.items()
+            if theirs and f"{ours} = {theirs}" not in counted.by["fields"]
+        ]
     if isinstance(source, OwnSource) and held.is_dir():
+        if splits := sorted({split for file in held.rglob("*") for split in _splits(str(file.relative_to(held)))}):
+            lines.append(
+                f"files are named as splits ({', '.join(splits)}), and none is kept as one: rows are held out by their ids, "
+                f"evaluation_share {source.evaluation_share:g}. Add what was to be trained on, and it alone, if that matters"
+            )
         kinds = by_kind([str(file.relative_to(held)) for file in held.rglob("*") if file.is_file()])
         others = {kind: files for kind, files in kinds.items() if kind != source.kind}
         if others and source.kind not in ("webdataset", "datasets"):
             files = ", ".join(f"{files:,} of --kind {kind}" for kind, files in others.items())
             lines.append(f"files that are not read, for the source is of kind {source.kind}: {files}")
     return lines
+
+
+def _splits(path: str) -> list[str]:
+    """The splits for evaluation that a path names."""
+    return [match[1] for match in re.finditer(r"(?:^|/)(test|validation|val|dev|eval)(?=[-_./]|$)", path.casefold())]
 
 
 def _rendered(placed: Placed, row: Row) -> list[str]:

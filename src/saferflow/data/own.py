@@ -94,7 +94,7 @@ def named_ids(source: OwnSource) -> Iterator[tuple[str, str]]:
     for record in own_records(source):
         try:
             held = reading(record.values, source.fields) if isinstance(record, Record) else None
-            given = _text(held, "id", held.values["id"]) if held else ""
+            given = text_of(held, "id") if held else ""
         except DataError:
             continue
         if given:
@@ -129,7 +129,7 @@ def row_of(held: Reading, record: Record, source: OwnSource, data: DataParams, s
     topic = content_id(name, question, image)
     said = [*(assistant for _, assistant in held.earlier), answer, rejected]
     content = content_id(name, "\0".join([question, *said]), image) if any(said) else topic
-    given = _text(held, "id", held.values["id"])
+    given = text_of(held, "id")
     evaluation = rng(seed, "split", given or topic).random() < source.evaluation_share
     return Row(
         id=given or content,
@@ -143,6 +143,15 @@ def row_of(held: Reading, record: Record, source: OwnSource, data: DataParams, s
         earlier=held.earlier,
         rejected=rejected,
     )
+
+
+def text_of(held: Reading, name: str) -> str:
+    """A field of labels or the id as text; empty where it holds nothing.
+
+    Raises:
+        DataError: it holds what is no text.
+    """
+    return _text(held, name, held.values[name])
 
 
 def _text(held: Reading, name: str, value: Any, *, required: bool = False) -> str:
@@ -172,7 +181,7 @@ def _labels(held: Reading, source: OwnSource) -> Labels | None:
         if not answer:
             raise DataError("a general row needs its answer")
         return Labels("general", NONE, 0, "none", "none", "answer", facts=((answer.rstrip(".").casefold(),),))
-    hazard, severity = _text(held, "hazard", held.values["hazard"]), _severity(held)
+    hazard, severity = text_of(held, "hazard"), _severity(held)
     hazard = source.hazards.get(hazard, hazard)
     if not decision:
         return mapped(hazard, severity)
@@ -208,7 +217,7 @@ def _severity(held: Reading) -> int | None:
 
 
 def _choice(held: Reading, name: str, choices: tuple[str, ...]) -> str:
-    given = _text(held, name, held.values[name])
+    given = text_of(held, name)
     if given and given not in choices:
         raise DataError(f"field {held.fields[name]!r} is {brief(given)}; one of {', '.join(choices)} is expected")
     return given

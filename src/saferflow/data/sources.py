@@ -9,7 +9,7 @@ from pathlib import Path
 from saferflow.data.corpora import CORPORA
 from saferflow.data.corpora.corpus import Item
 from saferflow.data.forms import reading
-from saferflow.data.own import check_hazards, own_records, row_of
+from saferflow.data.own import check_hazards, own_records, row_of, text_of
 from saferflow.data.records import Record
 from saferflow.data.rows import BadRow, Row
 from saferflow.data.scenes.corpus import general_rows, safety_rows
@@ -61,6 +61,8 @@ class Placed:
     """Our names and the file's, of the fields that were used."""
     unused: tuple[str, ...] = ()
     """Fields of its record that hold something and were not used."""
+    hazard: str = ""
+    """Its record's own word for the harm, in rows of one's own."""
     named: bool = False
     """It has an id of its own, not one from its content."""
 
@@ -160,7 +162,8 @@ def _placed(found: Record | Item | BadRow, number: int, params: Params) -> Place
         if isinstance(found, Record):
             return Placed(number, where, found.bad(str(error)))
         return Placed(number, where, BadRow(found.file, found.number, str(error), str(found.question)[:500]))
-    return Placed(number, where, row, held.form, tuple(held.fields.items()), held.unused, "id" in held.fields)
+    word = text_of(held, "hazard")
+    return Placed(number, where, row, held.form, tuple(held.fields.items()), held.unused, word, "id" in held.fields)
 
 
 def licence_of(source: Source) -> str:
