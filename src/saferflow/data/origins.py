@@ -6,9 +6,10 @@ category that its `hazards` map, or from a planner behind a server; a suspicion 
 
 from collections.abc import Mapping, Sequence
 
-from saferflow.data.rows import Row
+from saferflow.data.rows import Labels, Row
 from saferflow.errors import DataError
 from saferflow.params import Params
+from saferflow.protocol.hazards import HAZARDS, NONE, REDIRECTED
 
 GOLD, MAPPED, PLANNER, GUESSED = "gold", "mapped", "planner", "guessed"
 LABEL_SOURCES = {
@@ -31,6 +32,20 @@ or map their categories, in hazards of the source: saferflow data add NAME PATH 
 or let a planner behind a server label them: plan.writer with kind: endpoint (docs/endpoint.md)
 or train on guesses all the same: plan.allow_guessed_labels: true, or saferflow run --allow-guessed-labels; such rows are
   marked, and neither held out nor counted by the gate"""
+
+
+def mapped(hazard: str, severity: int | None) -> Labels | None:
+    """Labels from a category alone; None where it is none of ours.
+
+    Args:
+        hazard: the source's word as `hazards` of the source maps it.
+    """
+    if hazard == NONE:
+        return Labels("safety", NONE, 0, "none", "none", "answer", label_source=MAPPED)
+    if hazard not in HAZARDS:
+        return None
+    decision = "redirect" if hazard in REDIRECTED else "refuse"
+    return Labels("safety", hazard, max(severity or 2, 1), "text", "none", decision, label_source=MAPPED)
 
 
 def label_source(row: Row, params: Params) -> str:

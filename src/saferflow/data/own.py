@@ -15,14 +15,14 @@ from typing import Any
 
 from saferflow.data.forms import NAMES, Reading, reading
 from saferflow.data.images import take_image
-from saferflow.data.origins import MAPPED
+from saferflow.data.origins import mapped
 from saferflow.data.records import Found, Record, csv_rows, json_rows, parquet_rows, saved_rows
 from saferflow.data.rows import Labels, Row, content_id, whole_question
 from saferflow.data.shards import TAR, folder_rows, is_hidden, tar_rows
 from saferflow.data.values import brief, is_empty, whole_number
 from saferflow.errors import DataError
 from saferflow.params import DataParams, OwnSource
-from saferflow.protocol.hazards import HAZARDS, NONE, REDIRECTED
+from saferflow.protocol.hazards import HAZARDS, NONE
 from saferflow.protocol.tools import DECISIONS
 from saferflow.rng import rng
 
@@ -192,20 +192,6 @@ def _labels(held: Reading, source: OwnSource) -> Labels | None:
         severity = 2 if harmful else 1
     severity = 0 if hazard in (NONE, "") and not harmful else max(severity, 1)
     return Labels("safety", hazard, severity, "none" if decision == "answer" else "text", "none", decision)
-
-
-def mapped(hazard: str, severity: int | None) -> Labels | None:
-    """Labels from a category alone; None where it is none of ours.
-
-    Args:
-        hazard: the source's word as `hazards` of the source maps it.
-    """
-    if hazard == NONE:
-        return Labels("safety", NONE, 0, "none", "none", "answer", label_source=MAPPED)
-    if hazard not in HAZARDS:
-        return None
-    decision = "redirect" if hazard in REDIRECTED else "refuse"
-    return Labels("safety", hazard, max(severity or 2, 1), "text", "none", decision, label_source=MAPPED)
 
 
 def _severity(held: Reading) -> int | None:
