@@ -361,10 +361,28 @@ def test_rows_in_no_known_form_are_refused_with_the_option_that_maps_them(projec
     assert re.search(r"question = utterance +60", bring("mine", file, fields=["question=utterance"], dry_run=True))
 
 
-@pytest.mark.parametrize("name", ["rows.xlsx", "rows.arrow", "rows.txt"])
+@pytest.mark.parametrize("name", ["rows.xlsx", "rows.arrow"])
 def test_a_file_that_is_not_read_is_refused_with_what_writes_one_that_is(project, tmp_path, name):
     (tmp_path / name).write_bytes(b"x")
-    refused("python -c" if name != "rows.txt" else "one JSON object a line", "mine", tmp_path / name)
+    refused("python -c", "mine", tmp_path / name)
+
+
+def test_a_list_of_questions_becomes_rows_by_the_line_that_the_refusal_shows(project, tmp_path):
+    (tmp_path / "rows.txt").write_text("Is it safe?\n\nIs it?\n")
+    with pytest.raises(DataError) as error:
+        bring("mine", tmp_path / "rows.txt")
+    [line] = re.findall(r'python -c "(.*)"$', str(error.value))
+    subprocess.run([sys.executable, "-c", line], check=True)
+    assert "mine: 2 rows" in bring("mine", tmp_path / "rows.jsonl", dry_run=True)
+
+
+def test_a_folder_that_cannot_be_copied_is_refused_with_the_file(project, tmp_path):
+    held = tmp_path / "held"
+    held.mkdir()
+    own(held, [{"question": "Q?"}])
+    (held / "a.png").symlink_to(tmp_path / "nowhere.png")
+    refused(r"cannot be copied: .*a\.png", "mine", held)
+    refused("leave it out", "xstest", corpus(tmp_path), images=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv"])

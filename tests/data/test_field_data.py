@@ -199,6 +199,7 @@ WRITTEN = base64.b64encode(PICTURE).decode()
         pytest.param(f"data:image/png;base64,{WRITTEN}", id="data-uri"),
         pytest.param(f"DATA:image/png;name=a.png;base64,{WRITTEN}", id="data-uri-with-parameters"),
         pytest.param(WRITTEN, id="base64"),
+        pytest.param(WRITTEN.rstrip("="), id="base64-without-padding"),
         pytest.param("\n".join(WRITTEN[at : at + 76] for at in range(0, len(WRITTEN), 76)), id="base64-on-lines"),
         pytest.param({"bytes": WRITTEN, "path": None}, id="bytes-as-base64"),
         pytest.param({"url": f"data:image/png;base64,{WRITTEN}"}, id="openai"),

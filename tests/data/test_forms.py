@@ -70,6 +70,7 @@ FORMS = [
     ),
     pytest.param({"instruction": SKY, "input": "", "output": BLUE}, "Alpaca instructions", BLUE, "", id="alpaca"),
     pytest.param({"question": SKY, "answer": BLUE}, "question and answer", BLUE, "", id="ours"),
+    pytest.param({"Question": SKY, " Answer ": BLUE}, "question and answer", BLUE, "", id="capital-letters"),
     pytest.param({"query": SKY, "response": BLUE}, "question and answer", BLUE, "", id="query-response"),
     pytest.param(
         {"messages": json.dumps([user(SKY), assistant(BLUE)])}, "TRL messages", BLUE, "", id="messages-as-json-of-csv"

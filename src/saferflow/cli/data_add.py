@@ -152,8 +152,19 @@ def _bring(path: Path, held: Path, source: CorpusSource | OwnSource, images: Pat
     """Copy a file or folder with the pictures that its rows name, or unpack an archive, to `held`."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
-    if images is not None and not images.is_dir():
-        raise DataError(f"--images {images}: no such folder")
+    paths = isinstance(source, OwnSource) and source.kind not in TIED
+    if images is not None and not (paths and images.is_dir()):
+        why = "no such folder" if paths else "only rows of your own name pictures by paths; leave it out"
+        raise DataError(f"--images {images}: {why}")
+    try:
+        _copy(path, held, source)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be copied: {str(error)[:400]}") from None
+    if paths and (path.is_file() or images is not None):
+        _bring_pictures(source.model_copy(update={"path": str(held)}), images or path.parent)
+
+
+def _copy(path: Path, held: Path, source: CorpusSource | OwnSource) -> None:
     if path.is_dir():
         shutil.copytree(path, held, symlinks=False)
     else:
@@ -163,8 +174,6 @@ def _bring(path: Path, held: Path, source: CorpusSource | OwnSource, images: Pat
             unpack(path, held)
         else:
             shutil.copy(path, held)
-    if isinstance(source, OwnSource) and source.kind not in TIED and (path.is_file() or images is not None):
-        _bring_pictures(source.model_copy(update={"path": str(held)}), images or path.parent)
 
 
 def _bring_pictures(source: OwnSource, root: Path) -> None:

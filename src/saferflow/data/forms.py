@@ -69,16 +69,25 @@ class _Fields:
     mapping: Mapping[str, str]
     used: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    plain: dict[str, str] = field(init=False)
+    """Names in small letters without space around -> as the file writes them."""
+
+    def __post_init__(self) -> None:
+        self.plain = {name.strip().casefold(): name for name in self.held if isinstance(name, str)}
 
     def take(self, name: str) -> Any:
         """The value of a field by our name, and remember it as used."""
-        names = (self.mapping[name],) if name in self.mapping else USUAL[name]
+        names = (self.mapping[name],) if name in self.mapping else map(self._written, USUAL[name])
         for theirs in names:
             taken = theirs not in self.mapping.values() or self.mapping.get(name) == theirs
             if taken and not is_empty(self.held.get(theirs)):
                 self.used[name] = theirs
                 return self.held[theirs]
         return None
+
+    def _written(self, name: str) -> str:
+        """The field of this name as the file writes it: a spreadsheet's may begin with a capital letter."""
+        return name if name in self.held else self.plain.get(name, name)
 
     def drop(self, name: str, why: str = "") -> None:
         """Take back that a field was used."""

@@ -111,7 +111,8 @@ def _written(text: str, max_bytes: int) -> str | bytes:
     if len(body) * 3 // 4 > max_bytes + 3:
         raise DataError(f"image has about {len(body) * 3 // 4:,} bytes, more than data.max_image_bytes {max_bytes:,}")
     try:
-        return base64.b64decode(re.sub(r"\s", "", body), validate=True)
+        body = re.sub(r"[\s=]", "", body)
+        return base64.b64decode(body + "=" * (-len(body) % 4), validate=True)
     except ValueError:
         raise DataError(f"image {brief(text)} is no base64") from None
 
@@ -203,7 +204,7 @@ def canonical(data: bytes) -> bytes:
 
 def _has_much_text(data: bytes) -> bool:
     """Whether other readers refuse a PNG file for the texts in it."""
-    if b"zTXt" not in data and b"iTXt" not in data and b"tEXt" not in data:
+    if not any(chunk in data for chunk in (b"zTXt", b"iTXt", b"tEXt", b"iCCP")):
         return False
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:

@@ -27,6 +27,8 @@ WRITTEN_AS = {
     ): "import pandas; pandas.read_excel({path!r}).to_json({rows!r}, orient='records', lines=True)",
     (".feather",): "import pandas; pandas.read_feather({path!r}).to_parquet({table!r})",
     (".arrow",): "import datasets; datasets.Dataset.from_file({path!r}).to_parquet({table!r})",
+    (".txt",): "import json; open({rows!r}, 'w').writelines(json.dumps(dict(question=line.strip())) + chr(10) "
+    "for line in open({path!r}) if line.strip())",
     (".orc",): "import pandas; pandas.read_orc({path!r}).to_parquet({table!r})",
 }
 """Endings of files that are not read -> what Python line writes such a file as one that is."""
