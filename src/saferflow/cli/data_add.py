@@ -53,16 +53,9 @@ def add(
         )
     refuse_licences(params.model_copy(update={"data": params.data.model_copy(update={"sources": (source,)})}))
     shutil.rmtree(STAGED, ignore_errors=True)
-    held, kept = STAGED / name, dry_run
+    held, kept = target if "://" in path and not dry_run else STAGED / name, dry_run
     try:
-        if "://" in path and not dry_run:
-            _dvc("import-url", path, str(target))
-            held = target
-        elif "://" in path:
-            STAGED.mkdir(parents=True)
-            _dvc("get-url", path, str(held))
-        else:
-            _bring(Path(path), held, source, images)
+        _fetch(path, held, source, images, dry_run=dry_run)
         _read(path, held, name, params, source, console)
         if dry_run:
             console.print(
