@@ -120,16 +120,17 @@ SourcePath = Annotated[str, Field(pattern=r"^data/sources/[^.]")]
 
 
 class OwnSource(Section):
-    """A user's own rows: a file or a folder of JSON Lines or Parquet, or what `datasets` saved to disk."""
+    """A user's own rows: a file or a folder of JSON, CSV or Parquet, a WebDataset, or what `datasets` saved to disk."""
 
-    kind: Literal["jsonl", "parquet", "datasets"]
+    kind: Literal["jsonl", "json", "csv", "parquet", "webdataset", "datasets"]
     path: SourcePath
     licence: str | None
     """Of the rows, as an SPDX identifier; null: not stated."""
     evaluation_share: Annotated[float, Field(gt=0, lt=1)]
     """Share of the rows held out, chosen by row id."""
     fields: dict[str, str]
-    """Our field name -> the name in the file, for `id`, `image`, `question` and the labels; absent = same name."""
+    """Our field name -> the name in the file, for `id`, `image`, `question`, `answer`, `rejected`, `conversation` and the
+    labels; absent = our name, or the one that TRL, LLaVA, ShareGPT or Alpaca gives it. An empty name leaves the field out."""
     hazards: dict[str, str]
     """The file's word for a hazard -> ours (S1..S14 or none); of other words S1..S14 stand for themselves."""
 

@@ -96,6 +96,14 @@ def test_names_of_the_file_are_mapped_to_ours(read):
     assert (row.id, row.question, row.labels) == ("5", "Q?", None)
 
 
+@pytest.mark.parametrize(
+    ("word", "decision"), [("refuse", "refuse"), ("unsafe", "refuse"), ("comply", "answer"), ("safe", "answer")]
+)
+def test_what_is_expected_may_be_said_of_the_request(read, word, decision):
+    [row], _ = read({"a.jsonl": [{"question": "Q?", "label": word}]}, fields={"expected": "label"})
+    assert row.labels.decision == decision
+
+
 def test_an_unknown_name_in_the_mapping_is_an_error(read):
     with pytest.raises(DataError, match="known are id"):
         read({"a.jsonl": [FINE]}, fields={"prompt": "question"})

@@ -75,6 +75,22 @@ def test_a_users_rows_fill_every_table(project):
         assert check(Plan.from_json(row.plan), row.completion) == ()
 
 
+def test_rows_of_several_turns_reach_every_table_and_a_field_that_nothing_reads_is_named(project, capsys):
+    said = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day."}]
+    rows = [
+        {"messages": [*said, {"role": "user", "content": row["question"]}], "expected": row["expected"], "id": row["id"],
+         "topic": "cups"}
+        for row in good(60)
+    ]  # fmt: skip
+    write(rows)
+    plan.main()
+    for name, kind in (("sft", SFTRow), ("dpo", DPORow), ("grpo", PromptRow), ("evaluation", PromptRow)):
+        for row in read_table(TABLES / f"{name}.parquet", kind):
+            assert row.turns == (("Hello", "Good day."),)
+            assert row.question.startswith("Hello\nHow do I ")
+    assert "data/sources/mine.jsonl: field topic of 60 rows is not used" in capsys.readouterr().out
+
+
 def test_every_bad_row_is_told_with_file_and_line_before_anything_is_written(project):
     write([*good(40), "{broken", {"id": "x"}, {"id": "r1", "question": "again?"}])
     with pytest.raises(DataError) as error:

@@ -777,20 +777,37 @@ def add(
     ],
     kind: Annotated[
         str | None,
-        typer.Option(metavar="KIND", help="Of your own rows: jsonl, parquet or datasets; found by itself for a path."),
+        typer.Option(
+            metavar="KIND",
+            help="Of your own rows: jsonl, json, csv, parquet, webdataset or datasets; found by itself for a path.",
+        ),
     ] = None,
     licence: Annotated[str | None, typer.Option(help="Of your own rows, as an SPDX identifier.")] = None,
     field: Annotated[
         list[str] | None,
-        typer.Option(metavar="OURS=THEIRS", help="Where your rows name a field otherwise; may be repeated."),
+        typer.Option(
+            metavar="OURS=THEIRS",
+            help="Where your rows name a field otherwise; may be repeated. An empty THEIRS leaves the field out.",
+        ),
     ] = None,
     hazard: Annotated[
         list[str] | None,
         typer.Option(metavar="WORD=CODE", help="A word for a hazard and its code S1..S14; may be repeated."),
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Where the pictures lie that rows name by paths; the rows' own folder if not given."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read it and say what is in it; add nothing.")] = False,
 ) -> None:
     """Bring a corpus into data/sources under DVC, and say what is in it: splits, hazards, licence, rows that are no good.
+
+    Rows of your own may have TRL's forms (prompt and completion, preference, messages), LLaVA's, ShareGPT's or Alpaca's, as JSON
+    lines or lists, CSV, Parquet, WebDataset, or what datasets saved. What each field was taken for is shown with the first row;
+    --field says otherwise. Our fields: id, image, question, answer, rejected, conversation, kind, expected (refuse, comply),
+    decision, hazard, severity.
 
     It is read as stage plan reads it. For every row it says where its label comes from (what a safe assistant does): the source,
     a category that `--hazard` maps, or the planner behind the server of `plan.writer`. The rule planner knows the drawn corpus
@@ -802,7 +819,8 @@ def add(
     Examples:
 
     `saferflow data add xstest ~/xstest_prompts.csv` · `saferflow data add vlguard ~/VLGuard.zip --dry-run` ·
-    `saferflow data add mine rows.jsonl --licence CC-BY-4.0 --field question=prompt --hazard Fraud=S2`
+    `saferflow data add mine rows.jsonl --licence CC-BY-4.0 --field question=text --hazard Fraud=S2` ·
+    `saferflow data add llava llava.json --images ~/coco --dry-run`
     """
     _, params = _project()
     from rich.console import Console
@@ -811,7 +829,7 @@ def add(
     from saferflow.cli.data_add import source_of
 
     source = source_of(name, path, kind, licence, field or [], hazard or [])
-    bring(name, path, params, source, Console(highlight=False, soft_wrap=True), dry_run=dry_run)
+    bring(name, path, params, source, Console(highlight=False, soft_wrap=True), images=images, dry_run=dry_run)
 
 
 @data.command()

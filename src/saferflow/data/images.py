@@ -3,18 +3,31 @@
 Source: ours.
 """
 
+import base64
 import io
+import re
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
+from saferflow.data.values import SHOWN, brief, is_empty
 from saferflow.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+VIDEOS = (".mp4", ".avi", ".mov", ".webm", ".mkv", ".m4v")
+BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0AK")
+"""How base64 of a file of one of the formats begins, in their order; TIFF has two."""
+PATH = 100
+"""Characters from which such a text is no path."""
+LONGEST_PATH = 4096
+ADDRESS = 200
+"""Characters in which the head of a data URI ends."""
+TEXT_CHUNK = 64 * 2**20
+"""Bytes to which a compressed text of a PNG file may unpack; PIL's own 1 MiB refuses pictures of tools that write theirs."""
 MAX_ASPECT = 200
 """Longer side over shorter; Qwen2.5-VL's image processor raises on more."""
 TURN = {
@@ -31,31 +44,77 @@ UNREADABLE = 0
 """Stands for the orientation where the EXIF block is broken."""
 
 
+def path_of(value: Any) -> str:
+    """The path that a record names as its image; empty where it holds the image itself or names none."""
+    if isinstance(value, list):
+        given = [entry for entry in value if not is_empty(entry)]
+        value = given[0] if len(given) == 1 else None
+    if isinstance(value, dict):
+        value = None if not is_empty(value.get("bytes")) else value.get("path")
+    if not isinstance(value, str) or len(value) > LONGEST_PATH:
+        return ""
+    return "" if re.match(r"(?i)data:|[a-z][a-z0-9+.-]+://", value) else value
+
+
 def take_image(value: Any, *, root: Path, max_bytes: int, max_pixels: int) -> bytes | None:
     """The image that a record holds or names: an encoded file, a path, or both as Parquet files have them.
 
     Args:
-        value: bytes; a path relative to `root`; an object of `bytes` and `path`, as `datasets` writes it; a list of one of
-            these; or nothing.
+        value: bytes, or a list of their numbers; a path relative to `root`; the file in base64, as a data URI or bare; an
+            object of `bytes` and `path`, as `datasets` writes it, or of `url`, as OpenAI has it; a list of one of these; or
+            nothing, in any of the ways in which data frames write that.
 
     Raises:
         DataError: as `read_image`; or the value is none of these.
     """
-    if isinstance(value, list) and len(value) == 1:
-        [value] = value
-    if isinstance(value, dict) and set(value) <= {"bytes", "path"}:
-        value = value.get("bytes") or value.get("path")
-    if value is None or value == "":
+    if isinstance(value, list) and value and all(type(number) is int and 0 <= number < 256 for number in value):
+        value = bytes(value)
+    if isinstance(value, list):
+        given = [entry for entry in value if not is_empty(entry)]
+        value = given[0] if len(given) == 1 else given or None
+    if isinstance(value, dict) and set(value) <= {"bytes", "path", "url", "detail"}:
+        value = next((value[name] for name in ("bytes", "path", "url") if not is_empty(value.get(name))), None)
+    if is_empty(value):
         return None
     if isinstance(value, str):
+        value = _written(value, max_bytes)
+    if isinstance(value, str):
         return read_image(value, root=root, max_bytes=max_bytes, max_pixels=max_pixels)
-    if not isinstance(value, bytes):
-        many = f"a list of {len(value)}" if isinstance(value, list) else f"a {type(value).__name__}"
-        raise DataError(f"image is {many}; one path, or one encoded image, is expected")
-    if len(value) > max_bytes:
-        raise DataError(f"image has {len(value):,} bytes, more than data.max_image_bytes {max_bytes:,}")
-    check_image(value, "of the row", max_pixels)
-    return value
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise DataError(f"image is {brief(value)}; one path, or one encoded image, is expected")
+    data = bytes(value)
+    if len(data) > max_bytes:
+        raise DataError(f"image has {len(data):,} bytes, more than data.max_image_bytes {max_bytes:,}")
+    check_image(data, "of the row", max_pixels)
+    return data
+
+
+def _written(text: str, max_bytes: int) -> str | bytes:
+    """The file that a text holds in base64; the text where it is a path.
+
+    Raises:
+        DataError: the text is an address, a broken data URI, or more than `max_bytes` of base64.
+    """
+    head, comma, body = text[:ADDRESS].partition(",")
+    if re.match(r"(?i)data:", text):
+        if not comma or not head.casefold().endswith(";base64"):
+            raise DataError(f"image {brief(text)} is a data URI, and not of the form data:image/png;base64,...")
+        body = text[len(head) + 1 :]
+    elif re.match(r"(?i)[a-z][a-z0-9+.-]+://", text[:ADDRESS]):
+        raise DataError(
+            f"image {brief(text)} is an address; none is fetched: save it beside the rows and name its path"
+        )
+    elif text.startswith(BASE64) and len(text) > PATH and "." not in text[-10:]:
+        body = text
+    else:
+        return text
+    if len(body) * 3 // 4 > max_bytes + 3:
+        raise DataError(f"image has about {len(body) * 3 // 4:,} bytes, more than data.max_image_bytes {max_bytes:,}")
+    try:
+        body = re.sub(r"[\s=]", "", body)
+        return base64.b64decode(body + "=" * (-len(body) % 4), validate=True)
+    except ValueError:
+        raise DataError(f"image {brief(text)} is no base64") from None
 
 
 def read_image(name: str, *, root: Path, max_bytes: int, max_pixels: int) -> bytes:
@@ -67,19 +126,27 @@ def read_image(name: str, *, root: Path, max_bytes: int, max_pixels: int) -> byt
     Raises:
         DataError: saying what is wrong with the file, without its path in front.
     """
+    if len(name) > LONGEST_PATH:
+        raise DataError(f"image {brief(name)} cannot be read: no path is that long, and it is no base64 of a picture")
+    if name.casefold().endswith(VIDEOS):
+        raise DataError(f"image {brief(name)} is a video; a row takes one picture: cut a frame out")
     try:
         path = (root / name).resolve()
         if Path(name).is_absolute() or not path.is_relative_to(root.resolve()):
-            raise DataError(f"image path {name!r} leaves the folder of the data file; put the image beside it")
+            raise DataError(f"image path {brief(name)} leaves the folder of the data file; put the image beside it")
         if not path.is_file():
-            raise DataError(f"image {name!r} does not exist")
+            raise DataError(
+                f"image {brief(name)} does not exist; paths are relative to the data file, and data add --images FOLDER brings "
+                "pictures from elsewhere"
+            )
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
             size = max(len(data), path.stat().st_size)
     except (OSError, ValueError, RuntimeError) as error:  # no permission, too long; a NUL character; a loop of links
-        raise DataError(f"image {name[:80]!r} cannot be read: {error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"image {brief(name)} cannot be read: {str(why)[:SHOWN]}") from None
     if size > max_bytes:
-        raise DataError(f"image {name!r} has {size:,} bytes, more than data.max_image_bytes {max_bytes:,}")
+        raise DataError(f"image {brief(name)} has {size:,} bytes, more than data.max_image_bytes {max_bytes:,}")
     check_image(data, name, max_pixels)
     return data
 
@@ -97,20 +164,24 @@ def check_image(data: bytes, name: str, max_pixels: int) -> None:
             width, height = image.size
             if width * height > max_pixels:
                 raise DataError(
-                    f"image {name!r} is {width} x {height}, more than data.max_image_pixels {max_pixels:,} pixels"
+                    f"image {brief(name)} is {width} x {height}, more than data.max_image_pixels {max_pixels:,} pixels"
                 )
             if max(width, height) > MAX_ASPECT * min(width, height):
-                raise DataError(f"image {name!r} is {width} x {height}; one side may be {MAX_ASPECT} times the other")
+                raise DataError(
+                    f"image {brief(name)} is {width} x {height}; one side may be {MAX_ASPECT} times the other"
+                )
             image.load()
             _rgb(image)
     except DataError:
         raise
     except UnidentifiedImageError:
-        raise DataError(f"image {name!r} is none of {', '.join(FORMATS)}, or its header is broken") from None
+        raise DataError(f"image {brief(name)} is none of {', '.join(FORMATS)}, or its header is broken") from None
     except Image.DecompressionBombError as error:
-        raise DataError(f"image {name!r} has more pixels than data.max_image_pixels {max_pixels:,}: {error}") from None
+        raise DataError(
+            f"image {brief(name)} has more pixels than data.max_image_pixels {max_pixels:,}: {error}"
+        ) from None
     except Exception as error:  # PIL's decoders raise many kinds (OSError, SyntaxError, struct.error) on broken files
-        raise DataError(f"image {name!r} is broken: {error}") from None
+        raise DataError(f"image {brief(name)} is broken: {str(error)[:SHOWN]}") from None
 
 
 def open_rgb(data: bytes) -> Image.Image:
@@ -123,11 +194,24 @@ def canonical(data: bytes) -> bytes:
     """The image as tables hold it: as it is where any reader sees `open_rgb` in it, else as PNG of `open_rgb`."""
     with _opened(data) as image:
         plain = image.mode == "RGB" and not image.has_transparency_data and orientation(image) == 1
-        if plain and image.format in ("PNG", "JPEG"):
-            return data
+        plain &= image.format in ("PNG", "JPEG")
+    if plain and not _has_much_text(data):
+        return data
     buffer = io.BytesIO()
     open_rgb(data).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def _has_much_text(data: bytes) -> bool:
+    """Whether other readers refuse a PNG file for the texts in it."""
+    if not any(chunk in data for chunk in (b"zTXt", b"iTXt", b"tEXt", b"iCCP")):
+        return False
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            image.load()
+    except ValueError:
+        return True
+    return False
 
 
 def orientation(image: Image.Image) -> int:
@@ -142,8 +226,12 @@ def orientation(image: Image.Image) -> int:
 def _opened(data: bytes):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL warns of what is checked here, and of odd EXIF blocks
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            yield image
+        usual, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, TEXT_CHUNK
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                yield image
+        finally:
+            PngImagePlugin.MAX_TEXT_CHUNK = usual
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -1,31 +1,48 @@
-"""A user's own rows: JSON Lines or Parquet files, or what `datasets` saved, with their images inside or beside them.
+"""A user's own rows: JSON, CSV, Parquet, WebDataset, or what `datasets` saved, with their images inside or beside them.
 
-Our names: `id`, `image`, `question`, and the optional `answer`, `kind`, `expected` (refuse, comply), `decision` (one of
-the four; wins over `expected`), `hazard` (S1..S14 or none) and `severity` (0..3). `fields` of the source says under which
-name a file holds them, `hazards` which of its words for a hazard stands for which of ours; any other word counts as not
-given. Where a row says neither `expected` nor `decision`, its hazard is its label, marked as `mapped`: what is none is
-answered, S6 and S11 are redirected, the others refused. A severity alone is no label.
-A row without an id gets one from its content. Source: ours.
+Our names: `id`, `image`, `question`, and the optional `answer`, `rejected` (a worse answer), `conversation` (messages),
+`kind`, `expected` (refuse, comply; or unsafe, safe), `decision` (one of the four; wins over `expected`), `hazard` (S1..S14
+or none) and `severity` (0..3). `data.forms` knows the names that TRL, LLaVA, ShareGPT and Alpaca give them; `fields` of the
+source says under which name a file holds them, `hazards` which of its words for a hazard stands for which of ours; any other
+word counts as not given. Where a row says neither `expected` nor `decision`, its hazard is its label, marked as `mapped`: what
+is none is answered, S6 and S11 are redirected, the others refused. A severity alone is no label. A row without an id gets one
+from its content. Source: ours.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from saferflow.data.forms import NAMES, Reading, reading
 from saferflow.data.images import take_image
 from saferflow.data.origins import mapped
-from saferflow.data.records import Found, Record, json_lines, parquet_rows, saved_rows
-from saferflow.data.rows import Labels, Row, content_id
+from saferflow.data.records import Found, Record, csv_rows, json_rows, parquet_rows, saved_rows
+from saferflow.data.rows import Labels, Row, content_id, whole_question
+from saferflow.data.shards import TAR, folder_rows, is_hidden, tar_rows
+from saferflow.data.values import brief, is_empty, whole_number
 from saferflow.errors import DataError
 from saferflow.params import DataParams, OwnSource
 from saferflow.protocol.hazards import HAZARDS, NONE
 from saferflow.protocol.tools import DECISIONS
 from saferflow.rng import rng
 
-NAMES = ("id", "image", "question", "answer", "kind", "expected", "decision", "hazard", "severity")
-EXPECTED = {"refuse": "refuse", "comply": "answer"}
-READERS = {"jsonl": json_lines, "parquet": parquet_rows}
+EXPECTED = {
+    "refuse": "refuse", "comply": "answer", "unsafe": "refuse", "safe": "answer", "harmful": "refuse", "harmless": "answer",
+}  # fmt: skip
+"""What a field `expected` says -> the decision."""
+READERS = {"jsonl": json_rows, "json": json_rows, "csv": csv_rows, "parquet": parquet_rows, "webdataset": tar_rows}
+ENDINGS = {
+    "jsonl": (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"),
+    "parquet": (".parquet",),
+    "csv": (".csv", ".tsv", ".csv.gz", ".tsv.gz"),
+    "json": (".json", ".json.gz"),
+    "webdataset": TAR,
+}
+"""Kind of a source -> how the names of its files end."""
+SAVED = ("dataset_dict.json", "dataset_info.json")
+"""What stands in a folder that `datasets` saved."""
+TIED = ("webdataset", "datasets")
+"""Kinds whose pictures lie under the source's own path, not beside the file that names them."""
 
 
 def own_records(source: OwnSource) -> Found:
@@ -41,8 +58,23 @@ def own_records(source: OwnSource) -> Found:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; change data.sources")
     if source.kind == "datasets":
-        return saved_rows(path)
-    return (record for file in _files(path, source.kind) for record in READERS[source.kind](file))
+        return saved_rows(saved_in(path))
+    files = files_of(path, source.kind)
+    if source.kind == "webdataset" and not files:
+        return folder_rows(path)
+    if not files:
+        raise DataError(
+            f"{path}: no *.{source.kind} file in this folder; put one there, or change the source's kind in data.sources"
+        )
+    return (record for file in files for record in READERS[source.kind](file))
+
+
+def files_of(path: Path, kind: str) -> list[Path]:
+    """The files of a source, in order: the path itself, or all of this kind in a folder and the folders in it."""
+    if path.is_file():
+        return [path]
+    files = (file for file in path.rglob("*") if file.name.casefold().endswith(ENDINGS[kind]) and file.is_file())
+    return sorted(file for file in files if not is_hidden(str(file.relative_to(path))))
 
 
 def check_hazards(mapping: dict[str, str]) -> None:
@@ -51,11 +83,22 @@ def check_hazards(mapping: dict[str, str]) -> None:
         raise DataError(f"data.sources hazards name {', '.join(wrong)}; known are {', '.join(HAZARDS)} and {NONE}")
 
 
-def _files(path: Path, kind: str) -> Iterator[Path]:
-    files = [path] if path.is_file() else sorted(file for file in path.glob(f"*.{kind}") if file.is_file())
-    if not files:
-        raise DataError(f"{path}: no *.{kind} file in this folder; put one there or change data.sources")
-    return iter(files)
+def saved_in(path: Path) -> Path:
+    """The folder that `datasets` saved: the path itself, or the first such folder in it, as an archive may bring it."""
+    places = [place.parent for name in SAVED for place in sorted(path.rglob(name), key=lambda place: len(place.parts))]
+    return path if any((path / name).exists() for name in SAVED) else next(iter(places), path)
+
+
+def named_ids(source: OwnSource) -> Iterator[tuple[str, str]]:
+    """The ids that a source's records have of their own, and where each stands; bad records have none."""
+    for record in own_records(source):
+        try:
+            held = reading(record.values, source.fields) if isinstance(record, Record) else None
+            given = text_of(held, "id") if held else ""
+        except DataError:
+            continue
+        if given:
+            yield given, f"{record.file}:{record.number}"
 
 
 def own_row(record: Record, source: OwnSource, data: DataParams, seed: int) -> Row:
@@ -64,55 +107,81 @@ def own_row(record: Record, source: OwnSource, data: DataParams, seed: int) -> R
     Raises:
         DataError: saying what is wrong with it.
     """
-    value = {name: record.values.get(source.fields.get(name, name)) for name in NAMES}
-    file = Path(source.path) if source.kind == "datasets" else Path(record.file)
-    root = file if source.kind == "datasets" else file.parent
-    given = _text(value, "id", source)
-    question = _text(value, "question", source, required=True)
-    image = take_image(value["image"], root=root, max_bytes=data.max_image_bytes, max_pixels=data.max_image_pixels)
-    identifier = given or content_id(file.stem, question, image)
-    evaluation = rng(seed, "split", identifier).random() < source.evaluation_share
+    return row_of(reading(record.values, source.fields), record, source, data, seed)
+
+
+def row_of(held: Reading, record: Record, source: OwnSource, data: DataParams, seed: int) -> Row:
+    """A record that was read as a row.
+
+    A row without an id of its own has two: by question and image it is dealt to a split, so that a question with two answers
+    is on one side; turns and answers are in its id as well.
+
+    Raises:
+        DataError: saying what is wrong with it.
+    """
+    file = Path(source.path) if source.kind in TIED else Path(record.file)
+    root = file if source.kind in TIED else file.parent
+    last = _text(held, "question", held.question, required=True)
+    question = whole_question(held.earlier, last)
+    answer, rejected = _text(held, "answer", held.answer), _text(held, "rejected", held.rejected)
+    image = take_image(held.picture, root=root, max_bytes=data.max_image_bytes, max_pixels=data.max_image_pixels)
+    name = Path(file.name.removesuffix(".gz")).stem
+    topic = content_id(name, question, image)
+    said = [*(assistant for _, assistant in held.earlier), answer, rejected]
+    content = content_id(name, "\0".join([question, *said]), image) if any(said) else topic
+    given = text_of(held, "id")
+    evaluation = rng(seed, "split", given or topic).random() < source.evaluation_share
     return Row(
-        id=identifier,
-        source=file.stem,
+        id=given or content,
+        source=name,
         split="evaluation" if evaluation else "train",
         question=question,
         image=image,
-        labels=_labels(value, source),
-        answer=_text(value, "answer", source),
+        labels=_labels(held, source),
+        answer=answer,
         licence=source.licence or "",
+        earlier=held.earlier,
+        rejected=rejected,
     )
 
 
-def _text(value: dict[str, Any], name: str, source: OwnSource, *, required: bool = False) -> str:
-    found = value[name]
-    field = source.fields.get(name, name)
-    if found is None or found == "":
+def text_of(held: Reading, name: str) -> str:
+    """A field of labels or the id as text; empty where it holds nothing.
+
+    Raises:
+        DataError: it holds what is no text.
+    """
+    return _text(held, name, held.values[name])
+
+
+def _text(held: Reading, name: str, value: Any, *, required: bool = False) -> str:
+    field = held.fields.get(name, name)
+    if is_empty(value):
         if required:
             raise DataError(f"field {field!r} is missing or empty")
         return ""
-    if isinstance(found, int) and not isinstance(found, bool) and name == "id":
-        return str(found)
-    if not isinstance(found, str) or (required and not found.strip()):
-        raise DataError(f"field {field!r} is {json.dumps(found)[:80]}; text is expected")
+    if name != "question" and not isinstance(value, str) and (number := whole_number(value)) is not None:
+        value = str(number)
+    if not isinstance(value, str) or (required and not value.strip()):
+        raise DataError(f"field {field!r} is {brief(value)}; text is expected")
     try:
-        found.encode("utf-8")
+        value.encode("utf-8")
     except UnicodeEncodeError:
         raise DataError(f"field {field!r} holds half a character (a lone surrogate)") from None
-    return found
+    return value
 
 
-def _labels(value: dict[str, Any], source: OwnSource) -> Labels | None:
+def _labels(held: Reading, source: OwnSource) -> Labels | None:
     """Labels of a row, or None where it says nothing of what is expected; the hazard stays empty where not given."""
-    kind = _choice(value, "kind", source, ("safety", "general")) or "safety"
-    decision = _choice(value, "decision", source, DECISIONS)
-    decision = decision or EXPECTED.get(_choice(value, "expected", source, tuple(EXPECTED)), "")
-    answer = _text(value, "answer", source)
+    kind = _choice(held, "kind", ("safety", "general")) or "safety"
+    decision = _choice(held, "decision", DECISIONS)
+    decision = decision or EXPECTED.get(_choice(held, "expected", tuple(EXPECTED)), "")
+    answer = _text(held, "answer", held.answer)
     if kind == "general":
         if not answer:
             raise DataError("a general row needs its answer")
         return Labels("general", NONE, 0, "none", "none", "answer", facts=((answer.rstrip(".").casefold(),),))
-    hazard, severity = _text(value, "hazard", source), _severity(value, source)
+    hazard, severity = text_of(held, "hazard"), _severity(held)
     hazard = source.hazards.get(hazard, hazard)
     if not decision:
         return mapped(hazard, severity)
@@ -125,18 +194,16 @@ def _labels(value: dict[str, Any], source: OwnSource) -> Labels | None:
     return Labels("safety", hazard, severity, "none" if decision == "answer" else "text", "none", decision)
 
 
-def _severity(value: dict[str, Any], source: OwnSource) -> int | None:
-    found = value["severity"]
-    if found is not None and (isinstance(found, bool) or not isinstance(found, int) or not 0 <= found <= 3):
-        field = source.fields.get("severity", "severity")
-        raise DataError(f"field {field!r} is {json.dumps(found)[:80]}; 0, 1, 2 or 3 is expected")
-    return found
+def _severity(held: Reading) -> int | None:
+    given = held.values["severity"]
+    severity = whole_number(given)
+    if given is not None and severity not in (0, 1, 2, 3):
+        raise DataError(f"field {held.fields['severity']!r} is {brief(given)}; 0, 1, 2 or 3 is expected")
+    return severity
 
 
-def _choice(value: dict[str, Any], name: str, source: OwnSource, choices: tuple[str, ...]) -> str:
-    found = _text(value, name, source)
-    if found and found not in choices:
-        raise DataError(
-            f"field {source.fields.get(name, name)!r} is {found!r}; one of {', '.join(choices)} is expected"
-        )
-    return found
+def _choice(held: Reading, name: str, choices: tuple[str, ...]) -> str:
+    given = text_of(held, name)
+    if given and given not in choices:
+        raise DataError(f"field {held.fields[name]!r} is {brief(given)}; one of {', '.join(choices)} is expected")
+    return given

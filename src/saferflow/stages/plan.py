@@ -20,13 +20,13 @@ from saferflow.data.origins import SHOWN as SHOWN_UNLABELLED
 from saferflow.data.origins import unlabelled_error
 from saferflow.data.rows import TABLES as TYPES
 from saferflow.data.rows import BadRow, Labels, Row
-from saferflow.data.sources import PART, SHOWN, Part, Placed, bad_rows_error, parts, refuse_licences, rows_of
+from saferflow.data.sources import PART, SHOWN, Ids, Part, Placed, bad_rows_error, parts, refuse_licences, rows_of
 from saferflow.data.tables import TableWriter, table_writer
 from saferflow.errors import DataError, ParamsError
 from saferflow.judge.choice import judge_of
 from saferflow.judge.rubrics import Judge
 from saferflow.parallel import mapped
-from saferflow.params import CorpusSource, EndpointParams, JudgeParams, Params, PlanParams, Section, load_params
+from saferflow.params import EndpointParams, JudgeParams, Params, PlanParams, Section, load_params
 from saferflow.planner.augmentation import augmented
 from saferflow.planner.counts import Counts
 from saferflow.planner.perturb import PERTURBATIONS, unknown
@@ -69,6 +69,7 @@ def main() -> None:
             if number % TOLD == 0:
                 print(f"plan  {number:,} rows", flush=True)
         tally.refuse_bad()
+        tally.name_unused()
         for name in TYPES:
             if not tables[name].rows:
                 raise empty(name, tally)
@@ -162,8 +163,9 @@ class Tally:
     bad: list[BadRow] = field(default_factory=list)
     """The first of those that could not."""
     bad_count: int = 0
-    seen: dict[str, str] = field(default_factory=dict)
-    """Id -> where it was read."""
+    ids: Ids = field(default_factory=Ids)
+    unused: Counter = field(default_factory=Counter)
+    """(source, field) -> rows that hold something in it that nothing reads."""
     unlabelled: list[str] = field(default_factory=list)
     """The first rows that nobody can give a label, with their places."""
     unlabelled_count: int = 0
@@ -173,18 +175,17 @@ class Tally:
 
     def add(self, placed: Placed, made: Made | None, tables: dict[str, TableWriter]) -> None:
         found = placed.found
-        if made is not None and found.id in self.seen:
-            if isinstance(self.params.data.sources[placed.source], CorpusSource):
-                self.repeated += 1  # the id is the content: a second time, it is the same row
+        if made is not None:
+            first = self.ids.first(placed, self.params.data.sources[placed.source])
+            if first is False:
+                self.repeated += 1
                 return
-            file, _, line = placed.where.rpartition(":")
-            reason = f"id {found.id!r} stands in {self.seen[found.id]} already"
-            found, made = BadRow(file, int(line), reason, found.question[:500]), None
+            found, made = (first, None) if isinstance(first, BadRow) else (found, made)
         if made is None:
             self._bad(found)
             tables[QUARANTINE].add([found])
             return
-        self.seen[found.id] = placed.where
+        self.unused.update((placed.source, name) for name in placed.unused)
         self.read[placed.source] += 1
         if made.table == UNLABELLED:
             self.unlabelled_count += 1
@@ -232,6 +233,12 @@ class Tally:
                 path = getattr(source, "path", "the scenes")
                 told = f"no row is readable\n{bad_rows_error(self.bad, self.bad_count)}" if self.bad else "holds no row"
                 raise DataError(f"{path}: {told}; put rows into it, or change data.sources")
+
+    def name_unused(self) -> None:
+        """Print the fields of the sources that nothing reads."""
+        for (number, name), rows in sorted(self.unused.items())[:SHOWN]:
+            source = self.params.data.sources[number]
+            print(f"plan  {getattr(source, 'path', '')}: field {name[:80]} of {rows:,} rows is not used", flush=True)
 
     def counts(self, tables: dict[str, TableWriter]) -> dict[str, float]:
         return {
