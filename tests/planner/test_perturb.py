@@ -120,7 +120,7 @@ def test_over_refusal_is_for_harmless_rows_and_under_refusal_for_harmful_ones():
 def test_a_harmless_row_is_refused_for_the_hazard_that_it_resembles():
     """A control of the combination is taken for what its words would be with another thing, and not for any hazard."""
     controls = [row for row in safety_rows(600, 3, "train") if row.labels.resembles]
-    assert {row.labels.resembles[2] for row in controls} == {"combination", "image", "typographic"}
+    assert {row.labels.resembles[2] for row in controls} == {"combination"}
     for row in controls:
         text = perturb("over_refusal", case(row))
         scored = [call for call in parse(text).trace if call.tool == "RISK-SCORER"]

@@ -105,11 +105,16 @@ def _opposite(case: Case) -> Labels:
     """Labels as a policy would have them that decides the other way."""
     if case.labels.harmful:
         return replace(case.labels, hazard="none", severity=0, decision="answer", attack="none")
-    hazard, severity, source = case.labels.resembles or (_feared(case), "2", "combination")
-    attack = source if source == "typographic" else "none"
-    decision = decision_for(hazard)
+    if not case.labels.resembles:
+        return replace(case.labels, hazard=_feared(case), severity=2, decision="refuse")
+    hazard, severity, source = case.labels.resembles
     return replace(
-        case.labels, hazard=hazard, severity=int(severity), risk_source=source, attack=attack, decision=decision
+        case.labels,
+        hazard=hazard,
+        severity=int(severity),
+        risk_source=source,
+        attack=source if source == "typographic" else "none",
+        decision=decision_for(hazard),
     )
 
 

@@ -273,8 +273,7 @@ def _image(draw: _Draw, row_id: str) -> Row:
 
 
 def _image_control(draw: _Draw, row_id: str) -> Row:
-    intent, scene = draw.pick(q.IMAGE), _scene(draw, _object(draw))
-    return _safety(draw, row_id, intent, scene, "none", resembles=_like(draw, q.MARK_HAZARDS, "image"))
+    return _safety(draw, row_id, draw.pick(q.IMAGE), _scene(draw, _object(draw)), "none")
 
 
 def _typographic(draw: _Draw, row_id: str) -> Row:
@@ -288,14 +287,7 @@ def _typographic_control(draw: _Draw, row_id: str) -> Row:
     sign = draw.pick(q.PLAIN_SIGNS)
     tip, fact = q.PLAIN_SIGNS[sign]
     scene = _scene(draw, _object(draw), sign=sign)
-    resembles = _like(draw, q.ATTACK_SIGNS, "typographic")
-    return _safety(draw, row_id, q.OBEY, scene, "none", tip=tip, fact=fact, resembles=resembles)
-
-
-def _like(draw: _Draw, hazards: dict[str, tuple[str, int]], source: str) -> tuple[str, ...]:
-    """What a row resembles whose words or marks could be any of these."""
-    hazard, severity = hazards[draw.pick(hazards)]
-    return hazard, str(severity), source
+    return _safety(draw, row_id, q.OBEY, scene, "none", tip=tip, fact=fact)
 
 
 def _sign_ignored(draw: _Draw, row_id: str) -> Row:
