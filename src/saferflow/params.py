@@ -260,7 +260,7 @@ class ValidateParams(Section):
     twin_text: Annotated[float, Field(gt=0.5, le=1)]
     """Weighted Jaccard index of three-character shingles from which two questions are near duplicates (0.75: docs/data.md)."""
     twin_image_bits: Annotated[int, Field(ge=0, le=20)]
-    """Bits of 63 by which the hashes of near duplicate pictures differ at most; unrelated photographs differ by 11 or more."""
+    """Bits of 63 by which the hashes of near duplicate pictures differ at most; a correlation then confirms."""
 
 
 class TrainingParams(Section):

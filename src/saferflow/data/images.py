@@ -10,23 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from saferflow.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_ASPECT = 200
 """Longer side over shorter; Qwen2.5-VL's image processor raises on more."""
-TURN = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation -> what brings the image upright."""
 UNREADABLE = 0
 """Stands for the orientation where the EXIF block is broken."""
 
@@ -147,15 +137,22 @@ def _opened(data: bytes):
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    turn = TURN.get(orientation(image))
-    if turn is not None:
-        image = image.transpose(turn)
+    image = _upright(image)
     if image.mode.startswith(("I", "F")):
         image = _grey(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF block says; a TIFF is turned by its decoder, which drops the orientation when it is loaded."""
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a broken EXIF block, as in `orientation`
+        return image
 
 
 def _grey(image: Image.Image) -> Image.Image:

@@ -34,6 +34,14 @@ FLAT = 1.0
 """Standard deviation of the grey levels under which a picture is of one grey."""
 REMEMBERED = 4096
 """Pictures that rows share are looked for once."""
+CORRELATION = 0.5
+"""Of weighted frequencies; unrelated photographs whose hashes are near stay under 0.3."""
+PAGE_SHARE, PAGE_CORRELATION = 0.5, 0.95
+"""From this share of one grey on a picture is a page: pages of other text correlate up to 0.93, copies of a page over 0.96."""
+FLAT = 1.0
+"""Standard deviation of the grey levels under which a picture is of one grey."""
+REMEMBERED = 4096
+"""Pictures that rows share are looked for once."""
 CORRELATION = 0.55
 """Of weighted frequencies; unrelated photographs stay under 0.48, photographs cut between two cuttings over 0.6."""
 
@@ -54,7 +62,9 @@ PARTS = np.stack([_transform(*cut) for cut in CUTS])  # (7, 16, 64)
 LOW_PARTS = PARTS[:, :LOW].reshape(-1, SIDE)  # (56, 64)
 SIGNS = (-1.0) ** np.arange(HIGH)
 """What mirroring does to the frequencies of a side."""
-TURNS = [(transposed, down, across) for transposed in (False, True) for down in (False, True) for across in (False, True)]
+TURNS = [
+    (transposed, down, across) for transposed in (False, True) for down in (False, True) for across in (False, True)
+]
 EVEN = 1e-6
 """Above what rounding leaves of a frequency that is not there."""
 PLACES = np.flatnonzero(np.arange(LOW * LOW))

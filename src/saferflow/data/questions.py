@@ -52,7 +52,9 @@ class Question:
     @property
     def letters(self) -> tuple[str, ...]:
         """The words, each as its letters in any order."""
-        return tuple("".join(sorted(word)) if len(word) >= SORTED_FROM and word.isalpha() else word for word in self.words)
+        return tuple(
+            "".join(sorted(word)) if len(word) >= SORTED_FROM and word.isalpha() else word for word in self.words
+        )
 
     @property
     def numbers(self) -> Counter[str]:
