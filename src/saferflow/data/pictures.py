@@ -1,8 +1,8 @@
 """Near duplicates among pictures: recompressed, scaled, cut, framed, padded, turned, mirrored, inverted or marked.
 
 A picture is hashed as the signs of the 63 lowest frequencies of its grey 64 x 64 thumbnail's cosine transform (pHash
-without the mean). Frames of one colour are taken off first. The same matrices give the hashes of 49 cuttings in one
-product, and a turn or mirror of the picture changes only signs and places of frequencies, so that each picture brings 49
+without the mean). Frames of one colour are taken off first. The same matrices give the hashes of 51 cuttings in one
+product, and a turn or mirror of the picture changes only signs and places of frequencies, so that each picture brings 51
 hashes of parts and eight of the whole; an inverted picture's is the complement. Near hashes are then confirmed by the
 correlation of the 255 lowest frequencies, each weighted by its height so that plain light and shade do not decide.
 The choice among libraries' hashes is measured in docs/data.md. Source: ours; pHash after Zauner, 2010; turns by signs
@@ -12,7 +12,7 @@ after PDQ, Facebook, 2019.
 import hashlib
 import io
 from collections import OrderedDict
-from collections.abc import Container, Iterable
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,27 +24,26 @@ READ = 256
 SIDE = 64
 LOW, HIGH = 8, 16
 BITS = LOW * LOW - 1
-CUTS = ((0.0, 1.0), (0.0, 0.9), (0.05, 0.95), (0.1, 1.0), (0.0, 0.8), (0.1, 0.9), (0.2, 1.0))
-"""Parts of a side, each with each of the other side."""
+CUTS = ((0, 1), (0, 0.9), (0.025, 0.925), (0.05, 0.95), (0.075, 0.975), (0.1, 1), (0, 0.8), (0.1, 0.9), (0.2, 1))
+"""Parts of a side."""
+PAIRS = [
+    (down, across)
+    for down, (top, bottom) in enumerate(CUTS)
+    for across, (left, right) in enumerate(CUTS)
+    if not down or not across or round(bottom - top, 9) == round(right - left, 9)
+]
+"""Cuttings: as much off both sides, or off one of them; the whole is the first."""
 PLAIN = 12
 """Grey levels by which the pixels of a frame differ at most; JPEG adds some to a plain one."""
-PAGE_SHARE, PAGE_CORRELATION = 0.5, 0.95
-"""From this share of one grey on a picture is a page: pages of other text correlate up to 0.93, copies of a page over 0.96."""
+PAGE_GREYS, PAGE_SHARE, PAGE_CORRELATION = 3, 0.5, 0.95
+"""From this share of one grey, give or take, on, a picture is a page: pages of other text correlate up to 0.93, copies of a page
+mostly over 0.96."""
 FLAT = 1.0
 """Standard deviation of the grey levels under which a picture is of one grey."""
 REMEMBERED = 4096
 """Pictures that rows share are looked for once."""
 CORRELATION = 0.5
 """Of weighted frequencies; unrelated photographs whose hashes are near stay under 0.3."""
-PAGE_SHARE, PAGE_CORRELATION = 0.5, 0.95
-"""From this share of one grey on a picture is a page: pages of other text correlate up to 0.93, copies of a page over 0.96."""
-FLAT = 1.0
-"""Standard deviation of the grey levels under which a picture is of one grey."""
-REMEMBERED = 4096
-"""Pictures that rows share are looked for once."""
-CORRELATION = 0.55
-"""Of weighted frequencies; unrelated photographs stay under 0.48, photographs cut between two cuttings over 0.6."""
-
 Array = np.ndarray
 
 
@@ -58,8 +57,8 @@ def _transform(low: float, high: float) -> Array:
     return waves @ average
 
 
-PARTS = np.stack([_transform(*cut) for cut in CUTS])  # (7, 16, 64)
-LOW_PARTS = PARTS[:, :LOW].reshape(-1, SIDE)  # (56, 64)
+PARTS = np.stack([_transform(*cut) for cut in CUTS])  # (9, 16, 64)
+LOW_PARTS = PARTS[:, :LOW].reshape(-1, SIDE)  # (72, 64)
 SIGNS = (-1.0) ** np.arange(HIGH)
 """What mirroring does to the frequencies of a side."""
 TURNS = [
@@ -79,30 +78,28 @@ class Print:
     thumbnails: Array
     """`(1 or 2, 64, 64)`, grey levels in bytes."""
     parts: Array
-    """64-bit hashes: the 49 cuttings of the first thumbnail, then the second."""
+    """64-bit hashes of the cuttings without the frame, `(51,)`."""
     turned: Array
-    """64-bit hashes of the thumbnails' eight turns, `(8 or 16,)`, a thumbnail after the other."""
+    """64-bit hashes of the eight turns without the frame; the first is not turned."""
+    framed: Array
+    """The same with the frame."""
+    contrast: float
+    """Standard deviation of the grey levels."""
+    page: bool
+    """Whether most of it is of one grey: type or a drawing on a plain ground."""
 
-    @property
-    def contrast(self) -> float:
-        return float(self.thumbnails[-1].std())
+    def part(self, number: int) -> Array:
+        """The frequencies behind `parts[number]`, `(16, 16)`."""
+        down, across = PAIRS[number]
+        return PARTS[down] @ self.thumbnails[0] @ PARTS[across].T
 
-    @property
-    def page(self) -> bool:
-        """Whether most of it is of one grey: type or a drawing on a plain ground."""
-        grey = self.thumbnails[0].astype(np.int16)
-        return float((np.abs(grey - np.median(grey)) <= PLAIN).mean()) >= PAGE_SHARE
+    def whole(self, number: int) -> Array:
+        """The frequencies behind `turned[number]`, `(16, 16)`."""
+        return turn(PARTS[0] @ self.thumbnails[0] @ PARTS[0].T, *TURNS[number])
 
-    def low(self, part: int) -> Array:
-        """The frequencies behind `parts[part]`, `(16, 16)`."""
-        thumbnail, part = (self.thumbnails[0], part) if part < len(CUTS) ** 2 else (self.thumbnails[1], 0)
-        down, across = PARTS[part // len(CUTS)], PARTS[part % len(CUTS)]
-        return down @ thumbnail @ across.T
-
-    def whole(self, turned: int) -> Array:
-        """The frequencies behind `turned[turned]`, `(16, 16)`."""
-        frequencies = PARTS[0] @ self.thumbnails[turned // len(TURNS)] @ PARTS[0].T
-        return turn(frequencies, *TURNS[turned % len(TURNS)])
+    def whole_framed(self, number: int) -> Array:
+        """The frequencies behind `framed[number]`, `(16, 16)`."""
+        return turn(PARTS[0] @ self.thumbnails[-1] @ PARTS[0].T, *TURNS[number])
 
 
 def print_of(image: bytes) -> Print:
@@ -111,12 +108,18 @@ def print_of(image: bytes) -> Print:
     bare = without_frame(grey)
     shown = [bare] if bare.shape == grey.shape else [bare, grey]
     thumbnails = np.stack([np.asarray(_thumbnail(view)) for view in shown])
-    frequencies = LOW_PARTS @ thumbnails.astype(np.float64) @ LOW_PARTS.T  # (n, 56, 56)
-    blocks = frequencies.reshape(-1, len(CUTS), LOW, len(CUTS), LOW).swapaxes(2, 3)  # (n, 7, 7, 8, 8)
+    frequencies = LOW_PARTS @ thumbnails.astype(np.float64) @ LOW_PARTS.T  # (n, 72, 72)
+    blocks = frequencies.reshape(-1, len(CUTS), LOW, len(CUTS), LOW).swapaxes(2, 3)  # (n, 9, 9, 8, 8)
     whole = blocks[:, 0, 0]
     turned = np.stack([turn(whole, *each) for each in TURNS], axis=1)  # (n, 8, 8, 8)
-    cuttings = blocks[0].reshape(-1, LOW, LOW)
-    return Print(thumbnails, _hash(np.concatenate([cuttings, whole[1:]])), _hash(turned.reshape(-1, LOW, LOW)))
+    cuttings = blocks[0][tuple(np.transpose(PAIRS))]  # (51, 8, 8)
+    hashes = _hash(cuttings), *_hash(turned.reshape(-1, LOW, LOW)).reshape(-1, len(TURNS))
+    return Print(thumbnails, *hashes[:2], hashes[-1], float(thumbnails[-1].std()), _is_page(thumbnails[0]))
+
+
+def _is_page(thumbnail: Array) -> bool:
+    grey = thumbnail.astype(np.int16)
+    return float((np.abs(grey - np.median(grey)) <= PAGE_GREYS).mean()) >= PAGE_SHARE
 
 
 def turn(frequencies: Array, transposed: bool, down: bool, across: bool) -> Array:
@@ -186,9 +189,14 @@ class Pictures:
         return self._numbers[digest]
 
     @cached_property
-    def _columns(self) -> tuple["_Column", "_Column"]:
-        """The hashes of parts and of turned wholes; no picture is added after the first search."""
-        return _Column(each.parts for each in self._prints), _Column(each.turned for each in self._prints)
+    def _columns(self) -> tuple["_Column", "_Column", "_Column"]:
+        """The hashes of parts, turns and framed turns; no picture is added after the first search."""
+        prints = self._prints
+        return (
+            _Column([each.parts for each in prints]),
+            _Column([each.turned for each in prints]),
+            _Column([each.framed[:1] for each in prints]),
+        )
 
     def near(self, image: bytes, settled: Container[int] = ()) -> dict[int, int]:
         """The numbers of the held-out pictures that a picture is near to, each with the bits between their hashes.
@@ -212,9 +220,10 @@ class Pictures:
 
     def _search(self, shown: Print) -> dict[int, int]:
         fewest = np.full(len(self._prints), BITS, dtype=np.uint8)
-        parts, turned = self._columns
+        parts, turned, framed = self._columns
         parts.search(shown.turned, self._most, fewest)
         turned.search(shown.parts, self._most, fewest)
+        framed.search(shown.framed, self._most, fewest)
         return {int(number): int(fewest[number]) for number in np.flatnonzero(fewest <= self._most)}
 
     def _confirmed(self, digest: bytes, shown: Print, number: int) -> bool:
@@ -226,19 +235,24 @@ class Pictures:
 
 
 class _Column:
-    """The hashes of every held-out picture, one after the other."""
+    """As many hashes of every held-out picture, one picture after the other."""
 
-    def __init__(self, hashes: Iterable[Array]):
-        hashes = list(hashes)
-        self._owners = np.repeat(np.arange(len(hashes)), [len(each) for each in hashes])
+    def __init__(self, hashes: list[Array]):
         self._hashes = np.concatenate([*hashes, np.empty(0, dtype=np.uint64)])
+        self._each = len(hashes[0]) if hashes else 1
+        self._apart = np.empty_like(self._hashes)
+        self._bits = np.empty(self._hashes.shape, dtype=np.uint8)
 
     def search(self, shown: Array, most: int, fewest: Array) -> None:
         """Lower each picture's number in `fewest` to the bits between any of its hashes and any that is shown."""
         for value in shown:
-            bits = apart(self._hashes, value)
-            near = np.flatnonzero(bits <= most)
-            np.minimum.at(fewest, self._owners[near], bits[near])
+            np.bitwise_xor(self._hashes, value, out=self._apart)
+            np.bitwise_count(self._apart, out=self._bits)
+            self._bits -= np.uint8(
+                most + 1
+            )  # what is near wraps around: it ends beyond the far ones, as its complement does
+            near = np.flatnonzero(self._bits >= BITS - 2 * most - 1)
+            np.minimum.at(fewest, near // self._each, apart(self._hashes[near], value))
 
 
 def apart(left: Array, right: Array) -> Array:
@@ -252,15 +266,23 @@ def confirmed(one: Print, other: Print) -> bool:
     if min(one.contrast, other.contrast) < FLAT:
         return max(one.contrast, other.contrast) < FLAT
     least = PAGE_CORRELATION if one.page and other.page else CORRELATION
-    return max(_correlation(one, other), _correlation(other, one)) >= least
+    return _correlation(one, other) >= least or _correlation(other, one) >= least or _framed(one, other) >= least
 
 
 def _correlation(cut: Print, turned: Print) -> float:
+    """Of the cutting and the turn that are nearest."""
     bits = apart(cut.parts[:, None], turned.turned)
-    part, whole = np.unravel_index(np.argmin(bits), bits.shape)
-    left, right = (HEIGHT * frequencies for frequencies in (cut.low(int(part)), turned.whole(int(whole))))
-    left[0, 0] = right[0, 0] = 0.0
-    return abs(float((left * right).sum())) / float(np.linalg.norm(left) * np.linalg.norm(right))
+    part, number = np.unravel_index(np.argmin(bits), bits.shape)
+    return _cosine(cut.part(int(part)), turned.whole(int(number)))
+
+
+def _framed(one: Print, other: Print) -> float:
+    return _cosine(one.whole_framed(0), other.whole_framed(int(np.argmin(apart(one.framed[0], other.framed)))))
+
+
+def _cosine(left: Array, right: Array) -> float:
+    left, right = (left * HEIGHT).ravel()[1:], (right * HEIGHT).ravel()[1:]
+    return abs(float(left @ right)) / float(np.sqrt((left @ left) * (right @ right)))
 
 
 def _digest(image: bytes) -> bytes:

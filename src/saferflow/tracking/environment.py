@@ -1,10 +1,12 @@
 """The environment of every process of the project: where records are kept, and telemetry off."""
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
+from urllib.parse import unquote
 
 from saferflow.errors import PipelineError
+from saferflow.tracking import relocation
 
 HOME = Path(".saferflow")
 """What runs leave on this machine: MLflow's store, Prefect's store, locks, addresses of servers."""
@@ -42,6 +44,7 @@ def prepare(environ: MutableMapping[str, str] = os.environ, root: Path | None = 
     home = root / HOME
     (home / "prefect").mkdir(parents=True, exist_ok=True)
     (home / "dvc").mkdir(mode=0o700, exist_ok=True)
+    _settle(root, records)
     settings = {
         **TELEMETRY_OFF,
         **QUIET,
@@ -54,6 +57,14 @@ def prepare(environ: MutableMapping[str, str] = os.environ, root: Path | None = 
     settings.setdefault("MLFLOW_TRACKING_URI", settings["MLFLOW_BACKEND_STORE_URI"])
     for name, value in settings.items():
         environ.setdefault(name, value)
+
+
+def _settle(root: Path, records: Mapping[str, str]) -> None:
+    """A store of this checkout's own speaks of this checkout, also where it was moved or copied here."""
+    store = Path(records.get("MLFLOW_BACKEND_STORE_URI", "").removeprefix("sqlite:///"))
+    artifacts = Path(unquote(records.get("MLFLOW_DEFAULT_ARTIFACT_ROOT", "").removeprefix("file://")))
+    if store.is_relative_to(root) and artifacts.is_relative_to(root) and artifacts != root:
+        relocation.settle(root, store, artifacts.relative_to(root).as_posix())
 
 
 def offline(environ: MutableMapping[str, str] = os.environ) -> None:

@@ -53,7 +53,10 @@ SERVICES = (PREFECT, MLFLOW)
 def running(service: Service, root: Path = Path()) -> str | None:
     """The address of this checkout's server, if its process is alive and answers."""
     state = _state(service, root)
-    if state and _listens(_process(state), state["port"]) and _healthy(_address(state["port"]) + service.health):
+    here = state and state.get("root") == str(
+        root.resolve()
+    )  # a server of a checkout that was moved serves the old place
+    if here and _listens(_process(state, root), state["port"]) and _healthy(_address(state["port"]) + service.health):
         return _address(state["port"])
     return None
 
@@ -61,7 +64,8 @@ def running(service: Service, root: Path = Path()) -> str | None:
 def launch(service: Service, root: Path = Path()) -> None:
     """Start the server unless it runs already or is starting, and do not wait for it: `start` does."""
     state = _state(service, root) or {}
-    if state and _process(state) and (time.time() - state["created"] < START_SECONDS or running(service, root)):
+    starting = state.get("root") == str(root.resolve()) and time.time() - state["created"] < START_SECONDS
+    if state and _process(state, root) and (starting or running(service, root)):
         return
     stop(service, root)
     port = _free_port(state.get("port", service.port))
@@ -75,7 +79,8 @@ def launch(service: Service, root: Path = Path()) -> None:
             start_new_session=True,
         )
     created = psutil.Process(process.pid).create_time()
-    _file(service, root).write_text(json.dumps({"pid": process.pid, "created": created, "port": port}))
+    state = json.dumps({"pid": process.pid, "created": created, "port": port, "root": str(root.resolve())})
+    _file(service, root).write_text(state)
 
 
 def start(service: Service, root: Path = Path()) -> str:
@@ -88,7 +93,7 @@ def start(service: Service, root: Path = Path()) -> str:
     launch(service, root)
     while not (address := running(service, root)):
         state = _state(service, root) or {}
-        gone = _process(state) is None
+        gone = _process(state, root) is None
         if gone and _free_port(state["port"]) != state["port"] and time.monotonic() < limit:
             launch(service, root)  # another server took the port while this one came up: on the next one
             continue
@@ -105,7 +110,7 @@ def start(service: Service, root: Path = Path()) -> str:
 def stop(service: Service, root: Path = Path()) -> bool:
     """End this checkout's server and what it started; says whether there was one."""
     state = _state(service, root)
-    process = _process(state) if state else None
+    process = _process(state, root) if state else None
     if process is None:
         return False
     family = [process, *process.children(recursive=True)]
@@ -134,12 +139,17 @@ def _state(service: Service, root: Path) -> dict | None:
         return None
 
 
-def _process(state: dict) -> psutil.Process | None:
-    """The process that the file speaks of; a later one that got the same number is not it."""
+def _process(state: dict, root: Path) -> psutil.Process | None:
+    """The process that the file speaks of.
+
+    A later one that got the same number is not it; nor is one that works in another folder, where the file was copied with
+    its checkout: that server is the original's.
+    """
     try:
         process = psutil.Process(state["pid"])
         alive = process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - state["created"]) < 1
-    except psutil.NoSuchProcess:
+        alive = alive and Path(process.cwd()) == root.resolve()
+    except (psutil.NoSuchProcess, psutil.AccessDenied, KeyError):
         return None
     return process if alive else None
 
