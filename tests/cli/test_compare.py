@@ -147,3 +147,9 @@ def test_the_lines_that_the_commits_differ_in_are_counted(store, tmp_path):
     text = console.export_text()
     assert "src/a.py | 3 ++-" in text
     assert "1 file changed, 2 insertions(+), 1 deletion(-)" in text
+
+
+@pytest.mark.parametrize("second", ["v1", "champion"])
+def test_a_run_is_not_compared_with_itself(store, second):
+    with pytest.raises(PipelineError, match=f"v1 and {second} are the same pipeline run"):
+        told("v1", second)

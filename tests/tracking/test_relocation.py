@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow.tracking._tracking_service import utils
 
 from mlflow import MlflowClient
-from mlflow.tracking._tracking_service import utils
 from saferflow.tracking import environment
 
 ROOT = Path(__file__).parents[2]
@@ -33,11 +33,13 @@ def digests(root: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory):
+def original(tmp_path_factory, database):
     """A checkout whose store holds a run with an artifact, and a version whose weights are a folder of the checkout."""
     root = tmp_path_factory.mktemp("original") / "the first place"
     (root / "mlflow").mkdir(parents=True)
+    (root / ".saferflow").mkdir()
     shutil.copy(ROOT / "mlflow" / "server.env", root / "mlflow")
+    shutil.copy(database, root / ".saferflow" / "mlflow.db")
     client = prepared(root)
     location = (root / ".saferflow" / "mlartifacts" / "align").as_uri()
     run = client.create_run(client.create_experiment("align", artifact_location=location)).info.run_id

@@ -142,3 +142,14 @@ def test_a_moved_checkout_ends_the_server_of_its_former_place_and_starts_one_her
         assert json.loads((second / ".saferflow" / "toy.json").read_text())["pid"] != pid
     finally:
         services.stop(service(port), second)
+
+
+def test_a_server_whose_database_is_of_another_version_says_so_in_one_line(root, port):
+    code = "import sys; sys.exit(\"alembic.util.exc.CommandError: Can't locate revision identified by 'abc123'\")"
+    broken = Service("toy", port, "/health", lambda _: [sys.executable, "-c", code], "toy/toy.db")
+    with pytest.raises(PipelineError) as error:
+        services.start(broken, root)
+    assert str(error.value) == (
+        f"toy did not start: the database {root}/toy/toy.db was written by another version (schema abc123); install the version "
+        "that wrote it, or move the database away and begin a new one"
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from saferflow.errors import PipelineError
-from saferflow.tracking import relocation
+from saferflow.tracking import relocation, trouble
 
 HOME = Path(".saferflow")
 """What runs leave on this machine: MLflow's store, Prefect's store, locks, addresses of servers."""
@@ -38,8 +38,13 @@ HURRIED = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
 
 def prepare(environ: MutableMapping[str, str] = os.environ, root: Path | None = None) -> None:
-    """Fill in what is not set yet; call before prefect, mlflow, dvc or transformers is imported."""
+    """Fill in what is not set yet; call before prefect, mlflow, dvc or transformers is imported.
+
+    Raises:
+        PipelineError: this is not the project's folder, or one that git and DVC refuse.
+    """
     root = (root or Path.cwd()).resolve()
+    trouble.check_checkout(root)
     records = mlflow_settings(root)
     home = root / HOME
     (home / "prefect").mkdir(parents=True, exist_ok=True)

@@ -17,11 +17,14 @@ from pathlib import Path
 import psutil
 
 from saferflow.errors import PipelineError
+from saferflow.tracking import trouble
 from saferflow.tracking.environment import HOME
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
 STOP_SECONDS = 10
+LINE_CHARS = 300
+"""Of a log's line in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class Service:
     """Asked for first; another one where it is taken, so that two checkouts do not meet."""
     health: str
     command: Callable[[int], list[str]]
+    database: str = ""
+    """Its own, relative to the checkout."""
 
 
 def _prefect(port: int) -> list[str]:
@@ -45,8 +50,8 @@ def _mlflow(port: int) -> list[str]:
     return [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1", *where]
 
 
-PREFECT = Service("prefect", 4200, "/api/health", _prefect)
-MLFLOW = Service("mlflow", 5000, "/health", _mlflow)
+PREFECT = Service("prefect", 4200, "/api/health", _prefect, ".saferflow/prefect/prefect.db")
+MLFLOW = Service("mlflow", 5000, "/health", _mlflow, ".saferflow/mlflow.db")
 SERVICES = (PREFECT, MLFLOW)
 
 
@@ -100,7 +105,10 @@ def start(service: Service, root: Path = Path()) -> str:
         if gone or time.monotonic() > limit:
             stop(service, root)
             log = _log(service, root)
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            text = log.read_text(errors="replace")
+            if (line := trouble.in_log(text, str((root / service.database).resolve()))) and service.database:
+                raise PipelineError(f"{service.name} did not start: {line}")
+            tail = "\n".join(line[:LINE_CHARS] for line in text.splitlines()[-15:])
             where = _address(state["port"])
             raise PipelineError(f"{service.name} did not start on {where}; the end of {log}:\n{tail}")
         time.sleep(0.2)
