@@ -42,7 +42,7 @@ def store(database, tmp_path, monkeypatch):
     ("change", "remedy"),
     [
         pytest.param(lambda file: executed(file, "UPDATE alembic_version SET version_num = 'ffffffffffff'"),
-                     "another MLflow (schema ffffffffffff): if by an older one, back it up and run mlflow db upgrade", id="schema"),
+                     "another MLflow (schema ffffffffffff): if by an older one, back it up and run mlflow", id="schema"),
         pytest.param(lambda file: executed(file, "DELETE FROM alembic_version"), "mlflow db upgrade", id="no-schema"),
         pytest.param(lambda file: executed(file, "BEGIN EXCLUSIVE"), "is locked by another process; wait for it", id="locked"),
         pytest.param(cut, "is damaged; restore a backup", id="cut-off"),
@@ -105,7 +105,7 @@ def test_a_list_of_files_in_use_that_was_cut_off_is_named_with_what_to_do(tmp_pa
     held.write_text('{"a.txt": {}}')
     trouble.check_checkout(tmp_path)
     held.write_text(content)
-    with pytest.raises(PipelineError, match="was cut off.* rm '"):
+    with pytest.raises(PipelineError, match=r"was cut off.* rm '"):
         trouble.check_checkout(tmp_path)
     assert held.read_text() == content
 
@@ -115,7 +115,7 @@ def test_a_checkout_of_another_user_is_named_with_what_to_do(tmp_path, monkeypat
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     trouble.check_checkout(tmp_path)
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
-    with pytest.raises(PipelineError, match="belongs to another user.*git config --global --add safe.directory"):
+    with pytest.raises(PipelineError, match=r"belongs to another user.*git config --global --add safe.directory"):
         trouble.check_checkout(tmp_path)
 
 

@@ -53,7 +53,7 @@ class HeldOut:
         self.shown_questions: set[str] = set()
         """Held-out rows whose question a training row had so far, about whatever picture."""
         self.shown_pictures: set[str] = set()
-        """Held-out rows whose picture a training row had so far, under whatever question."""
+        """Held-out rows whose picture a training row had so far, as a whole, under whatever question."""
         self._settled: set[int] = set()
         self._rows: dict[str, list[tuple[str, int | None]]] = defaultdict(list)
         self._ids: dict[int, list[str]] = defaultdict(list)
@@ -75,14 +75,15 @@ class HeldOut:
         self.shown_questions.update(row for _, row, _ in near)
         if trained.image is None:
             return [Twin(row, trained.table, trained.id, text, None) for text, row, picture in near if picture is None]
+        same = self._pictures.same(trained.image, self._settled)
+        self._settled.update(same)
+        self.shown_pictures.update(row for picture in same for row in self._ids[picture])
         wanted = {picture for _, _, picture in near if picture is not None}
-        pictures = self._pictures.near(trained.image, self._settled - wanted)
-        self._settled.update(pictures)
-        self.shown_pictures.update(row for picture in pictures for row in self._ids[picture])
+        bits = {picture: self._pictures.distance(trained.image, picture) for picture in wanted}
         return [
-            Twin(row, trained.table, trained.id, text, pictures[picture])
+            Twin(row, trained.table, trained.id, text, bits[picture])
             for text, row, picture in near
-            if picture in pictures
+            if bits.get(picture) is not None
         ]
 
 

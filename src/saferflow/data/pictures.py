@@ -41,7 +41,7 @@ mostly over 0.96."""
 FLAT = 1.0
 """Standard deviation of the grey levels under which a picture is of one grey."""
 REMEMBERED = 4096
-"""Pictures that rows share are looked for once."""
+"""Pictures that rows share are read once."""
 CORRELATION = 0.5
 """Of weighted frequencies; unrelated photographs whose hashes are near stay under 0.3."""
 Array = np.ndarray
@@ -178,7 +178,7 @@ class Pictures:
         self._most = most
         self._prints: list[Print] = []
         self._numbers: dict[bytes, int] = {}
-        self._searched: OrderedDict[bytes, tuple[Print, dict[int, int]]] = OrderedDict()
+        self._shown: OrderedDict[bytes, Print] = OrderedDict()
 
     def add(self, image: bytes) -> int:
         """Index an encoded picture; gives its number, the same one for the same bytes."""
@@ -188,71 +188,53 @@ class Pictures:
             self._prints.append(print_of(image))
         return self._numbers[digest]
 
-    @cached_property
-    def _columns(self) -> tuple["_Column", "_Column", "_Column"]:
-        """The hashes of parts, turns and framed turns; no picture is added after the first search."""
-        prints = self._prints
-        return (
-            _Column([each.parts for each in prints]),
-            _Column([each.turned for each in prints]),
-            _Column([each.framed[:1] for each in prints]),
-        )
+    def same(self, image: bytes, settled: Container[int] = ()) -> list[int]:
+        """The numbers of the held-out pictures that are this one as a whole: recompressed, scaled, framed, turned or marked.
 
-    def near(self, image: bytes, settled: Container[int] = ()) -> dict[int, int]:
-        """The numbers of the held-out pictures that a picture is near to, each with the bits between their hashes.
+        A cutting is not looked for among all of them: that takes fifty times as long.
 
         Args:
             settled: numbers that are left out.
         """
-        digest = _digest(image)
-        if digest not in self._searched:
-            shown = print_of(image)
-            self._searched[digest] = shown, self._search(shown)
-            if len(self._searched) > REMEMBERED:
-                self._searched.popitem(last=False)
-        shown, proposed = self._searched[digest]
+        digest, shown = self._print(image)
         own = self._numbers.get(digest)
-        return {
-            number: bits
-            for number, bits in list(proposed.items())
-            if number not in settled and (number == own or self._confirmed(digest, shown, number))
-        }
+        proposed = np.flatnonzero(self._fewest(shown) <= self._most).tolist()
+        return [n for n in proposed if n not in settled and (n == own or confirmed(shown, self._prints[n]))]
 
-    def _search(self, shown: Print) -> dict[int, int]:
-        fewest = np.full(len(self._prints), BITS, dtype=np.uint8)
-        parts, turned, framed = self._columns
-        parts.search(shown.turned, self._most, fewest)
-        turned.search(shown.parts, self._most, fewest)
-        framed.search(shown.framed, self._most, fewest)
-        return {int(number): int(fewest[number]) for number in np.flatnonzero(fewest <= self._most)}
+    def distance(self, image: bytes, number: int) -> int | None:
+        """Bits between a picture and a held-out one, cut ones too; None where they are not near."""
+        digest, shown = self._print(image)
+        if self._numbers.get(digest) == number:
+            return 0
+        held = self._prints[number]
+        views = ((held.parts, shown.turned), (shown.parts, held.turned), (held.framed[:1], shown.framed))
+        bits = min(int(apart(parts[:, None], turned).min()) for parts, turned in views)
+        return bits if bits <= self._most and confirmed(shown, held) else None
 
-    def _confirmed(self, digest: bytes, shown: Print, number: int) -> bool:
-        proposed = self._searched[digest][1]
-        if confirmed(shown, self._prints[number]):
-            return True
-        del proposed[number]
-        return False
+    def near(self, image: bytes) -> dict[int, int]:
+        """The numbers of all held-out pictures that a picture is near to, each with the bits between them."""
+        found = {number: self.distance(image, number) for number in range(len(self._prints))}
+        return {number: bits for number, bits in found.items() if bits is not None}
 
+    def _print(self, image: bytes) -> tuple[bytes, Print]:
+        digest = _digest(image)
+        if digest not in self._shown:
+            self._shown[digest] = print_of(image)
+            if len(self._shown) > REMEMBERED:
+                self._shown.popitem(last=False)
+        return digest, self._shown[digest]
 
-class _Column:
-    """As many hashes of every held-out picture, one picture after the other."""
+    @cached_property
+    def _wholes(self) -> tuple[Array, Array]:
+        """Hashes of the held-out pictures without and with their frames; none is added after the first search."""
+        bare = np.array([each.turned[0] for each in self._prints], dtype=np.uint64)
+        return bare, np.array([each.framed[0] for each in self._prints], dtype=np.uint64)
 
-    def __init__(self, hashes: list[Array]):
-        self._hashes = np.concatenate([*hashes, np.empty(0, dtype=np.uint64)])
-        self._each = len(hashes[0]) if hashes else 1
-        self._apart = np.empty_like(self._hashes)
-        self._bits = np.empty(self._hashes.shape, dtype=np.uint8)
-
-    def search(self, shown: Array, most: int, fewest: Array) -> None:
-        """Lower each picture's number in `fewest` to the bits between any of its hashes and any that is shown."""
-        for value in shown:
-            np.bitwise_xor(self._hashes, value, out=self._apart)
-            np.bitwise_count(self._apart, out=self._bits)
-            self._bits -= np.uint8(
-                most + 1
-            )  # what is near wraps around: it ends beyond the far ones, as its complement does
-            near = np.flatnonzero(self._bits >= BITS - 2 * most - 1)
-            np.minimum.at(fewest, near // self._each, apart(self._hashes[near], value))
+    def _fewest(self, shown: Print) -> Array:
+        """Bits between any turn of a picture and each held-out one, `(held-out,)`."""
+        bare, framed = self._wholes
+        views = [apart(bare, shown.turned[:, None]), apart(framed, shown.framed[:, None])]
+        return np.concatenate(views).min(axis=0, initial=BITS)
 
 
 def apart(left: Array, right: Array) -> Array:

@@ -113,10 +113,10 @@ def check_checkout(root: Path) -> None:
         )
 
 
-def _matched(text: str, signs: dict[str, str], address: str | None = None) -> str | None:
+def _matched(text: str, signs: dict[str, str], database: str = "") -> str | None:
     for sign, remedy in signs.items():
         if found := re.search(sign, text):
-            where = address or address()
+            where = database or address()
             what = "MLflow's server" if where.startswith("http") else "the database"
             known = {"uri": where, "found": "", **{name: value or "" for name, value in found.groupdict().items()}}
             return f"{what} {where} {remedy.format(**known)}"
