@@ -1,5 +1,6 @@
 """MLflow runs: one parent a pipeline run, one child a stage."""
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -40,6 +41,9 @@ def client() -> "MlflowClient":
         raise PipelineError(
             "the package mlflow is not installed; run `make run`, or pip install -c constraints.txt -e ."
         )
+    logging.getLogger("mlflow.store.db.utils").setLevel(
+        logging.CRITICAL
+    )  # it prints tracebacks of what it raises as well
     try:
         return Explaining(mlflow.MlflowClient())
     except Exception as error:
