@@ -88,10 +88,6 @@ def test_runs_are_found_by_what_people_call_them(store, names):
     assert "+30.0" in text
 
 
-def test_a_run_against_itself_differs_in_nothing(store):
-    assert told("v2", "v2").count(": none") == 3
-
-
 @pytest.mark.parametrize("name", ["nothing", "previous", "f" * 32, "0123456", "main"])
 def test_what_is_not_found_is_told_with_what_can_be_named(store, name):
     with pytest.raises(PipelineError, match="an alias"):
