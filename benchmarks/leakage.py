@@ -29,7 +29,7 @@ def main() -> None:
             Entry("sft", f"{row.id}.{n}", f"{row.question} ({n})", row.image) for n, row in enumerate(repeated)
         )  # each question is its own text
         started = time.perf_counter()
-        index = HeldOut(held_out, 0.8, 6)
+        index = HeldOut(held_out, 0.75, 11)
         found = nearest(twin for entry in trained for twin in index.twins_of(entry))
         seconds[rows] = time.perf_counter() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2

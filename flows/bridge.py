@@ -31,7 +31,7 @@ from saferflow.data.profile import LARGE
 from saferflow.errors import PipelineError, SaferflowError
 from saferflow.params import NodesParams, Params, load_params
 from saferflow.shell import settle
-from saferflow.tracking import curves, data_versions, graph, lineage, live, rollouts, runs, services, weights
+from saferflow.tracking import curves, data_versions, graph, lineage, live, rollouts, runs, services, trouble, weights
 
 ARTIFACT_LIMIT = 64 * 2**20
 """Bytes. A model folder up to this size is copied into MLflow; of a larger one MLflow gets the address and digest."""
@@ -269,9 +269,8 @@ def main(align: Flow, argv: list[str] | None = None) -> int:
         Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"error: {error}", style="red"))
         return 1
     except Exception as error:
-        if not runs.is_away(error):
+        if (told := trouble.explained(error)) is None:
             raise
-        told = "MLflow's server does not answer (MLFLOW_TRACKING_URI); finished stages are kept: run again when it does"
         Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"error: {told}", style="red"))
         return 1
     except (KeyboardInterrupt, TerminationSignal):

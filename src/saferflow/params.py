@@ -268,9 +268,9 @@ class ValidateParams(Section):
     """No hazard may make up more of a table's safety rows than this."""
     max_completion_chars: Positive
     twin_text: Annotated[float, Field(gt=0.5, le=1)]
-    """Jaccard index of five-character shingles from which two questions are near duplicates; 0.8 is the usual bound."""
-    twin_image_bits: Annotated[int, Field(ge=0, le=32)]
-    """Bits of 64 by which the perceptual hashes of near duplicate images differ at most; unrelated ones differ by 32."""
+    """Weighted Jaccard index of three-character shingles from which two questions are near duplicates (0.75: docs/data.md)."""
+    twin_image_bits: Annotated[int, Field(ge=0, le=20)]
+    """Bits of 63 by which the hashes of near duplicate pictures differ at most; a correlation then confirms."""
 
 
 class TrainingParams(Section):

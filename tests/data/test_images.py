@@ -6,8 +6,9 @@ import struct
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from saferflow.data.images import canonical, open_rgb, read_image
 from saferflow.errors import DataError
@@ -103,3 +104,31 @@ def test_real_odd_images_open_or_are_named():
             continue
         assert open_rgb(canonical(data)).mode == "RGB"
     assert all("broken" in name or "truncated" in name for name in refused), refused
+
+
+TURNED = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_90",
+    7: "TRANSVERSE",
+    8: "ROTATE_270",
+}
+"""Orientation -> how a camera's picture lies in a file of that orientation: the inverse of what brings it upright."""
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", TURNED)
+def test_a_picture_of_any_orientation_is_turned_upright_once(kind, orientation):
+    upright = Image.new("RGB", (48, 32), "navy")
+    upright.paste("white", (0, 0, 24, 16))
+    upright.paste("red", (24, 0, 48, 16))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    file = io.BytesIO()
+    how = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    upright.transpose(Image.Transpose[TURNED[orientation]]).save(file, kind, exif=exif, **how)
+    for shown in (open_rgb(file.getvalue()), open_rgb(canonical(file.getvalue()))):
+        assert shown.size == upright.size
+        assert np.abs(np.asarray(shown, dtype=int) - np.asarray(upright)).max() < 12

@@ -80,7 +80,7 @@ def test_tables_of_before_the_turns_are_read(tmp_path):
 
     path = tmp_path / "t.parquet"
     write_table(path, [row(SFTRow, "Why?", "")], SFTRow)
-    pq.write_table(pq.read_table(path).drop_columns("earlier"), path)
+    pq.write_table(pq.read_table(path).drop_columns(["earlier", "writer"]), path)
     assert read_table(path, SFTRow) == [row(SFTRow, "Why?", "")]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -130,3 +131,42 @@ def test_servers_bind_to_loopback(monkeypatch):
     for known in services.SERVICES:
         command = known.command(1234)
         assert command[command.index("--host") + 1] == "127.0.0.1"
+
+
+def test_a_copy_of_a_checkout_leaves_the_originals_server_alone_and_starts_its_own(root, port, tmp_path_factory):
+    address = services.start(service(port), root)
+    copy = tmp_path_factory.mktemp("copy") / "checkout"
+    shutil.copytree(root, copy)
+    assert services.running(service(port), copy) is None
+    assert not services.stop(service(port), copy)
+    try:
+        assert services.start(service(port), copy) != address
+        assert services.running(service(port), root) == address
+    finally:
+        services.stop(service(port), copy)
+
+
+def test_a_moved_checkout_ends_the_server_of_its_former_place_and_starts_one_here(tmp_path, port):
+    first = tmp_path / "first"
+    (first / ".saferflow").mkdir(parents=True)
+    services.start(service(port), first)
+    pid = json.loads((first / ".saferflow" / "toy.json").read_text())["pid"]
+    second = first.rename(tmp_path / "second")
+    assert services.running(service(port), second) is None
+    try:
+        services.start(service(port), second)
+        assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        assert json.loads((second / ".saferflow" / "toy.json").read_text())["pid"] != pid
+    finally:
+        services.stop(service(port), second)
+
+
+def test_a_server_whose_database_is_of_another_version_says_so_in_one_line(root, port):
+    code = "import sys; sys.exit(\"alembic.util.exc.CommandError: Can't locate revision identified by 'abc123'\")"
+    broken = Service("toy", port, "/health", lambda _: [sys.executable, "-c", code], "toy/toy.db")
+    with pytest.raises(PipelineError) as error:
+        services.start(broken, root)
+    assert str(error.value) == (
+        f"toy did not start: the database {root}/toy/toy.db was written by another version (schema abc123); install the version "
+        "that wrote it, or move the database away and begin a new one"
+    )

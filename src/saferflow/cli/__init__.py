@@ -61,6 +61,13 @@ def main() -> None:
     except SaferflowError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except Exception as error:
+        from saferflow.tracking.trouble import explained
+
+        if (line := explained(error)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 @app.command()

@@ -47,6 +47,8 @@ def compare(console: Console, params: Params, first: str, second: str, page: Pat
         PipelineError: one of them cannot be found; or, for the page, they did not answer the same rows.
     """
     before, after = (find(name, params.gate.registered_model) for name in (first, second))
+    if before.run == after.run:
+        raise PipelineError(f"{first} and {second} are the same pipeline run {before.run}; name two different ones")
     for run in (before, after):
         commit, dirty = run.tags.get(COMMIT, "unknown")[:SHORT], run.tags.get("saferflow.git.dirty") == "true"
         console.print(f"{run.asked}: run {run.run}, commit {commit}{' with uncommitted changes' if dirty else ''}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from saferflow.data.values import SHOWN, brief, is_empty
 from saferflow.errors import DataError
@@ -30,16 +30,6 @@ TEXT_CHUNK = 64 * 2**20
 """Bytes to which a compressed text of a PNG file may unpack; PIL's own 1 MiB refuses pictures of tools that write theirs."""
 MAX_ASPECT = 200
 """Longer side over shorter; Qwen2.5-VL's image processor raises on more."""
-TURN = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation -> what brings the image upright."""
 UNREADABLE = 0
 """Stands for the orientation where the EXIF block is broken."""
 
@@ -235,15 +225,22 @@ def _opened(data: bytes):
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    turn = TURN.get(orientation(image))
-    if turn is not None:
-        image = image.transpose(turn)
+    image = _upright(image)
     if image.mode.startswith(("I", "F")):
         image = _grey(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF block says; a TIFF is turned by its decoder, which drops the orientation when it is loaded."""
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a broken EXIF block, as in `orientation`
+        return image
 
 
 def _grey(image: Image.Image) -> Image.Image:

@@ -1,26 +1,16 @@
 """Twins across the split: held-out rows that training shows, word for word or nearly.
 
-A row is a twin where both its question and its image are near duplicates of a training row's; where neither has an image,
-the question alone. A near question about another picture is no twin: often only both together decide. Questions are
-compared by the Jaccard index of their five-character shingles, found by MinHash (rensa) and then computed; images by the
-Hamming distance of their perceptual hashes (imagehash, 64 bits). Source: ours.
+A row is a twin where both its question and its picture are near duplicates of a training row's; where neither has a
+picture, the question alone. A near question about another picture is no twin, nor is another question about a near picture:
+often only both together decide. Such rows are counted by themselves. Source: ours.
 """
 
-import io
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 
-import imagehash
-from PIL import Image
-from rensa import RMinHash, RMinHashLSH
-
-SHINGLE = 5
-PERMUTATIONS = 128
-BANDS = 32
-"""Of four rows each: questions of Jaccard index 0.8 meet in one with probability above 0.9999, of 0.5 with 0.87."""
-SEED = 1
+from saferflow.data.pictures import BITS, Pictures
+from saferflow.data.questions import Questions
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +31,12 @@ class Twin:
     table: str
     trained: str
     text: float
-    """Jaccard index of the questions, in [0, 1]."""
+    """How near the questions are, in [0, 1]; 1 where the one holds the other."""
     bits: int | None
-    """Hamming distance of the images' hashes, of 64; None where neither row has an image."""
+    """Bits of 63 between the pictures' hashes; None where neither row has a picture."""
 
     def __str__(self) -> str:
-        images = "both without an image" if self.bits is None else f"images {self.bits} of 64 bits apart"
+        images = "both without an image" if self.bits is None else f"images {self.bits} of {BITS} bits apart"
         return f"{self.held_out} is a twin of {self.table} row {self.trained} (questions alike to {self.text:.2f}, {images})"
 
 
@@ -54,41 +44,47 @@ class HeldOut:
     """The held-out rows, made ready to be asked whether a training row is a twin of one of them."""
 
     def __init__(self, entries: Iterable[Entry], text: float, bits: int):
-        """Index the rows; of their images only hashes are kept.
+        """Index the rows; of their pictures only thumbnails and hashes are kept.
 
         Args:
-            text: the least Jaccard index of near questions.
-            bits: the largest distance of near images.
+            text: the least likeness of near questions, see `Questions`.
+            bits: the largest distance of near pictures, see `Pictures`.
         """
-        self._text, self._bits = text, bits
+        self.shown_questions: set[str] = set()
+        """Held-out rows whose question a training row had so far, about whatever picture."""
+        self.shown_pictures: set[str] = set()
+        """Held-out rows whose picture a training row had so far, as a whole, under whatever question."""
+        self._settled: set[int] = set()
         self._rows: dict[str, list[tuple[str, int | None]]] = defaultdict(list)
+        self._ids: dict[int, list[str]] = defaultdict(list)
+        self._pictures = Pictures(bits)
         for entry in entries:
-            self._rows[plain(entry.question)].append((entry.id, _hash(entry.image)))
-        self._questions = list(self._rows)
-        self._index = RMinHashLSH(threshold=text, num_perm=PERMUTATIONS, num_bands=BANDS)
-        for number, question in enumerate(self._questions):
-            self._index.insert(number, _minhash(question))
-        self._near = lru_cache(maxsize=10_000)(self._compare)
-
-    def _compare(self, question: str) -> list[tuple[float, str]]:
-        met = (self._questions[number] for number in self._index.query(_minhash(question)))
-        found = [(likeness(question, other), other) for other in met]
-        return [(text, other) for text, other in found if text >= self._text]
+            picture = None if entry.image is None else self._pictures.add(entry.image)
+            self._rows[entry.question].append((entry.id, picture))
+            if picture is not None:
+                self._ids[picture].append(entry.id)
+        self._questions = Questions(self._rows, text)
 
     def twins_of(self, trained: Entry) -> list[Twin]:
-        """Every held-out row that the training row is a twin of."""
-        near = self._near(plain(trained.question))
-        if not near:
-            return []
-        shown, found = _hash(trained.image), []
-        for text, question in near:
-            for held_out, hidden in self._rows[question]:
-                if (shown is None) != (hidden is None):
-                    continue
-                apart = None if shown is None else (shown ^ hidden).bit_count()
-                if apart is None or apart <= self._bits:
-                    found.append(Twin(held_out, trained.table, trained.id, text, apart))
-        return found
+        """Every held-out row that the training row is a twin of; rows that share one half are noted."""
+        near = [
+            (text, row, picture)
+            for text, question in self._questions.near(trained.question)
+            for row, picture in self._rows[question]
+        ]
+        self.shown_questions.update(row for _, row, _ in near)
+        if trained.image is None:
+            return [Twin(row, trained.table, trained.id, text, None) for text, row, picture in near if picture is None]
+        same = self._pictures.same(trained.image, self._settled)
+        self._settled.update(same)
+        self.shown_pictures.update(row for picture in same for row in self._ids[picture])
+        wanted = {picture for _, _, picture in near if picture is not None}
+        bits = {picture: self._pictures.distance(trained.image, picture) for picture in wanted}
+        return [
+            Twin(row, trained.table, trained.id, text, bits[picture])
+            for text, row, picture in near
+            if bits.get(picture) is not None
+        ]
 
 
 def nearest(twins: Iterable[Twin]) -> dict[str, Twin]:
@@ -99,32 +95,3 @@ def nearest(twins: Iterable[Twin]) -> dict[str, Twin]:
         if known is None or (twin.bits or 0, -twin.text) < (known.bits or 0, -known.text):
             best[twin.held_out] = twin
     return best
-
-
-def plain(question: str) -> str:
-    """Without case and white space that does not part words."""
-    return " ".join(question.casefold().split())
-
-
-def likeness(one: str, other: str) -> float:
-    """Jaccard index of two plain questions' shingles."""
-    left, right = _shingles(one), _shingles(other)
-    return len(left & right) / len(left | right)
-
-
-def _hash(image: bytes | None) -> int | None:
-    """The perceptual hash of an encoded image, 64 bits."""
-    if image is None:
-        return None
-    with Image.open(io.BytesIO(image)) as opened:
-        return int(str(imagehash.phash(opened)), 16)
-
-
-def _shingles(question: str) -> set[str]:
-    return {question[start : start + SHINGLE] for start in range(max(1, len(question) - SHINGLE + 1))}
-
-
-def _minhash(question: str) -> RMinHash:
-    made = RMinHash(num_perm=PERMUTATIONS, seed=SEED)
-    made.update(list(_shingles(question)))
-    return made

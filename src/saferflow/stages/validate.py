@@ -51,6 +51,8 @@ class Group:
     hazards: Counter = field(default_factory=Counter)
     """Of the safety rows."""
     twins: list[Twin] = field(default_factory=list)
+    shown: dict[str, set[str]] = field(default_factory=partial(defaultdict, set))
+    """`question`, `picture` -> the held-out rows of which a training row shows this half."""
     profile: Counter = field(default_factory=Counter)
 
     def add(self, other: "Group") -> None:
@@ -58,6 +60,8 @@ class Group:
             self.columns[name] += values
         self.hazards += other.hazards
         self.twins += other.twins
+        for half, rows in other.shown.items():
+            self.shown[half] |= rows
         self.profile += other.profile
 
 
@@ -69,6 +73,7 @@ def main() -> None:
     for part in mapped(partial(examined, params=params), jobs, params.run.workers):
         tables[part.table].add(part)
     leaks = nearest(twin for table in tables.values() for twin in table.twins)
+    halves = {half: set().union(*(table.shown[half] for table in tables.values())) for half in ("question", "picture")}
 
     import pandas as pd
 
@@ -89,7 +94,8 @@ def main() -> None:
             f"look at {DOCS}/index.html; mend the source rows, or the bounds in section validate of the params"
         )
     counted = {f"rows_{name}": len(frame) for name, frame in frames.items()}
-    write_metrics("validate", {"expectations": sum(map(len, results.values())), "unmet": 0, **counted})
+    shared = {f"held_out_{half}s_in_training": len(rows - leaks.keys()) for half, rows in halves.items()}
+    write_metrics("validate", {"expectations": sum(map(len, results.values())), "unmet": 0, **counted, **shared})
 
 
 def examined(job: tuple[str, int], params: Params) -> Group:
@@ -106,6 +112,8 @@ def examined(job: tuple[str, int], params: Params) -> Group:
         made.hazards[labels.hazard] += labels.kind == "safety"
         if held_out is not None and not found["image_error"]:
             made.twins += held_out.twins_of(Entry(name, row.id, row.question, row.image))
+    if held_out is not None:
+        made.shown |= {"question": set(held_out.shown_questions), "picture": set(held_out.shown_pictures)}
     return made
 
 

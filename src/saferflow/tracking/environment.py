@@ -1,11 +1,13 @@
 """The environment of every process of the project: where records are kept, and telemetry off."""
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
+from urllib.parse import unquote
 
 from saferflow.errors import PipelineError
 from saferflow.shell import settle
+from saferflow.tracking import relocation, trouble
 
 HOME = Path(".saferflow")
 """What runs leave on this machine: MLflow's store, Prefect's store, locks, addresses of servers."""
@@ -42,15 +44,18 @@ def prepare(environ: MutableMapping[str, str] = os.environ, root: Path | None = 
     """Put right what is there and fill in what is not set yet; call before prefect, mlflow, dvc or transformers is imported.
 
     Raises:
-        PipelineError: this is not the project's folder, or one whose name cannot be kept in MLflow's store.
+        PipelineError: this is not the project's folder, one whose name cannot be kept in MLflow's store, or one that git and DVC
+            refuse.
     """
     settle(environ)
     root = (root or Path.cwd()).resolve()
     refuse_folder(root)
+    trouble.check_checkout(root)
     records = mlflow_settings(root)
     home = root / HOME
     (home / "prefect").mkdir(parents=True, exist_ok=True)
     (home / "dvc").mkdir(mode=0o700, exist_ok=True)
+    _settle(root, records)
     settings = {
         **TELEMETRY_OFF,
         **QUIET,
@@ -63,6 +68,14 @@ def prepare(environ: MutableMapping[str, str] = os.environ, root: Path | None = 
     settings.setdefault("MLFLOW_TRACKING_URI", settings["MLFLOW_BACKEND_STORE_URI"])
     for name, value in settings.items():
         environ.setdefault(name, value)
+
+
+def _settle(root: Path, records: Mapping[str, str]) -> None:
+    """A store of this checkout's own speaks of this checkout, also where it was moved or copied here."""
+    store = Path(records.get("MLFLOW_BACKEND_STORE_URI", "").removeprefix("sqlite:///"))
+    artifacts = Path(unquote(records.get("MLFLOW_DEFAULT_ARTIFACT_ROOT", "").removeprefix("file://")))
+    if store.is_relative_to(root) and artifacts.is_relative_to(root) and artifacts != root:
+        relocation.settle(root, store, artifacts.relative_to(root).as_posix())
 
 
 def refuse_folder(root: Path) -> None:

@@ -1,5 +1,6 @@
 """MLflow runs: one parent a pipeline run, one child a stage."""
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from saferflow.errors import PipelineError
 from saferflow.tracking import environment, lineage
+from saferflow.tracking.trouble import Explaining, address, explained
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,7 +32,8 @@ def client() -> "MlflowClient":
     """The client of the configured store.
 
     Raises:
-        PipelineError: the package is missing and the project's `mlflow/` folder stands in as an empty namespace.
+        PipelineError: the package is missing and the project's `mlflow/` folder stands in as an empty namespace; or the
+            store cannot be opened. Calls of the client raise it as well, where its database cannot be used.
     """
     import mlflow
 
@@ -38,14 +41,31 @@ def client() -> "MlflowClient":
         raise PipelineError(
             "the package mlflow is not installed; run `make run`, or pip install -c constraints.txt -e ."
         )
-    return mlflow.MlflowClient()
+    logging.getLogger("mlflow.store.db.utils").setLevel(
+        logging.CRITICAL
+    )  # it prints tracebacks of what it raises as well
+    try:
+        return Explaining(mlflow.MlflowClient())
+    except Exception as error:
+        if (line := explained(error)) is None:
+            raise
+        raise PipelineError(line) from None
 
 
 @cache
 def experiment() -> str:
-    """The experiment's id; made at first use, with the artifact folder of `mlflow/server.env`."""
+    """The experiment's id; made at first use, with the artifact folder of `mlflow/server.env`.
+
+    Raises:
+        PipelineError: it was deleted; MLflow then shows none of its runs, and takes no new one.
+    """
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "align")
     found = client().get_experiment_by_name(name)
+    if found and found.lifecycle_stage == "deleted":
+        raise PipelineError(
+            f"MLflow's experiment {name} was deleted, and its runs are hidden with it; bring it back: "
+            f"MLFLOW_TRACKING_URI={address()} mlflow experiments restore -x {found.experiment_id}"
+        )
     if found:
         return found.experiment_id
     local = os.environ.get("MLFLOW_TRACKING_URI", "").startswith("sqlite:")

@@ -18,12 +18,15 @@ import psutil
 
 from saferflow.addresses import unusable_proxies
 from saferflow.errors import PipelineError
+from saferflow.tracking import trouble
 from saferflow.tracking.environment import HOME
 
 HOST = "127.0.0.1"
 START_SECONDS = 300
 """On a busy machine Prefect's server takes two minutes; one that ends is noticed at once."""
 STOP_SECONDS = 10
+LINE_CHARS = 300
+"""Of a log's line in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class Service:
     """Asked for first; another one where it is taken, so that two checkouts do not meet."""
     health: str
     command: Callable[[int], list[str]]
+    database: str = ""
+    """Its own, relative to the checkout."""
 
 
 def _prefect(port: int) -> list[str]:
@@ -47,15 +52,18 @@ def _mlflow(port: int) -> list[str]:
     return [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1", *where]
 
 
-PREFECT = Service("prefect", 4200, "/api/health", _prefect)
-MLFLOW = Service("mlflow", 5000, "/health", _mlflow)
+PREFECT = Service("prefect", 4200, "/api/health", _prefect, ".saferflow/prefect/prefect.db")
+MLFLOW = Service("mlflow", 5000, "/health", _mlflow, ".saferflow/mlflow.db")
 SERVICES = (PREFECT, MLFLOW)
 
 
 def running(service: Service, root: Path = Path()) -> str | None:
     """The address of this checkout's server, if its process is alive and answers."""
     state = _state(service, root)
-    if state and _listens(_process(state), state["port"]) and _healthy(_address(state["port"]) + service.health):
+    here = state and state.get("root") == str(
+        root.resolve()
+    )  # a server of a checkout that was moved serves the old place
+    if here and _listens(_process(state, root), state["port"]) and _healthy(_address(state["port"]) + service.health):
         return _address(state["port"])
     return None
 
@@ -63,7 +71,8 @@ def running(service: Service, root: Path = Path()) -> str | None:
 def launch(service: Service, root: Path = Path()) -> None:
     """Start the server unless it runs already or is starting, and do not wait for it: `start` does."""
     state = _state(service, root) or {}
-    if state and _process(state) and (time.time() - state["created"] < START_SECONDS or running(service, root)):
+    starting = state.get("root") == str(root.resolve()) and time.time() - state["created"] < START_SECONDS
+    if state and _process(state, root) and (starting or running(service, root)):
         return
     stop(service, root)
     port = _free_port(state.get("port", service.port))
@@ -78,7 +87,8 @@ def launch(service: Service, root: Path = Path()) -> None:
             start_new_session=True,
         )
     created = psutil.Process(process.pid).create_time()
-    _file(service, root).write_text(json.dumps({"pid": process.pid, "created": created, "port": port}))
+    state = json.dumps({"pid": process.pid, "created": created, "port": port, "root": str(root.resolve())})
+    _file(service, root).write_text(state)
 
 
 def start(service: Service, root: Path = Path()) -> str:
@@ -91,7 +101,7 @@ def start(service: Service, root: Path = Path()) -> str:
     launch(service, root)
     while not (address := running(service, root)):
         state = _state(service, root) or {}
-        gone = _process(state) is None
+        gone = _process(state, root) is None
         if gone and _free_port(state["port"]) != state["port"] and time.monotonic() < limit:
             launch(service, root)  # another server took the port while this one came up: on the next one
             continue
@@ -99,7 +109,10 @@ def start(service: Service, root: Path = Path()) -> str:
             fault = _fault(_address(state["port"]) + service.health) if state else ""
             stop(service, root)
             log = _log(service, root)
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            text = log.read_text(errors="replace")
+            if (line := trouble.in_log(text, str((root / service.database).resolve()))) and service.database:
+                raise PipelineError(f"{service.name} did not start: {line}")
+            tail = "\n".join(line[:LINE_CHARS] for line in text.splitlines()[-15:])
             where = _address(state["port"])
             raise PipelineError(f"{service.name} {_what_went_wrong(gone, where, fault)}; the end of {log}:\n{tail}")
         time.sleep(0.2)
@@ -116,7 +129,7 @@ def _what_went_wrong(gone: bool, where: str, fault: str) -> str:
 def stop(service: Service, root: Path = Path()) -> bool:
     """End this checkout's server and what it started; says whether there was one."""
     state = _state(service, root)
-    process = _process(state) if state else None
+    process = _process(state, root) if state else None
     if process is None:
         return False
     family = [process, *process.children(recursive=True)]
@@ -145,12 +158,17 @@ def _state(service: Service, root: Path) -> dict | None:
         return None
 
 
-def _process(state: dict) -> psutil.Process | None:
-    """The process that the file speaks of; a later one that got the same number is not it."""
+def _process(state: dict, root: Path) -> psutil.Process | None:
+    """The process that the file speaks of.
+
+    A later one that got the same number is not it; nor is one that works in another folder, where the file was copied with
+    its checkout: that server is the original's.
+    """
     try:
         process = psutil.Process(state["pid"])
         alive = process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - state["created"]) < 1
-    except psutil.NoSuchProcess:
+        alive = alive and Path(process.cwd()) == root.resolve()
+    except (psutil.NoSuchProcess, psutil.AccessDenied, KeyError):
         return None
     return process if alive else None
 

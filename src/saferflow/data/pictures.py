@@ -1,0 +1,271 @@
+"""Near duplicates among pictures: recompressed, scaled, cut, framed, padded, turned, mirrored, inverted or marked.
+
+A picture is hashed as the signs of the 63 lowest frequencies of its grey 64 x 64 thumbnail's cosine transform (pHash
+without the mean). Frames of one colour are taken off first. The same matrices give the hashes of 51 cuttings in one
+product, and a turn or mirror of the picture changes only signs and places of frequencies, so that each picture brings 51
+hashes of parts and eight of the whole; an inverted picture's is the complement. Near hashes are then confirmed by the
+correlation of the 255 lowest frequencies, each weighted by its height so that plain light and shade do not decide.
+The choice among libraries' hashes is measured in docs/data.md. Source: ours; pHash after Zauner, 2010; turns by signs
+after PDQ, Facebook, 2019.
+"""
+
+import hashlib
+import io
+from collections import OrderedDict
+from collections.abc import Container
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from PIL import Image
+
+READ = 256
+"""Pixels of the longer side that are looked at."""
+SIDE = 64
+LOW, HIGH = 8, 16
+BITS = LOW * LOW - 1
+CUTS = ((0, 1), (0, 0.9), (0.025, 0.925), (0.05, 0.95), (0.075, 0.975), (0.1, 1), (0, 0.8), (0.1, 0.9), (0.2, 1))
+"""Parts of a side."""
+PAIRS = [
+    (down, across)
+    for down, (top, bottom) in enumerate(CUTS)
+    for across, (left, right) in enumerate(CUTS)
+    if not down or not across or round(bottom - top, 9) == round(right - left, 9)
+]
+"""Cuttings: as much off both sides, or off one of them; the whole is the first."""
+PLAIN = 12
+"""Grey levels by which the pixels of a frame differ at most; JPEG adds some to a plain one."""
+PAGE_GREYS, PAGE_SHARE, PAGE_CORRELATION = 3, 0.5, 0.95
+"""From this share of one grey, give or take, on, a picture is a page: pages of other text correlate up to 0.93, copies of a page
+mostly over 0.96."""
+FLAT = 1.0
+"""Standard deviation of the grey levels under which a picture is of one grey."""
+REMEMBERED = 4096
+"""Pictures that rows share are read once."""
+CORRELATION = 0.5
+"""Of weighted frequencies; unrelated photographs whose hashes are near stay under 0.3."""
+Array = np.ndarray
+
+
+def _transform(low: float, high: float) -> Array:
+    """Cosine transform of the part `low` to `high` of a side, `(HIGH, SIDE)`: averaged to 32, then the lowest frequencies."""
+    edges = SIDE * np.linspace(low, high, 33)
+    pixels = np.arange(SIDE)
+    covered = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    average = np.clip(covered, 0, None) / (edges[1] - edges[0])
+    waves = np.cos(np.pi * np.arange(HIGH)[:, None] * (np.arange(32) + 0.5) / 32)
+    return waves @ average
+
+
+PARTS = np.stack([_transform(*cut) for cut in CUTS])  # (9, 16, 64)
+LOW_PARTS = PARTS[:, :LOW].reshape(-1, SIDE)  # (72, 64)
+SIGNS = (-1.0) ** np.arange(HIGH)
+"""What mirroring does to the frequencies of a side."""
+TURNS = [
+    (transposed, down, across) for transposed in (False, True) for down in (False, True) for across in (False, True)
+]
+EVEN = 1e-6
+"""Above what rounding leaves of a frequency that is not there."""
+PLACES = np.flatnonzero(np.arange(LOW * LOW))
+POWERS = np.uint64(1) << np.arange(BITS, dtype=np.uint64)
+HEIGHT = 1 + np.hypot(*np.mgrid[:HIGH, :HIGH])
+
+
+@dataclass(frozen=True, slots=True)
+class Print:
+    """What is compared of a picture: first without its frame, then, where it has one, as it is."""
+
+    thumbnails: Array
+    """`(1 or 2, 64, 64)`, grey levels in bytes."""
+    parts: Array
+    """64-bit hashes of the cuttings without the frame, `(51,)`."""
+    turned: Array
+    """64-bit hashes of the eight turns without the frame; the first is not turned."""
+    framed: Array
+    """The same with the frame."""
+    contrast: float
+    """Standard deviation of the grey levels."""
+    page: bool
+    """Whether most of it is of one grey: type or a drawing on a plain ground."""
+
+    def part(self, number: int) -> Array:
+        """The frequencies behind `parts[number]`, `(16, 16)`."""
+        down, across = PAIRS[number]
+        return PARTS[down] @ self.thumbnails[0] @ PARTS[across].T
+
+    def whole(self, number: int) -> Array:
+        """The frequencies behind `turned[number]`, `(16, 16)`."""
+        return turn(PARTS[0] @ self.thumbnails[0] @ PARTS[0].T, *TURNS[number])
+
+    def whole_framed(self, number: int) -> Array:
+        """The frequencies behind `framed[number]`, `(16, 16)`."""
+        return turn(PARTS[0] @ self.thumbnails[-1] @ PARTS[0].T, *TURNS[number])
+
+
+def print_of(image: bytes) -> Print:
+    """Read an encoded picture."""
+    grey = _grey(image)
+    bare = without_frame(grey)
+    shown = [bare] if bare.shape == grey.shape else [bare, grey]
+    thumbnails = np.stack([np.asarray(_thumbnail(view)) for view in shown])
+    frequencies = LOW_PARTS @ thumbnails.astype(np.float64) @ LOW_PARTS.T  # (n, 72, 72)
+    blocks = frequencies.reshape(-1, len(CUTS), LOW, len(CUTS), LOW).swapaxes(2, 3)  # (n, 9, 9, 8, 8)
+    whole = blocks[:, 0, 0]
+    turned = np.stack([turn(whole, *each) for each in TURNS], axis=1)  # (n, 8, 8, 8)
+    cuttings = blocks[0][tuple(np.transpose(PAIRS))]  # (51, 8, 8)
+    hashes = _hash(cuttings), *_hash(turned.reshape(-1, LOW, LOW)).reshape(-1, len(TURNS))
+    return Print(thumbnails, *hashes[:2], hashes[-1], float(thumbnails[-1].std()), _is_page(thumbnails[0]))
+
+
+def _is_page(thumbnail: Array) -> bool:
+    grey = thumbnail.astype(np.int16)
+    return float((np.abs(grey - np.median(grey)) <= PAGE_GREYS).mean()) >= PAGE_SHARE
+
+
+def turn(frequencies: Array, transposed: bool, down: bool, across: bool) -> Array:
+    """The frequencies of a picture that is transposed, then turned upside down, then mirrored, `(..., side, side)`."""
+    size = frequencies.shape[-1]
+    turned = frequencies.swapaxes(-1, -2) if transposed else frequencies
+    turned = turned * SIGNS[:size, None] if down else turned
+    return turned * SIGNS[:size] if across else turned
+
+
+def without_frame(grey: Array) -> Array:
+    """A picture without the rows and columns of one grey around it; as it is where nothing else is there."""
+    for _ in range(2):
+        top, bottom = _plain(grey), _plain(grey[::-1])
+        if top + bottom >= len(grey) - 1:
+            return grey
+        grey = grey[top : len(grey) - bottom].T
+    return grey
+
+
+def _plain(grey: Array) -> int:
+    """Rows from the first on that are of its one grey."""
+    lowest, highest = grey.min(axis=1), grey.max(axis=1)
+    spread = np.maximum(highest, highest[0]) - np.minimum(lowest, lowest[0])
+    return int(np.argmin(np.append(spread <= PLAIN, False)))
+
+
+def _grey(image: bytes) -> Array:
+    with Image.open(io.BytesIO(image)) as opened:
+        opened.draft("L", (READ, READ))
+        grey = opened.convert("L")
+    if max(grey.size) > READ:
+        grey.thumbnail((READ, READ), reducing_gap=2.0)
+    return np.asarray(grey)
+
+
+def _thumbnail(grey: Array) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(grey)).resize((SIDE, SIDE), Image.Resampling.BOX)
+
+
+def _hash(blocks: Array) -> Array:
+    """`(n, 8, 8)` frequencies -> `(n,)` 64-bit numbers of the signs of all but the mean."""
+    signs = blocks.reshape(len(blocks), -1)[:, PLACES] > EVEN
+    return np.where(signs, POWERS, np.uint64(0)).sum(axis=1, dtype=np.uint64)
+
+
+class Pictures:
+    """Held-out pictures, made ready to be asked which of them another picture is near to."""
+
+    def __init__(self, most: int):
+        """Start with none.
+
+        Args:
+            most: bits of 63 by which the hashes of near pictures differ at most.
+        """
+        self._most = most
+        self._prints: list[Print] = []
+        self._numbers: dict[bytes, int] = {}
+        self._shown: OrderedDict[bytes, Print] = OrderedDict()
+
+    def add(self, image: bytes) -> int:
+        """Index an encoded picture; gives its number, the same one for the same bytes."""
+        digest = _digest(image)
+        if digest not in self._numbers:
+            self._numbers[digest] = len(self._prints)
+            self._prints.append(print_of(image))
+        return self._numbers[digest]
+
+    def same(self, image: bytes, settled: Container[int] = ()) -> list[int]:
+        """The numbers of the held-out pictures that are this one as a whole: recompressed, scaled, framed, turned or marked.
+
+        A cutting is not looked for among all of them: that takes fifty times as long.
+
+        Args:
+            settled: numbers that are left out.
+        """
+        digest, shown = self._print(image)
+        own = self._numbers.get(digest)
+        proposed = np.flatnonzero(self._fewest(shown) <= self._most).tolist()
+        return [n for n in proposed if n not in settled and (n == own or confirmed(shown, self._prints[n]))]
+
+    def distance(self, image: bytes, number: int) -> int | None:
+        """Bits between a picture and a held-out one, cut ones too; None where they are not near."""
+        digest, shown = self._print(image)
+        if self._numbers.get(digest) == number:
+            return 0
+        held = self._prints[number]
+        views = ((held.parts, shown.turned), (shown.parts, held.turned), (held.framed[:1], shown.framed))
+        bits = min(int(apart(parts[:, None], turned).min()) for parts, turned in views)
+        return bits if bits <= self._most and confirmed(shown, held) else None
+
+    def near(self, image: bytes) -> dict[int, int]:
+        """The numbers of all held-out pictures that a picture is near to, each with the bits between them."""
+        found = {number: self.distance(image, number) for number in range(len(self._prints))}
+        return {number: bits for number, bits in found.items() if bits is not None}
+
+    def _print(self, image: bytes) -> tuple[bytes, Print]:
+        digest = _digest(image)
+        if digest not in self._shown:
+            self._shown[digest] = print_of(image)
+            if len(self._shown) > REMEMBERED:
+                self._shown.popitem(last=False)
+        return digest, self._shown[digest]
+
+    @cached_property
+    def _wholes(self) -> tuple[Array, Array]:
+        """Hashes of the held-out pictures without and with their frames; none is added after the first search."""
+        bare = np.array([each.turned[0] for each in self._prints], dtype=np.uint64)
+        return bare, np.array([each.framed[0] for each in self._prints], dtype=np.uint64)
+
+    def _fewest(self, shown: Print) -> Array:
+        """Bits between any turn of a picture and each held-out one, `(held-out,)`."""
+        bare, framed = self._wholes
+        views = [apart(bare, shown.turned[:, None]), apart(framed, shown.framed[:, None])]
+        return np.concatenate(views).min(axis=0, initial=BITS)
+
+
+def apart(left: Array, right: Array) -> Array:
+    """Bits of 63 between hashes, or between the one and the other's complement."""
+    bits = np.bitwise_count(left ^ right)
+    return np.minimum(bits, BITS - bits)
+
+
+def confirmed(one: Print, other: Print) -> bool:
+    """Whether the nearest views of two pictures correlate, or both are of one grey."""
+    if min(one.contrast, other.contrast) < FLAT:
+        return max(one.contrast, other.contrast) < FLAT
+    least = PAGE_CORRELATION if one.page and other.page else CORRELATION
+    return _correlation(one, other) >= least or _correlation(other, one) >= least or _framed(one, other) >= least
+
+
+def _correlation(cut: Print, turned: Print) -> float:
+    """Of the cutting and the turn that are nearest."""
+    bits = apart(cut.parts[:, None], turned.turned)
+    part, number = np.unravel_index(np.argmin(bits), bits.shape)
+    return _cosine(cut.part(int(part)), turned.whole(int(number)))
+
+
+def _framed(one: Print, other: Print) -> float:
+    return _cosine(one.whole_framed(0), other.whole_framed(int(np.argmin(apart(one.framed[0], other.framed)))))
+
+
+def _cosine(left: Array, right: Array) -> float:
+    left, right = (left * HEIGHT).ravel()[1:], (right * HEIGHT).ravel()[1:]
+    return abs(float(left @ right)) / float(np.sqrt((left @ left) * (right @ right)))
+
+
+def _digest(image: bytes) -> bytes:
+    return hashlib.blake2b(image, digest_size=16).digest()
