@@ -53,16 +53,9 @@ def add(
         )
     refuse_licences(params.model_copy(update={"data": params.data.model_copy(update={"sources": (source,)})}))
     shutil.rmtree(STAGED, ignore_errors=True)
-    held, kept = STAGED / name, dry_run
+    held, kept = target if "://" in path and not dry_run else STAGED / name, dry_run
     try:
-        if "://" in path and not dry_run:
-            _dvc("import-url", path, str(target))
-            held = target
-        elif "://" in path:
-            STAGED.mkdir(parents=True)
-            _dvc("get-url", path, str(held))
-        else:
-            _bring(Path(path), held, source, images)
+        _fetch(path, held, source, images, dry_run=dry_run)
         _read(path, held, name, params, source, console)
         if dry_run:
             console.print(
@@ -82,6 +75,15 @@ def add(
     console.print(Text(f"\n{target} is under DVC. Keep the pointer: git add {pointer}"))
     console.print(Text("Name it in params.yaml, under data.sources:\n"))
     console.print(Text(entry))
+
+
+def _fetch(path: str, held: Path, source: CorpusSource | OwnSource, images: Path | None, *, dry_run: bool) -> None:
+    """Bring what is at a path or an address to `held`; an address that is only looked at is not tracked."""
+    if "://" in path:
+        held.parent.mkdir(parents=True, exist_ok=True)
+        _dvc("get-url" if dry_run else "import-url", path, str(held))
+    else:
+        _bring(Path(path), held, source, images)
 
 
 def _read(path: str, held: Path, name: str, params: Params, source: CorpusSource | OwnSource, console: Console) -> None:
