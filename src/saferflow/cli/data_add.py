@@ -77,6 +77,15 @@ def add(
     console.print(Text(entry))
 
 
+def _fetch(path: str, held: Path, source: CorpusSource | OwnSource, images: Path | None, *, dry_run: bool) -> None:
+    """Bring what is at a path or an address to `held`; an address that is only looked at is not tracked."""
+    if "://" in path:
+        held.parent.mkdir(parents=True, exist_ok=True)
+        _dvc("get-url" if dry_run else "import-url", path, str(held))
+    else:
+        _bring(Path(path), held, source, images)
+
+
 def _read(path: str, held: Path, name: str, params: Params, source: CorpusSource | OwnSource, console: Console) -> None:
     """Read what was brought, and show it.
 
