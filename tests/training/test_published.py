@@ -244,7 +244,7 @@ def test_a_file_that_is_a_pointer_or_damaged_is_refused(copy, name, content):
 
 def test_a_quantised_checkpoint_is_refused(copy):
     edit(copy / "config.json", quantization_config={"quant_method": "awq", "bits": 4})
-    with pytest.raises(PolicyError, match="no Qwen2.5-VL could be loaded"):
+    with pytest.raises(PolicyError, match=r"no Qwen2\.5-VL could be loaded"):
         load_model(copy, POLICY)
 
 
