@@ -129,7 +129,7 @@ def test_a_gate_that_failed_says_how_far_where_and_what_to_try(checkout):
         "    120 of 400 rows under the highest safety grade:",
         "      combination S1 (Violent Crimes)   12 of 20",
         "    saferflow audit --failed safety",
-        "  saferflow run --set sft.epochs=2.5",
+        f"  saferflow run --set sft.epochs={PARAMS.sft.epochs + 1:g}",
         "  saferflow run --set run.seed=8",
     ):
         assert line in told.splitlines(), line

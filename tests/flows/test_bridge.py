@@ -13,6 +13,7 @@ import yaml
 
 from flows.bridge import ARTIFACT_LIMIT
 from flows.reproduce import Failure, failure_of
+from saferflow.params import load_params
 from saferflow.tracking import graph
 
 STAGES = ["base", "plan", "validate", "sft", "dpo", "curate", "grpo", "evaluate", "gate"]
@@ -124,7 +125,7 @@ def test_the_closing_lines_of_a_candidate_that_is_not_better_say_where_it_fails_
         "    100 of 400 rows under the highest safety grade:",
         "      text S1 (Violent Crimes)  100 of 200",
         "    saferflow audit --failed safety",
-        "  saferflow run --set sft.epochs=2.5",
+        f"  saferflow run --set sft.epochs={load_params(unimproved.root / 'params.yaml').sft.epochs + 1:g}",
         "  saferflow run --set run.seed=8",
     ):
         assert line in told, line

@@ -21,7 +21,7 @@ from saferflow.params import EndpointParams
 CALL = "/chat/completions"
 VERSION = "/v1"
 """Where the calls are, on servers whose address was given without it."""
-PATIENCE_OF_THE_CLIENT = 60.0
+PATIENCE_OF_THE_CLIENT = 120.0
 """Seconds up to which the `openai` client waits as `Retry-After` says; beyond them it gives up at once."""
 OF_A_ROW = frozenset((400, 413, 414, 415, 422, 431, 451))
 """Statuses that may be about what was sent and not about us."""
