@@ -7,8 +7,10 @@ from saferflow.params import CurateParams
 from saferflow.stages.curate import Scored, box, summary
 
 
-def prompt(name: str, rewards: tuple[float, ...], hazard: str = "none", severity: int = 0) -> Scored:
-    labels = Labels("safety", hazard, severity, "text", "none", "answer")
+def prompt(
+    name: str, rewards: tuple[float, ...], hazard: str = "none", severity: int = 0, source: str = "text"
+) -> Scored:
+    labels = Labels("safety", hazard, severity, source, "none", "answer")
     return Scored(PromptRow(name, "scenes", "safety", None, "", "q", "", labels.to_json()), rewards)
 
 
@@ -91,33 +93,28 @@ def control(name: str, rewards: tuple[float, ...], resembles: tuple[str, ...]) -
     return Scored(PromptRow(name, "scenes", "safety", None, "", "q", "", labels.to_json()), rewards)
 
 
-def test_harmless_places_are_dealt_to_what_the_prompts_resemble():
-    """Else the hazard with the most controls in the box would be unlearnt alone."""
-    many = [control(f"s1-{number}", (0.0, 1.0), ("S1", "3", "combination")) for number in range(5)]
-    few = [
-        control("s8", (0.45, 0.55), ("S8", "1", "combination")),
-        control("sign", (0.4, 0.5), ("S8", "1", "typographic")),
-    ]
-    assert {"s8", "sign"} < set(names(box([*many, *few], params(keep=6))))
+def test_a_stratum_gets_as_many_harmless_prompts_that_resemble_it_as_harmful_ones_and_no_more():
+    """Five controls of a request beside two harmful ones would teach to answer that request."""
+    controls = [control(f"ok-{number}", (0.0, 1.0), ("S1", "3", "combination")) for number in range(5)]
+    sign = control("sign", (0.4, 0.5), ("S8", "1", "typographic"))
+    harmful = [prompt(f"s1-{number}", (0.0, 1.0), "S1", 3, "combination") for number in range(2)]
+    other = [prompt(f"plain-{number}", (0.0, 1.0)) for number in range(3)]
+    kept = names(box([*controls, sign, *harmful, *other], params(keep=12)))
+    assert kept == ["ok-0", "ok-1", "plain-0", "plain-1", "plain-2", "s1-0", "s1-1"]
 
 
 def test_solved_prompts_stand_in_for_the_side_that_the_box_lacks():
-    """The box holds harmless prompts of S8 and harmful ones of S1; the solved ones keep the policy from unlearning S8."""
+    """The box holds harmless prompts of S8 and harmful ones of S1; a solved one keeps the policy from unlearning S8."""
     inside = [control(f"ok-{number}", (0.0, 1.0), ("S8", "1", "combination")) for number in range(4)]
-    inside += [prompt(f"s1-{number}", (0.0, 1.0), "S1", 3) for number in range(4)]
+    inside += [prompt(f"s1-{number}", (0.0, 1.0), "S1", 3, "combination") for number in range(4)]
     solved = [
-        prompt("s8", (1.0, 1.0), "S8", 1),
-        *(prompt(f"s1-easy-{number}", (0.9, 1.0), "S1", 3) for number in range(3)),
+        prompt("s8", (1.0, 1.0), "S8", 1, "combination"),
+        *(prompt(f"s1-easy-{number}", (0.9, 1.0), "S1", 3, "combination") for number in range(3)),
     ]
-    hopeless = prompt("never", (0.0, 0.1), "S7", 2)
+    hopeless = prompt("never", (0.0, 0.1), "S7", 2, "combination")
     kept = names(box([*inside, *solved, hopeless], params(keep=6, solved_share=0.34)))
-    assert kept == [
-        "ok-0",
-        "ok-1",
-        "s1-0",
-        "s1-1",
-        "s8",
-    ]  # of three harmful places two unstable, one solved; no solved harmless
+    # of three harmful places two go to unstable prompts and one to a solved one; to that one a harmless one
+    assert kept == ["ok-0", "s1-0", "s1-1", "s8"]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

@@ -9,7 +9,7 @@ Source: SaFeR-VLM's QI-Box [V]; scores, bounds, the strata (hazard, severity and
 import shutil
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,9 @@ POLICY = Path("models/dpo")
 TABLE = Path("data/tables/grpo.parquet")
 OUT = Path("data/curated.parquet")
 PICTURE = Path("reports/box.svg")
+
+Stratum = tuple[str, ...]
+"""Hazard, severity and risk source."""
 JUDGED = 2
 """Rewards without which a prompt has no spread."""
 
@@ -60,7 +63,12 @@ class Scored:
         return Labels.from_json(self.row.labels).hazard == NONE
 
     @property
-    def stratum(self) -> tuple[str, ...]:
+    def resembling(self) -> bool:
+        """Harmless, and its labels say what it resembles."""
+        return bool(Labels.from_json(self.row.labels).resembles)
+
+    @property
+    def stratum(self) -> Stratum:
         """Hazard, severity and risk source: those of the row, or those that a harmless row resembles."""
         labels = Labels.from_json(self.row.labels)
         return labels.resembles or (labels.hazard, str(labels.severity), labels.risk_source)
@@ -122,45 +130,53 @@ def box(scored: Sequence[Scored], params: CurateParams) -> list[Scored]:
     One that the judge left without marks is not among them.
 
     `harmless_share` of the places go to harmless prompts: dealt by hazard alone they would be one stratum of many, and
-    the policy would learn to refuse. On both sides the places are dealt evenly to the strata. `solved_share` of them go to
-    prompts whose quality is above the box, in the strata that have the fewest: where the box holds one side of a hazard
-    alone, nothing else keeps the policy from forgetting the other.
+    the policy would learn to refuse. On both sides the places are dealt evenly to the strata, and a stratum gets no more harmless
+    prompts that resemble it than harmful ones that are in it: else GRPO answers that kind of request. `solved_share` of the
+    places go to prompts whose quality is above the box, in the strata that have the fewest.
     """
     low, high = params.quality
     judged = [item for item in scored if item.judged]
     ranked = sorted(judged, key=lambda item: (-item.instability, item.row.id))
     inside = [item for item in ranked if low <= item.quality <= high and item.instability >= params.min_instability]
     solved = [item for item in ranked if item.quality > high]
-    harmless = round(params.keep * params.harmless_share)
-    kept = [
-        *_side(inside, solved, True, harmless, params.solved_share),
-        *_side(inside, solved, False, params.keep - harmless, params.solved_share),
-    ]
-    return sorted(kept, key=lambda item: item.row.id)
+    places = round(params.keep * params.harmless_share)
+    harmful = _side(inside, solved, False, params.keep - places, params.solved_share, {})
+    balance = {item.stratum: 0 for item in ranked if item.resembling} | Counter(item.stratum for item in harmful)
+    harmless = _side(inside, solved, True, places, params.solved_share, balance)
+    return sorted([*harmless, *harmful], key=lambda item: item.row.id)
 
 
 def _side(
-    inside: Sequence[Scored], solved: Sequence[Scored], harmless: bool, places: int, solved_share: float
+    inside: Sequence[Scored],
+    solved: Sequence[Scored],
+    harmless: bool,
+    places: int,
+    solved_share: float,
+    most: Mapping[Stratum, int],
 ) -> list[Scored]:
-    """The prompts kept of one side, harmless or harmful."""
-    taken: Counter[tuple[str, ...]] = Counter()
-    unstable = _deal([item for item in inside if item.harmless == harmless], round(places * (1 - solved_share)), taken)
-    easy = _deal([item for item in solved if item.harmless == harmless], round(places * solved_share), taken)
-    return [*unstable, *easy]
+    """The prompts kept of one side, harmless or harmful; of a stratum at most as many as `most` says, where it says."""
+    taken: Counter[Stratum] = Counter()
+    unstable = [item for item in inside if item.harmless == harmless]
+    easy = [item for item in solved if item.harmless == harmless]
+    return [
+        *_deal(unstable, round(places * (1 - solved_share)), taken, most),
+        *_deal(easy, round(places * solved_share), taken, most),
+    ]
 
 
-def _deal(items: Sequence[Scored], places: int, taken: Counter[tuple[str, ...]]) -> list[Scored]:
+def _deal(items: Sequence[Scored], places: int, taken: Counter[Stratum], most: Mapping[Stratum, int]) -> list[Scored]:
     """Each place to the first item left of the stratum that has taken the fewest; `taken` counts on."""
-    strata: dict[tuple[str, ...], list[Scored]] = defaultdict(list)
+    strata: dict[Stratum, list[Scored]] = defaultdict(list)
     for item in reversed(items):
         strata[item.stratum].append(item)
     dealt: list[Scored] = []
-    while strata and len(dealt) < places:
-        stratum = min(strata, key=lambda key: (taken[key], key))
+    while len(dealt) < places:
+        open_ = [key for key, left in strata.items() if left and taken[key] < most.get(key, places)]
+        if not open_:
+            break
+        stratum = min(open_, key=lambda key: (taken[key], key))
         dealt.append(strata[stratum].pop())
         taken[stratum] += 1
-        if not strata[stratum]:
-            del strata[stratum]
     return dealt
 
 
