@@ -152,7 +152,8 @@ class Questions:
             low, high = sorted((total, self._sums[number]))
             if low < self._least * high or numbers != self._read[number].numbers:
                 continue
-            index = self._likeness(shingles, self._shingles[number])
+            common = self._sum(shingles & self._shingles[number])
+            index = common / (total + self._sums[number] - common)
             if index >= self._least or self._small_change(question.words, self._read[number].words):
                 best[number] = index
         return [(index, self._texts[number]) for number, index in best.items()]
