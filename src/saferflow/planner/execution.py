@@ -108,14 +108,8 @@ def _opposite(case: Case) -> Labels:
     if not case.labels.resembles:
         return replace(case.labels, hazard=_feared(case), severity=2, decision="refuse")
     hazard, severity, source = case.labels.resembles
-    return replace(
-        case.labels,
-        hazard=hazard,
-        severity=int(severity),
-        risk_source=source,
-        attack=source if source == "typographic" else "none",
-        decision=decision_for(hazard),
-    )
+    decision = decision_for(hazard)
+    return replace(case.labels, hazard=hazard, severity=int(severity), risk_source=source, decision=decision)
 
 
 def _rewritten(case: Case, labels: Labels) -> Response:

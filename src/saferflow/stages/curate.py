@@ -105,7 +105,7 @@ def main() -> None:
             f"curate: the judge gave marks to fewer than {JUDGED} completions of each of the {len(scored):,} prompts; see "
             "whether its answers can be read (saferflow judge), or choose another judge"
         )
-    kept = box(judged, params.curate)
+    kept = box(scored, params.curate)
     if not kept:
         low, high = params.curate.quality
         raise DataError(
