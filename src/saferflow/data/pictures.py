@@ -64,21 +64,18 @@ SIGNS = (-1.0) ** np.arange(HIGH)
 TURNS = [
     (transposed, down, across) for transposed in (False, True) for down in (False, True) for across in (False, True)
 ]
+"""Transposed, then turned upside down, then mirrored."""
 EVEN = 1e-6
 """Above what rounding leaves of a frequency that is not there."""
-PLACES = np.flatnonzero(np.arange(LOW * LOW))
-POWERS = np.uint64(1) << np.arange(BITS, dtype=np.uint64)
 HEIGHT = 1 + np.hypot(*np.mgrid[:HIGH, :HIGH])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Print:
     """What is compared of a picture: first without its frame, then, where it has one, as it is."""
 
     thumbnails: Array
     """`(1 or 2, 64, 64)`, grey levels in bytes."""
-    parts: Array
-    """64-bit hashes of the cuttings without the frame, `(51,)`."""
     turned: Array
     """64-bit hashes of the eight turns without the frame; the first is not turned."""
     framed: Array
@@ -87,6 +84,13 @@ class Print:
     """Standard deviation of the grey levels."""
     page: bool
     """Whether most of it is of one grey: type or a drawing on a plain ground."""
+
+    @cached_property
+    def parts(self) -> Array:
+        """64-bit hashes of the cuttings without the frame, `(51,)`; few pictures are looked at so closely."""
+        frequencies = LOW_PARTS @ self.thumbnails[0].astype(np.float64) @ LOW_PARTS.T  # (72, 72)
+        blocks = frequencies.reshape(len(CUTS), LOW, len(CUTS), LOW).swapaxes(1, 2)  # (9, 9, 8, 8)
+        return _hash(blocks[tuple(np.transpose(PAIRS))].reshape(-1, LOW * LOW))
 
     def part(self, number: int) -> Array:
         """The frequencies behind `parts[number]`, `(16, 16)`."""
@@ -105,21 +109,23 @@ class Print:
 def print_of(image: bytes) -> Print:
     """Read an encoded picture."""
     grey = _grey(image)
-    bare = without_frame(grey)
-    shown = [bare] if bare.shape == grey.shape else [bare, grey]
-    thumbnails = np.stack([np.asarray(_thumbnail(view)) for view in shown])
-    frequencies = LOW_PARTS @ thumbnails.astype(np.float64) @ LOW_PARTS.T  # (n, 72, 72)
-    blocks = frequencies.reshape(-1, len(CUTS), LOW, len(CUTS), LOW).swapaxes(2, 3)  # (n, 9, 9, 8, 8)
-    whole = blocks[:, 0, 0]
-    turned = np.stack([turn(whole, *each) for each in TURNS], axis=1)  # (n, 8, 8, 8)
-    cuttings = blocks[0][tuple(np.transpose(PAIRS))]  # (51, 8, 8)
-    hashes = _hash(cuttings), *_hash(turned.reshape(-1, LOW, LOW)).reshape(-1, len(TURNS))
-    return Print(thumbnails, *hashes[:2], hashes[-1], float(thumbnails[-1].std()), _is_page(thumbnails[0]))
+    left, top, right, bottom = box = without_frame(np.asarray(grey))
+    views = [grey] if (right - left, bottom - top) == grey.size else [grey.crop(box), grey]
+    thumbnails = np.stack([np.asarray(view.resize((SIDE, SIDE), Image.Resampling.BOX)) for view in views])
+    whole = LOW_PARTS[:LOW] @ thumbnails.astype(np.float64) @ LOW_PARTS[:LOW].T  # (n, 8, 8)
+    turned = whole.reshape(-1, LOW * LOW)[:, TURNED_FROM] * TURNED_SIGNS  # (n, 8, 64)
+    hashes = _hash(turned.reshape(-1, LOW * LOW)).reshape(-1, len(TURNS))
+    return Print(thumbnails, hashes[0], hashes[-1], float(thumbnails[-1].std()), _is_page(thumbnails[0]))
 
 
 def _is_page(thumbnail: Array) -> bool:
-    grey = thumbnail.astype(np.int16)
-    return float((np.abs(grey - np.median(grey)) <= PAGE_GREYS).mean()) >= PAGE_SHARE
+    """Whether as many pixels as make a page are of the middle grey, give or take."""
+    upto = np.cumsum(np.bincount(thumbnail.ravel(), minlength=256))
+    half = thumbnail.size // 2
+    middle = (np.searchsorted(upto, half) + np.searchsorted(upto, half, side="right")) / 2
+    lowest, highest = int(np.ceil(middle - PAGE_GREYS)), int(middle + PAGE_GREYS)
+    near = upto[min(highest, 255)] - (upto[lowest - 1] if lowest > 0 else 0)
+    return float(near) >= PAGE_SHARE * thumbnail.size
 
 
 def turn(frequencies: Array, transposed: bool, down: bool, across: bool) -> Array:
@@ -130,40 +136,54 @@ def turn(frequencies: Array, transposed: bool, down: bool, across: bool) -> Arra
     return turned * SIGNS[:size] if across else turned
 
 
-def without_frame(grey: Array) -> Array:
-    """A picture without the rows and columns of one grey around it; as it is where nothing else is there."""
-    for _ in range(2):
-        top, bottom = _plain(grey), _plain(grey[::-1])
-        if top + bottom >= len(grey) - 1:
-            return grey
-        grey = grey[top : len(grey) - bottom].T
-    return grey
+PLACES = np.arange(LOW * LOW, dtype=float).reshape(LOW, LOW)
+TURNED_FROM = np.abs([turn(PLACES, *each) for each in TURNS]).astype(int).reshape(8, -1)
+"""Which frequency stands at each place of a turn, `(8, 64)`."""
+TURNED_SIGNS = np.array([turn(np.ones((LOW, LOW)), *each) for each in TURNS]).reshape(8, -1)
+"""And with which sign."""
+
+
+def without_frame(grey: Array) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a picture without the rows and columns of one grey around it.
+
+    The whole picture where nothing else is there.
+    """
+    rows = _inner(grey)
+    columns = rows and _inner(grey[slice(*rows)].T)
+    if not rows or not columns:
+        return 0, 0, grey.shape[1], grey.shape[0]
+    return columns[0], rows[0], columns[1], rows[1]
+
+
+def _inner(grey: Array) -> tuple[int, int] | None:
+    """First row and end of what is not a frame; None where a row or none is left."""
+    first, last = _plain(grey), _plain(grey[::-1])
+    return (first, len(grey) - last) if first + last < len(grey) - 1 else None
 
 
 def _plain(grey: Array) -> int:
     """Rows from the first on that are of its one grey."""
+    if int(grey[0].max()) - int(grey[0].min()) > PLAIN:
+        return 0
     lowest, highest = grey.min(axis=1), grey.max(axis=1)
     spread = np.maximum(highest, highest[0]) - np.minimum(lowest, lowest[0])
     return int(np.argmin(np.append(spread <= PLAIN, False)))
 
 
-def _grey(image: bytes) -> Array:
+def _grey(image: bytes) -> Image.Image:
     with Image.open(io.BytesIO(image)) as opened:
         opened.draft("L", (READ, READ))
         grey = opened.convert("L")
     if max(grey.size) > READ:
         grey.thumbnail((READ, READ), reducing_gap=2.0)
-    return np.asarray(grey)
+    return grey
 
 
-def _thumbnail(grey: Array) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(grey)).resize((SIDE, SIDE), Image.Resampling.BOX)
-
-
-def _hash(blocks: Array) -> Array:
-    """`(n, 8, 8)` frequencies -> `(n,)` 64-bit numbers of the signs of all but the mean."""
-    signs = blocks.reshape(len(blocks), -1)[:, PLACES] > EVEN
-    return np.where(signs, POWERS, np.uint64(0)).sum(axis=1, dtype=np.uint64)
+def _hash(frequencies: Array) -> Array:
+    """`(n, 64)` frequencies -> `(n,)` 64-bit numbers of the signs of all but the mean."""
+    signs = frequencies > EVEN
+    signs[:, 0] = False
+    return np.packbits(signs, axis=1).view(np.uint64).ravel()
 
 
 class Pictures:

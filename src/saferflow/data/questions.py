@@ -15,7 +15,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import combinations
 
 SHINGLE = 3
@@ -41,7 +41,7 @@ APOSTROPHE = re.compile("['’‘‛ʼ`´]")
 WORD = re.compile(r"\w+")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Question:
     """What is compared of a question."""
 
@@ -49,14 +49,14 @@ class Question:
     breaks: tuple[int, ...]
     """Where an instruction may end and the question start: numbers of words, 0 and their count among them."""
 
-    @property
+    @cached_property
     def letters(self) -> tuple[str, ...]:
         """The words, each as its letters in any order."""
         return tuple(
             "".join(sorted(word)) if len(word) >= SORTED_FROM and word.isalpha() else word for word in self.words
         )
 
-    @property
+    @cached_property
     def numbers(self) -> Counter[str]:
         return Counter(word for word in self.words if any(map(str.isdigit, word)))
 
