@@ -112,10 +112,13 @@ def print_of(image: bytes) -> Print:
     left, top, right, bottom = box = without_frame(np.asarray(grey))
     views = [grey] if (right - left, bottom - top) == grey.size else [grey.crop(box), grey]
     thumbnails = np.stack([np.asarray(view.resize((SIDE, SIDE), Image.Resampling.BOX)) for view in views])
-    whole = LOW_PARTS[:LOW] @ thumbnails.astype(np.float64) @ LOW_PARTS[:LOW].T  # (n, 8, 8)
+    pixels = thumbnails.astype(np.float64)
+    whole = LOW_PARTS[:LOW] @ pixels @ LOW_PARTS[:LOW].T  # (n, 8, 8)
     turned = whole.reshape(-1, LOW * LOW)[:, TURNED_FROM] * TURNED_SIGNS  # (n, 8, 64)
     hashes = _hash(turned.reshape(-1, LOW * LOW)).reshape(-1, len(TURNS))
-    return Print(thumbnails, hashes[0], hashes[-1], float(thumbnails[-1].std()), _is_page(thumbnails[0]))
+    greys = pixels[-1].ravel()
+    variance = max(0.0, greys @ greys / greys.size - (greys.sum() / greys.size) ** 2)
+    return Print(thumbnails, hashes[0], hashes[-1], variance**0.5, _is_page(thumbnails[0]))
 
 
 def _is_page(thumbnail: Array) -> bool:
