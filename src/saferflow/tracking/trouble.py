@@ -23,9 +23,13 @@ DATABASE: dict[str, str] = {
     "(fuser names it), then run again",
     r"disk image is malformed|file is not a database|file is encrypted": f"is damaged; {RESTORE}",
     r"no such (?:table|column):? ?(?P<found>[\w.]*)": f"is not whole, {{found}} is missing; {RESTORE}",
+    r"(?:relation|column) \"?(?P<found>[\w.]+)\"? does not exist": f"is not whole, {{found}} is missing; {RESTORE}",
+    r"in a read-only transaction": "takes no writes; connect to the primary server, or ask who made it read-only",
+    r"password authentication failed|no pg_hba.conf entry|role .* does not exist": "does not let us in; look at the user and "
+    "password in the address",
     r"readonly database|read-only": "cannot be written; look who owns it and its folder",
     r"unable to open database file": "cannot be opened; look whether its folder is there and whose it is",
-    r"disk is full|No space left": "has no room left on its disk; make some, then run again",
+    r"disk is full|No space left|could not extend file": "has no room left on its disk; make some, then run again",
 }
 """What an error of a database says -> what is wrong with it, and the way out."""
 SERVER: dict[str, str] = {
