@@ -195,17 +195,36 @@ def curve(name: str, folder: Path, monkeypatch) -> list[float]:
     return [point.value for point in sorted(client.get_metric_history(run, "loss"), key=lambda point: point.step)]
 
 
+def with_few_images(rows: pa.Table, share: int) -> pa.Table:
+    """The rows with the image of one in `share`."""
+    few = [image if number % share == 0 else None for number, image in enumerate(rows["image"].to_pylist())]
+    place = rows.schema.get_field_index("image")
+    return rows.set_column(place, rows.schema.field(place), pa.array(few, rows.schema.field(place).type))
+
+
 @needs_a_compiler
-@pytest.mark.parametrize("name", ["sft", "dpo"])
-def test_two_processes_with_deepspeed_learn_as_one_does(here, name, monkeypatch):
-    """The same global batch: 20 steps of 8 rows, all of them in every batch as many tokens or weighed the same."""
+@pytest.mark.parametrize(
+    ("name", "strategy", "share"),
+    [
+        pytest.param("sft", "zero2", 1, id="sft-zero2"),
+        pytest.param("dpo", "zero2", 1, id="dpo-zero2"),
+        pytest.param("sft", "zero2", 2, id="sft-zero2-few-images"),
+        pytest.param("dpo", "ddp", 2, id="dpo-ddp-few-images"),
+    ],
+)
+def test_two_processes_learn_as_one_does(here, name, strategy, share, monkeypatch):
+    """The same global batch: 20 steps of 8 rows, all of them in every batch as many tokens or weighed the same.
+
+    Where each second row has an image, a process at times has none, and no gradient of the vision tower for the other one. (In a
+    step without any image, one process leaves the tower as it is, and several go on with its momentum.)
+    """
     table = here / "data" / "tables" / f"{name}.parquet"
-    rows = pq.read_table(table)
+    rows = with_few_images(pq.read_table(table), share)
     pq.write_table(pa.concat_tables([rows] * (160 // len(rows) + 1)).slice(0, 160), table)
     spread(here, 1, "ddp")
     alone = curve(name, here, monkeypatch)
     shutil.rmtree(here / "models" / name)
-    spread(here, 2, "zero2")
+    spread(here, 2, strategy)
     for operator in build_folder().glob("*"):
         (operator / "lock").touch()  # as a process leaves it that was killed while it compiled
     together = curve(name, here, monkeypatch)
@@ -340,14 +359,9 @@ def test_one_row_with_an_image_does_not_leave_the_other_process_waiting(here, na
     spread(here, 2, "zero3")
     change(here, policy={"packed": packed}, grpo={"epochs": 1})
     table = here / "data" / ("curated.parquet" if name == "grpo" else f"tables/{name}.parquet")
-    rows = pq.read_table(table).slice(0, 16)
-    images = rows["image"].to_pylist()
-    few = [image if number % 5 == 0 else None for number, image in enumerate(images)]
-    place = rows.schema.get_field_index("image")
-    pq.write_table(
-        rows.set_column(place, rows.schema.field(place), pa.array(few, rows.schema.field(place).type)), table
-    )
-    assert 1 < sum(image is not None for image in few) < 8
+    rows = with_few_images(pq.read_table(table).slice(0, 16), 5)
+    pq.write_table(rows, table)
+    assert 1 < len(rows) - rows["image"].null_count < 8
     finished(stage(name, here))
     assert weights(name, here)
 

@@ -173,7 +173,10 @@ def leads() -> bool:
 
 
 def deepspeed_config(launch: LaunchParams, policy: PolicyParams) -> dict[str, Any] | None:
-    """DeepSpeed's configuration; `auto` is filled in by transformers from the trainer's own arguments."""
+    """DeepSpeed's configuration; `auto` is filled in by transformers from the trainer's own arguments.
+
+    Gradients are added up, and reduced over the processes, in float32 as in the released code [K].
+    """
     if launch.strategy == "ddp":
         return None
     stage, _, offload = launch.strategy.removeprefix("zero").partition("_")
@@ -188,6 +191,8 @@ def deepspeed_config(launch: LaunchParams, policy: PolicyParams) -> dict[str, An
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": policy.dtype == "bfloat16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
         "train_batch_size": "auto",
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",

@@ -64,20 +64,30 @@ def _minding_images(plain: Callable[..., Any], signed: Callable[..., Any]) -> Ca
 
 
 def _mind_images(module: Qwen2_5_VLModel, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Read pixels of no image as no pixels; and where processes share the weights, call the vision tower in each of them.
+    """Read pixels of no image as no pixels; and where processes train together, call the vision tower in each of them.
 
-    TRL cuts a batch of rows with and without an image into micro batches; one without any gets an empty tensor. With
-    ZeRO-3 a process whose rows have no image would leave the others waiting for its part of the tower's weights.
+    TRL cuts a batch of rows with and without an image into micro batches; one without any gets an empty tensor. A process
+    whose rows have no image would leave the others waiting: with ZeRO-3 for its part of the tower's weights, else for its
+    part of the tower's gradients.
     """
     pixels = kwargs.get("pixel_values")
     if pixels is not None and len(pixels) == 0:
         pixels = None
         kwargs = {**kwargs, "pixel_values": None, "image_grid_thw": None}
     begins = kwargs.get("past_key_values") is None and kwargs.get("inputs_embeds") is None
-    if pixels is None and begins and kwargs.get("input_ids") is not None and is_deepspeed_zero3_enabled():
+    if pixels is None and begins and kwargs.get("input_ids") is not None and _needs_the_tower(module):
         embedded = module.get_input_embeddings()(kwargs["input_ids"])
         kwargs = {**kwargs, "inputs_embeds": embedded + 0.0 * _seen_nothing(module, embedded)}
     return kwargs
+
+
+def _needs_the_tower(module: Qwen2_5_VLModel) -> bool:
+    """Whether other processes wait for this one's call of the vision tower."""
+    if is_deepspeed_zero3_enabled():
+        return True
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in module.visual.parameters())
+    return together and trained and torch.distributed.get_world_size() > 1
 
 
 def _seen_nothing(module: Qwen2_5_VLModel, like: torch.Tensor) -> torch.Tensor:
