@@ -79,11 +79,31 @@ def train_grpo(
 
     Returns:
         The trainer's final metrics.
+
+    Raises:
+        TrainingError: fewer prompts than one rollout batch wants.
     """
+    fill_a_batch(len(rows), params)
     trainer = grpo_trainer(model, processor, rows, rewards, params, job)
     trainer.reflection, trainer.ahead = reflection, ahead
     trainer.add_callback(StopOnCollapse(params))
     return train("grpo", trainer, job, last=lambda: trainer.keep_rollouts(rollouts))
+
+
+def fill_a_batch(prompts: int, params: GRPOParams) -> None:
+    """Check that the prompts are enough for one rollout batch; of what is left over TRL draws nothing.
+
+    Raises:
+        TrainingError: they are not.
+    """
+    wanted = params.rollout_batch // params.group
+    if prompts < wanted:
+        raise TrainingError(
+            f"grpo: there are {prompts:,} curated prompts, and one rollout batch wants {wanted:,} (grpo.rollout_batch "
+            f"{params.rollout_batch} by grpo.group {params.group}). Lower grpo.rollout_batch to at most {prompts * params.group} (a "
+            "multiple of grpo.batch_size, which may have to be lowered with it), or let stage curate keep more: raise curate.keep, widen curate.quality, or lower "
+            "curate.min_instability"
+        )
 
 
 def grpo_trainer(
@@ -221,7 +241,9 @@ class RecordingTrainer(Reflecting, InParts, Ordered, Checkpointed, GRPOTrainer):
 
     def _leave_out(self, made: dict[str, Any]) -> None:
         """Take the groups that the filter does not let through out of the loss; where none gets through, all stay."""
-        means = self._totals.view(-1, self.num_generations).nanmean(dim=1)  # NaN, which lets nothing through, if none is judged
+        means = self._totals.view(-1, self.num_generations).nanmean(
+            dim=1
+        )  # NaN, which lets nothing through, if none is judged
         kept = (means > self.group_filter.low) & (means < self.group_filter.high)
         self._log_metric("groups_filtered", 1 - kept.float().mean().item())
         if not kept.any():
