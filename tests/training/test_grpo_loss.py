@@ -94,7 +94,7 @@ def test_the_advantage_is_centred_in_its_group_and_divided_by_its_deviation(
 ):
     """Rewards 1 and 5: centred -2 and 2; the group's standard deviation (n - 1) is the root of 8."""
     made = trainer(parts, tmp_path, advantage=advantage)
-    monkeypatch.setattr(made, "_calculate_rewards", lambda *_: torch.tensor([[1.0], [5.0]]))
+    monkeypatch.setattr(GRPOTrainer, "_calculate_rewards", lambda *_: torch.tensor([[1.0], [5.0]]))
     made.model.train()
     made.current_gradient_accumulation_steps = 1
     row = {"prompt": [{"role": "user", "content": "What is this?"}], "row": "x", "plan": ""}
