@@ -400,6 +400,23 @@ class GroupFilterParams(Section):
         return self
 
 
+class GuardParams(Section):
+    """Where GRPO's numbers are bounded, and what the released code does otherwise than TRL."""
+
+    log_ratio: Annotated[float, Field(gt=0)] | None
+    """Most that the logarithm of the ratio is, either way, before the clip. Null: no bound."""
+    kl: Annotated[float, Field(gt=0)] | None
+    """Most that a token's KL is. Null: no bound."""
+    advantage_epsilon: Annotated[float, Field(gt=0)]
+    """Added to the group's standard deviation where `advantage` is `group`."""
+    decay: Literal["all", "transformers"]
+    """`all`: weight decay is on every parameter; `transformers`: on none that has `bias`, `layernorm` or `_norm` in its name."""
+    skip_steps: bool
+    """A step whose gradient norm is no number changes nothing. DeepSpeed decides by itself: in bfloat16 it always skips."""
+    vllm_correction: bool
+    """TRL's importance-sampling correction for rollouts of vLLM; the paper has none. Always off with `reflection`."""
+
+
 class TransformersEngine(Section):
     """Rollouts by `generate`, with the weights that are trained: runs everywhere."""
 
@@ -453,6 +470,7 @@ class GRPOParams(TrainingParams):
     clip_high: Annotated[float, Field(gt=0)]
     dual_clip: Annotated[float, Field(gt=1)] | None
     """Most that the ratio counts where the advantage is negative; it is over 1 + `clip_high`. Null: no such bound."""
+    guards: GuardParams
     loss_mean: Literal["token", "sequence"]
     """`token`: every token of an update weighs the same (published); `sequence`: every completion does."""
     advantage: Literal["group", "none"]

@@ -9,10 +9,11 @@ from trl import GRPOTrainer
 
 from saferflow.data.rows import PromptRow
 from saferflow.data.scenes.corpus import general_rows
+from saferflow.errors import TrainingError
 from saferflow.params import load_params
 from saferflow.training.arguments import Job
 from saferflow.training.embedded import build_model, build_processor, train_tokenizer
-from saferflow.training.grpo import grpo_trainer
+from saferflow.training.grpo import grpo_trainer, train_grpo
 from saferflow.training.policy import load_model, save_policy
 
 MICRO = load_params(Path(__file__).parents[2] / "profiles" / "micro.yaml")
@@ -93,7 +94,7 @@ def test_the_advantage_is_centred_in_its_group_and_divided_by_its_deviation(
 ):
     """Rewards 1 and 5: centred -2 and 2; the group's standard deviation (n - 1) is the root of 8."""
     made = trainer(parts, tmp_path, advantage=advantage)
-    monkeypatch.setattr(made, "_calculate_rewards", lambda *_: torch.tensor([[1.0], [5.0]]))
+    monkeypatch.setattr(GRPOTrainer, "_calculate_rewards", lambda *_: torch.tensor([[1.0], [5.0]]))
     made.model.train()
     made.current_gradient_accumulation_steps = 1
     row = {"prompt": [{"role": "user", "content": "What is this?"}], "row": "x", "plan": ""}
@@ -116,3 +117,14 @@ def test_a_resumed_run_forgets_the_rollouts_that_it_draws_again(parts, tmp_path,
     assert (tmp_path / "kept.jsonl").read_text(encoding="utf-8") == "".join(lines[:3])
     made.train()
     assert file.read_text(encoding="utf-8") == ""
+
+
+def test_fewer_prompts_than_a_rollout_batch_are_refused_with_the_counts_and_the_way_out(parts, tmp_path):
+    """4 prompts; a rollout batch of 10 completions in groups of 2 wants 5."""
+    model, processor, rows = parts
+    params = MICRO.grpo.model_copy(update={**RECIPE, "rollout_batch": 10})
+    job = Job(MICRO.policy, MICRO.launch, 1, tmp_path / "out", tmp_path / "steps", lambda *_: None)
+    with pytest.raises(
+        TrainingError, match=r"4 curated prompts.* wants 5 .*Lower grpo.rollout_batch to at most 8.*curate.keep"
+    ):
+        train_grpo(model, processor, rows, {"length": length}, params, job, tmp_path / "rollouts.jsonl")

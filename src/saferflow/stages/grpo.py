@@ -32,11 +32,12 @@ def main() -> None:
         from saferflow.tracking.live import log_metrics
         from saferflow.training.arguments import Job
         from saferflow.training.checkpoints import home
-        from saferflow.training.grpo import train_grpo
+        from saferflow.training.grpo import fill_a_batch, train_grpo
         from saferflow.training.policy import load_model, load_processor
         from saferflow.training.reflection import judged_reflection
 
     rows = read_table(TABLE, PromptRow)
+    fill_a_batch(len(rows), params.grpo)  # before the weights are read
     checkpoints = home("grpo", [TABLE, POLICY], [params.policy, params.launch, params.grpo], params.run.seed)
     job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics)
     model, processor = load_model(POLICY, params.policy, params.launch), load_processor(POLICY, params.policy)

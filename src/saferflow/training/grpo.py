@@ -40,6 +40,7 @@ from saferflow.training.branching import unsayable
 from saferflow.training.checkpoints import Checkpointed
 from saferflow.training.conversation import spoken
 from saferflow.training.examples import grpo_dataset
+from saferflow.training.guards import Guarded, scaled_advantages
 from saferflow.training.launch import world
 from saferflow.training.models import prepare
 from saferflow.training.order import Ordered, lengths
@@ -79,11 +80,31 @@ def train_grpo(
 
     Returns:
         The trainer's final metrics.
+
+    Raises:
+        TrainingError: fewer prompts than one rollout batch wants.
     """
+    fill_a_batch(len(rows), params)
     trainer = grpo_trainer(model, processor, rows, rewards, params, job)
     trainer.reflection, trainer.ahead = reflection, ahead
     trainer.add_callback(StopOnCollapse(params))
     return train("grpo", trainer, job, last=lambda: trainer.keep_rollouts(rollouts))
+
+
+def fill_a_batch(prompts: int, params: GRPOParams) -> None:
+    """Check that the prompts are enough for one rollout batch; of what is left over TRL draws nothing.
+
+    Raises:
+        TrainingError: they are not.
+    """
+    wanted = params.rollout_batch // params.group
+    if prompts < wanted:
+        raise TrainingError(
+            f"grpo: there are {prompts:,} curated prompts, and one rollout batch wants {wanted:,} (grpo.rollout_batch "
+            f"{params.rollout_batch} by grpo.group {params.group}). Lower grpo.rollout_batch to at most {prompts * params.group}"
+            ", a multiple of grpo.batch_size, which may have to be lowered with it; or let stage curate keep more: raise "
+            "curate.keep, widen curate.quality, or lower curate.min_instability"
+        )
 
 
 def grpo_trainer(
@@ -120,7 +141,7 @@ def grpo_trainer(
             loss_type=LOSS[params.loss_mean],
             disable_dropout=True,
             # A correction counts as drawn under the original prompt; the sampler knows only what it was drawn under.
-            vllm_importance_sampling_correction=params.reflection is None,
+            vllm_importance_sampling_correction=params.guards.vllm_correction and params.reflection is None,
             log_multimodal=False,  # a process whose rows have no image would not take part, and the others would wait
             **engine(params.engine, unsayable(model.config)),
         ),
@@ -133,7 +154,7 @@ def grpo_trainer(
     if job.policy.packed:
         trainer.branching = isinstance(params.engine, TransformersEngine)
     trainer.rollout_micro_batch = params.rollout_micro_batch
-    trainer.group_filter = params.group_filter
+    trainer.group_filter, trainer.guards = params.group_filter, params.guards
     trainer.judged = [name in OURS for name in params.rewards]
     return trainer
 
@@ -172,7 +193,7 @@ def engine(params: TransformersEngine | ColocatedVLLM | VLLMServer, unsaid: Sequ
     }
 
 
-class RecordingTrainer(Reflecting, InParts, Ordered, Checkpointed, GRPOTrainer):
+class RecordingTrainer(Reflecting, InParts, Guarded, Ordered, Checkpointed, GRPOTrainer):
     """TRL's trainer, which also keeps every rollout with its reward, and logs the share that keeps the protocol."""
 
     group_filter: GroupFilterParams | None = None
@@ -199,19 +220,38 @@ class RecordingTrainer(Reflecting, InParts, Ordered, Checkpointed, GRPOTrainer):
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """TRL's, but it deals whole groups to the micro batches, for what a group shares is computed once in each."""
-        if not (self.branching and self.model.training):
+        if not self.model.training:
             return super()._prepare_inputs(generation_batch)
         size = self.args.steps_per_generation
-        if self._step % (size * self.num_iterations) == 0 or self._buffered_inputs is None:
+        drawn = self._step % (size * self.num_iterations) == 0 or self._buffered_inputs is None
+        if drawn and self.branching:
             made = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
             parts = split_tensor_dict(shuffled(made, self.num_generations), size)
             self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in parts]
-        return self._buffered_inputs[self._step % size]
+        inputs = (
+            self._buffered_inputs[self._step % size] if self.branching else super()._prepare_inputs(generation_batch)
+        )
+        if drawn:
+            self._count_tokens_of_updates()
+        return inputs
+
+    def _count_tokens_of_updates(self) -> None:
+        """Set what TRL divides by to the tokens of each update, of all processes: TRL has the mean of all updates' [K]."""
+        window, micro = self.args.gradient_accumulation_steps, self._buffered_inputs
+        if self.loss_type != LOSS["token"] or window >= len(micro):
+            return
+        counted = torch.stack([(part["completion_mask"] * part.get("tool_mask", 1)).sum() for part in micro])
+        updates = self.accelerator.reduce(counted.view(-1, window).sum(dim=1), reduction="sum")  # (updates,)
+        for number, part in enumerate(micro):
+            part["num_items_in_batch"] = updates[number // window] * (len(micro) // window)  # TRL divides by the same
 
     def _generate_and_score_completions(self, inputs: list) -> dict[str, Any]:
         made = super()._generate_and_score_completions(inputs)
         if not self.model.training:
             return made
+        if self.scale_rewards == "group":
+            advantages = scaled_advantages(self._totals, self.num_generations, self.guards.advantage_epsilon)
+            made["advantages"] = advantages[self._slice(len(made["advantages"]))]
         if self.state.global_step == 0:
             stretch(made, self.max_completion_length, self._tokenizer.pad_token_id)
         made["kept"] = torch.ones((), device=made["advantages"].device)
@@ -221,7 +261,9 @@ class RecordingTrainer(Reflecting, InParts, Ordered, Checkpointed, GRPOTrainer):
 
     def _leave_out(self, made: dict[str, Any]) -> None:
         """Take the groups that the filter does not let through out of the loss; where none gets through, all stay."""
-        means = self._totals.view(-1, self.num_generations).nanmean(dim=1)  # NaN, which lets nothing through, if none is judged
+        means = self._totals.view(-1, self.num_generations).nanmean(
+            dim=1
+        )  # NaN, which lets nothing through, if none is judged
         kept = (means > self.group_filter.low) & (means < self.group_filter.high)
         self._log_metric("groups_filtered", 1 - kept.float().mean().item())
         if not kept.any():
