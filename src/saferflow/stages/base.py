@@ -48,8 +48,8 @@ def pretrain(params: Params) -> dict[str, float]:
         from saferflow.data.rows import SFTRow
         from saferflow.tracking.live import log_metrics
         from saferflow.training.arguments import Job
-        from saferflow.training.checkpoints import home
         from saferflow.training.embedded import build_model, build_processor, train_tokenizer
+        from saferflow.training.homes import delete_others, home
         from saferflow.training.sft import train_sft
 
     base, seed = params.base, params.run.seed
@@ -60,12 +60,14 @@ def pretrain(params: Params) -> dict[str, float]:
     size = model.num_parameters()
     print(f"base  {size:,} parameters, {len(tokenizer):,} tokens, {len(rows):,} rows", flush=True)
     made_by = [PACKAGE / name for name in MAKES_ROWS]
+    checkpoints = home("base", made_by, [params.policy, base, params.plan], seed)
+    delete_others(checkpoints)
     job = Job(
         policy=params.policy.model_copy(update={"lora": None}),
         launch=ALONE,
         seed=seed,
         out=OUT,
-        checkpoints=home("base", made_by, [params.policy, base, params.plan], seed),
+        checkpoints=checkpoints,
         log=log_metrics,
     )
     metrics = train_sft(
