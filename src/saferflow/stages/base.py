@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saferflow.params import LaunchParams, Params, load_params
+from saferflow.params import LaunchParams, Params, PolicyParams, load_params
 from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
 
@@ -30,16 +30,25 @@ TOKENIZER_ROWS = 1500
 def main() -> None:
     params = load_params()
     if params.base is None:
-        write_metrics("base", point_to(params.policy.base))
+        write_metrics("base", published(params.policy))
     else:
         write_metrics("base", pretrain(params))
 
 
-def point_to(checkpoint: str) -> dict[str, float]:
-    """Name the published checkpoint instead of copying its weights."""
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "SOURCE").write_text(f"{checkpoint}\n", encoding="utf-8")
-    print(f"base  {checkpoint} is used as published", flush=True)
+def published(policy: PolicyParams) -> dict[str, float]:
+    """Name the published checkpoint, and its commit, instead of copying its weights."""
+    with imports():
+        from saferflow.training.policy import point_to
+
+    checkpoint, commit = point_to(OUT, policy.base, policy.revision)
+    at = (
+        f" at commit {commit}"
+        if commit
+        else ", whose commit cannot be told here"
+        if not Path(checkpoint).exists()
+        else ""
+    )
+    print(f"base  {checkpoint}{at} is used as published", flush=True)
     return {"published": 1}
 
 
