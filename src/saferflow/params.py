@@ -62,6 +62,8 @@ class PolicyParams(Section):
 
     base: str
     """`embedded`: built and pre-trained by stage `base`. Otherwise the folder or hub name of a Qwen2.5-VL checkpoint."""
+    revision: Annotated[str, Field(min_length=1)] | None
+    """The commit, tag or branch of a hub name; null: the newest of the main branch. A folder has none."""
     dtype: Literal["float32", "bfloat16"]
     """Of the arithmetic; with bfloat16 and `launch.strategy` ddp the weights that are trained are kept in float32."""
     device: Literal["auto", "cuda"]
@@ -82,6 +84,14 @@ class PolicyParams(Section):
     """Where a completion is cut off when a policy speaks."""
     max_cut_share: Share
     """Training stops before it begins where a larger share of the completions to learn is longer than that."""
+
+    @model_validator(mode="after")
+    def _only_a_hub_has_revisions(self) -> Self:
+        if self.base == "embedded" and self.revision is not None:
+            raise ValueError(
+                "base is embedded, which has no revision; set revision to null, or name a checkpoint of a hub"
+            )
+        return self
 
 
 class LaunchParams(Section):

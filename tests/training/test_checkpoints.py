@@ -3,17 +3,13 @@
 import json
 import os
 import signal
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from saferflow.params import load_params
-from saferflow.training.checkpoints import IN_PROGRESS, MANIFEST, StopWhenAsked, damaged, home, latest, seal
-
-ROOT = Path(__file__).parents[2]
+from saferflow.training.checkpoints import IN_PROGRESS, MANIFEST, StopWhenAsked, damaged, latest, latest_of_all, seal
 
 
 def written(where, step, **files):
@@ -34,6 +30,22 @@ def test_the_newest_whole_one_is_used_and_the_others_are_named(tmp_path, capsys)
     told = capsys.readouterr().out
     assert "checkpoint-11: not used, it was not finished" in told
     assert "checkpoint-10: not used, weights is not what was written" in told
+
+
+@pytest.mark.parametrize(("name", "newest"), [("checkpoint-9", 9), ("", None)], ids=["one", "none"])
+def test_a_process_that_follows_takes_the_checkpoint_that_the_leading_one_read_and_reads_none(
+    tmp_path, monkeypatch, name, newest
+):
+    seal(written(tmp_path, 10, weights=b"ten"))
+    monkeypatch.setattr("saferflow.training.checkpoints.from_leader", lambda text, compute: name)
+    monkeypatch.setattr("saferflow.training.checkpoints.hash_of", None)  # a call of it would fail
+    assert latest_of_all(tmp_path) == (tmp_path / f"checkpoint-{newest}" if newest else None)
+
+
+def test_a_process_alone_reads_its_checkpoints(tmp_path):
+    assert latest_of_all(tmp_path) is None
+    seal(written(tmp_path, 10, weights=b"ten"))
+    assert latest_of_all(tmp_path) == tmp_path / "checkpoint-10"
 
 
 def test_without_any_there_is_none(tmp_path):
@@ -62,21 +74,6 @@ def test_a_manifest_that_cannot_be_read_is_damage(tmp_path, manifest):
     if manifest is not None:
         (folder / MANIFEST).write_bytes(manifest)
     assert MANIFEST in damaged(folder)
-
-
-def test_what_a_stage_trains_from_is_its_key_and_other_keys_go(tmp_path):
-    table, policy = tmp_path / "table", load_params(ROOT / "params.yaml").policy
-    table.write_bytes(b"rows")
-    first = home("sft", [table], [policy], 1, tmp_path / "checkpoints")
-    assert home("sft", [table], [policy], 1, tmp_path / "checkpoints") == first
-    first.mkdir(parents=True)
-    table.write_bytes(b"more rows")
-    second = home("sft", [table], [policy], 1, tmp_path / "checkpoints")
-    assert second != first
-    assert not first.exists()
-    assert home("sft", [table], [policy], 2, tmp_path / "checkpoints") != second
-    changed = policy.model_copy(update={"max_completion_tokens": 7})
-    assert home("sft", [table], [changed], 1, tmp_path / "checkpoints") != second
 
 
 def test_sigterm_saves_and_stops_at_the_end_of_the_step_and_the_former_handler_comes_back(tmp_path):

@@ -100,9 +100,11 @@ def test_sampling_is_repeatable_by_its_seed(policy):
 
 def test_a_pointer_folder_stands_for_the_checkpoint_that_it_names(tmp_path):
     (tmp_path / "SOURCE").write_text("org/model\n", encoding="utf-8")
-    assert source(tmp_path) == "org/model"
+    assert source(tmp_path) == ("org/model", None)
+    (tmp_path / "SOURCE").write_text("org/model\nabc\n", encoding="utf-8")
+    assert source(tmp_path) == ("org/model", "abc")
     (tmp_path / "own").mkdir()
-    assert source(tmp_path / "own") == str(tmp_path / "own")
+    assert source(tmp_path / "own") == (str(tmp_path / "own"), None)
 
 
 def test_a_missing_folder_is_never_looked_for_on_a_hub(tmp_path):

@@ -56,6 +56,36 @@ def test_the_oldest_goes_where_there_are_too_many(tmp_path):
     assert store.get("j") is not None
 
 
+def test_processes_that_share_a_folder_keep_to_the_bound_together_and_miss_it_by_a_hundredth_each(tmp_path):
+    size = 100_000
+    stores = [Remembered(tmp_path, 20 * size) for _ in range(4)]
+    most = 0
+    for number in range(25):  # 100 files, five times what there may be
+        for process, store in enumerate(stores):
+            store.put(f"{number}-{process}", torch.ones(size // 4 - 30))  # 4 bytes each, 100 for the header
+            most = max(most, sum(path.stat().st_size for path in tmp_path.iterdir()))
+    assert 18 * size <= most <= (20 + len(stores)) * size  # a file is more than a hundredth here, 0.2 of its 20
+
+
+def test_a_folder_is_read_seldom_while_little_is_written(tmp_path, monkeypatch):
+    reads = []
+    monkeypatch.setattr(
+        Remembered, "_make_room", lambda self, make=Remembered._make_room: (reads.append(1), make(self))
+    )
+    store = Remembered(tmp_path, 10**6)  # a hundredth: 10,000
+    for number in range(40):
+        store.put(str(number), torch.ones(230))  # 4 x 230 + 80 for the header: 1,000
+    assert len(reads) == 1 + 40 * 1000 // 11_000  # at the start, and with each eleventh file
+
+
+def test_a_bound_that_was_lowered_holds_from_the_start(tmp_path):
+    store = Remembered(tmp_path, 10**6)
+    for number in range(10):
+        store.put(str(number), torch.ones(1000))
+    Remembered(tmp_path, 20_000)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 20_000
+
+
 def test_a_folder_that_cannot_be_written_keeps_nothing_and_stops_nobody(store, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

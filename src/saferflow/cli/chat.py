@@ -1,6 +1,7 @@
 """One question to a policy, on the terminal: plan, trace with the check's verdict, answer."""
 
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -8,7 +9,8 @@ from rich.text import Text
 
 from saferflow.errors import DataError, PolicyError
 from saferflow.params import Params
-from saferflow.tracking import registry, runs
+from saferflow.tracking import registry
+from saferflow.tracking.weights import weights_of
 
 
 def converse(
@@ -23,12 +25,10 @@ def converse(
     Raises:
         DataError: the image cannot be read.
         PolicyError: the policy has not been made yet.
+        PipelineError: the champion's files are not there, or are not what was registered.
     """
     picture = None if image == "-" else _read(Path(image), params.data.max_image_bytes)
-    with tempfile.TemporaryDirectory() as folder:
-        model = _champion(params, Path(folder)) if policy == "champion" else root / "models" / policy
-        if not model.is_dir():
-            raise PolicyError(f"{model} is not there yet; make it with: saferflow run")
+    with _weights(root, params, policy) as model:
         from saferflow.training.chat import respond
 
         reply = respond(model, picture, question, params, constrained=constrained)
@@ -64,11 +64,17 @@ def _read(path: Path, limit: int) -> bytes:
         raise DataError(f"{path}: {error.strerror}; give an image file, or - for none") from None
 
 
-def _champion(params: Params, folder: Path) -> Path:
+@contextmanager
+def _weights(root: Path, params: Params, policy: str) -> Iterator[Path]:
+    """The folder of a stage's policy or of the champion, for the block."""
+    if policy != registry.CHAMPION:
+        model = root / "models" / policy
+        if not model.is_dir():
+            raise PolicyError(f"{model} is not there yet; make it with: saferflow run")
+        yield model
+        return
     version = registry.by_alias(params.gate.registered_model, registry.CHAMPION)
     if version is None:
         raise PolicyError("there is no champion yet: no version passed the gate; try --policy grpo")
-    if version.source.startswith("file:"):
-        return Path(version.source.removeprefix("file://"))
-    run = version.source.removeprefix("runs:/").split("/")[0]
-    return runs.fetch_artifact(run, "model", folder)
+    with weights_of(version) as held:
+        yield held

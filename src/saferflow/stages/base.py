@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saferflow.params import LaunchParams, Params, load_params
+from saferflow.params import LaunchParams, Params, PolicyParams, load_params
 from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
 
@@ -30,16 +30,25 @@ TOKENIZER_ROWS = 1500
 def main() -> None:
     params = load_params()
     if params.base is None:
-        write_metrics("base", point_to(params.policy.base))
+        write_metrics("base", published(params.policy))
     else:
         write_metrics("base", pretrain(params))
 
 
-def point_to(checkpoint: str) -> dict[str, float]:
-    """Name the published checkpoint instead of copying its weights."""
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "SOURCE").write_text(f"{checkpoint}\n", encoding="utf-8")
-    print(f"base  {checkpoint} is used as published", flush=True)
+def published(policy: PolicyParams) -> dict[str, float]:
+    """Name the published checkpoint, and its commit, instead of copying its weights."""
+    with imports():
+        from saferflow.training.policy import point_to
+
+    checkpoint, commit = point_to(OUT, policy.base, policy.revision)
+    at = (
+        f" at commit {commit}"
+        if commit
+        else ", whose commit cannot be told here"
+        if not Path(checkpoint).exists()
+        else ""
+    )
+    print(f"base  {checkpoint}{at} is used as published", flush=True)
     return {"published": 1}
 
 
@@ -48,8 +57,8 @@ def pretrain(params: Params) -> dict[str, float]:
         from saferflow.data.rows import SFTRow
         from saferflow.tracking.live import log_metrics
         from saferflow.training.arguments import Job
-        from saferflow.training.checkpoints import home
         from saferflow.training.embedded import build_model, build_processor, train_tokenizer
+        from saferflow.training.homes import delete_others, home
         from saferflow.training.sft import train_sft
 
     base, seed = params.base, params.run.seed
@@ -60,12 +69,14 @@ def pretrain(params: Params) -> dict[str, float]:
     size = model.num_parameters()
     print(f"base  {size:,} parameters, {len(tokenizer):,} tokens, {len(rows):,} rows", flush=True)
     made_by = [PACKAGE / name for name in MAKES_ROWS]
+    checkpoints = home("base", made_by, [params.policy, base, params.plan], seed)
+    delete_others(checkpoints)
     job = Job(
         policy=params.policy.model_copy(update={"lora": None}),
         launch=ALONE,
         seed=seed,
         out=OUT,
-        checkpoints=home("base", made_by, [params.policy, base, params.plan], seed),
+        checkpoints=checkpoints,
         log=log_metrics,
     )
     metrics = train_sft(

@@ -81,13 +81,14 @@ def main() -> None:
         from saferflow.evaluation.box import draw_box
         from saferflow.judge.choice import judge_of
         from saferflow.rewards.judged import reward_functions, weighted
-        from saferflow.training.checkpoints import home
         from saferflow.training.generate import Prompt, sampler
+        from saferflow.training.homes import delete_others, home
         from saferflow.training.samples import sampled
 
     rows = read_table(TABLE, PromptRow)
     functions = reward_functions(params.grpo, judge_of(params.judge), rows)
     kept_at = home("curate", [TABLE, POLICY], [params.policy, params.curate], params.run.seed)
+    delete_others(kept_at)
     draw = sampler(POLICY, params.policy, params.curate.samples, params.curate.temperature)
     prompts = [Prompt.of(row) for row in rows]
     completions_of = sampled(kept_at / "samples.jsonl", prompts, params.curate.batch_size, params.run.seed, draw)

@@ -31,12 +31,13 @@ def main() -> None:
     with imports():
         from saferflow.tracking.live import log_metrics
         from saferflow.training.arguments import Job
-        from saferflow.training.checkpoints import home
         from saferflow.training.dpo import train_dpo
+        from saferflow.training.homes import delete_others, home
         from saferflow.training.policy import load_model, load_processor
         from saferflow.training.preflight import refuse_cut_off
 
     checkpoints = home("dpo", [TABLE, POLICY], [params.policy, params.launch, params.dpo], params.run.seed)
+    delete_others(checkpoints)
     job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics)
     model, processor = load_model(POLICY, params.policy, params.launch), load_processor(POLICY, params.policy)
     reference = None if params.policy.lora else load_model(POLICY, params.policy, params.launch)
@@ -67,19 +68,22 @@ def pairs(params: Params) -> list[DPORow]:
         return rows
 
     from saferflow.training.generate import Prompt, sampler
+    from saferflow.training.homes import delete_others
     from saferflow.training.samples import sampled
 
     chosen = drawn(rows, asked.share, params.run.seed)
     prompts = [Prompt.of(row) for row in chosen]
     draw = sampler(POLICY, params.policy, asked.samples, asked.temperature)
-    made = replaced(rows, chosen, sampled(samples_of(params), prompts, asked.batch_size, params.run.seed, draw))
+    kept_at = samples_of(params)
+    delete_others(kept_at.parent)
+    made = replaced(rows, chosen, sampled(kept_at, prompts, asked.batch_size, params.run.seed, draw))
     misses = sum(row.perturbation == NAME for row in made)
     print(f"dpo  {misses:,} near misses for {len(chosen):,} of {len(rows):,} pairs", flush=True)
     return balanced(made, asked.planted, params.run.seed)
 
 
 def samples_of(params: Params) -> Path:
-    from saferflow.training.checkpoints import home
+    from saferflow.training.homes import home
 
     return home("near_miss", [TABLE, POLICY], [params.policy, params.dpo.near_miss], params.run.seed) / "samples.jsonl"
 

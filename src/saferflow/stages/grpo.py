@@ -31,14 +31,15 @@ def main() -> None:
         from saferflow.rewards.judged import judged_ahead, reward_functions
         from saferflow.tracking.live import log_metrics
         from saferflow.training.arguments import Job
-        from saferflow.training.checkpoints import home
         from saferflow.training.grpo import fill_a_batch, train_grpo
+        from saferflow.training.homes import delete_others, home
         from saferflow.training.policy import load_model, load_processor
         from saferflow.training.reflection import judged_reflection
 
     rows = read_table(TABLE, PromptRow)
     fill_a_batch(len(rows), params.grpo)  # before the weights are read
     checkpoints = home("grpo", [TABLE, POLICY], [params.policy, params.launch, params.grpo], params.run.seed)
+    delete_others(checkpoints)
     job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics)
     model, processor = load_model(POLICY, params.policy, params.launch), load_processor(POLICY, params.policy)
     judge = judge_of(params.judge)

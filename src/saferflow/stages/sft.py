@@ -26,13 +26,14 @@ def main() -> None:
         from saferflow.data.tables import read_table
         from saferflow.tracking.live import log_metrics
         from saferflow.training.arguments import Job
-        from saferflow.training.checkpoints import home
+        from saferflow.training.homes import delete_others, home
         from saferflow.training.policy import load_model, load_processor
         from saferflow.training.preflight import refuse_cut_off
         from saferflow.training.sft import train_sft
 
     rows = read_table(TABLE, SFTRow)
     checkpoints = home("sft", [TABLE, BASE], [params.policy, params.launch, params.sft], params.run.seed)
+    delete_others(checkpoints)
     job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics)
     model, processor = load_model(BASE, params.policy, params.launch), load_processor(BASE, params.policy)
     refuse_cut_off("sft", processor.tokenizer, [(row.id, row.completion) for row in rows], params.policy)

@@ -21,7 +21,7 @@ class Job:
     out: Path
     """The folder of the trained policy."""
     checkpoints: Path
-    """What is whole in it is gone on from; it goes when the policy is saved (`checkpoints.home`)."""
+    """What is whole in it is gone on from; it goes when the policy is saved (`homes.home`)."""
     log: Log
     """Takes the training curves."""
 

@@ -5,17 +5,13 @@ written and gets `MANIFEST.json`, the hash of each file, last. Only a folder wit
 only if every hash is right; a damaged one is named, and the one before it is used. Nothing that is read is a pickle:
 weights are safetensors, states are loaded with `weights_only`, and the trainer's pickled arguments are not kept.
 
-They live in `checkpoints/<stage>/<key>/`, outside the outputs that DVC deletes before a stage runs. The key is a digest of
-everything that the stage trains from, so that other parameters, rows or code never go on from them. Source: ours.
+They live in `homes.home`. Source: ours.
 """
 
-import hashlib
 import json
 import os
 import shutil
 import signal
-from collections.abc import Iterable
-from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,34 +23,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from saferflow.errors import TrainingError
-from saferflow.params import Section
-from saferflow.training.launch import leads
+from saferflow.training.homes import files_in, hash_of
+from saferflow.training.launch import from_leader, leads
 from saferflow.training.weights import read_model
 
-ROOT = Path("checkpoints")
 IN_PROGRESS = "IN_PROGRESS"
 MANIFEST = "MANIFEST.json"
 KEPT = 2
 """Checkpoints kept: the newest, and the one before it in case the newest is damaged."""
-LIBRARIES = ("torch", "transformers", "trl", "peft")
-
-
-def home(stage: str, inputs: Iterable[Path], sections: Iterable[Section], seed: int, root: Path = ROOT) -> Path:
-    """The folder for the checkpoints of a stage with just these inputs; those of other inputs are deleted.
-
-    Args:
-        inputs: files, and folders with all that is in them, that the stage trains from.
-    """
-    digest = hashlib.sha256(json.dumps([seed, *(section.model_dump(mode="json") for section in sections)]).encode())
-    digest.update(" ".join(version(name) for name in LIBRARIES).encode())
-    for path in sorted(_files([*inputs, Path(__file__).parent])):
-        digest.update(path.name.encode() + _hash(path).encode())
-    mine = root / stage / digest.hexdigest()[:16]
-    if leads() and (root / stage).is_dir():
-        for other in (root / stage).iterdir():
-            if other != mine:
-                shutil.rmtree(other)
-    return mine
 
 
 class Checkpointed:
@@ -93,7 +69,9 @@ class Checkpointed:
 
 def seal(folder: Path) -> None:
     """Write the manifest of a folder that is complete, then take its mark away."""
-    sums = {str(path.relative_to(folder)): _hash(path) for path in sorted(_files([folder])) if path.name != IN_PROGRESS}
+    sums = {
+        str(path.relative_to(folder)): hash_of(path) for path in sorted(files_in([folder])) if path.name != IN_PROGRESS
+    }
     manifest = folder / MANIFEST
     with manifest.open("w", encoding="utf-8") as file:
         json.dump(sums, file, indent=1)
@@ -113,6 +91,12 @@ def latest(where: Path) -> Path | None:
     return None
 
 
+def latest_of_all(where: Path) -> Path | None:
+    """`latest`, for all processes of a stage at once: the leading one alone reads the checkpoints."""
+    name = from_leader(f"latest {where}", lambda: getattr(latest(where), "name", ""))
+    return where / name if name else None
+
+
 def _newest_first(where: Path) -> list[Path]:
     return sorted(where.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
 
@@ -129,7 +113,7 @@ def damaged(folder: Path) -> str:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if _hash(path) != expected:
+        if hash_of(path) != expected:
             return f"{name} is not what was written"
     return ""
 
@@ -165,16 +149,3 @@ def _any_process(flag: bool) -> bool:
     found = torch.tensor(float(flag), device="cuda" if distributed.get_backend() == "nccl" else "cpu")
     distributed.all_reduce(found)
     return bool(found)
-
-
-def _files(paths: Iterable[Path]) -> list[Path]:
-    found: list[Path] = []
-    for path in paths:
-        inside = path.rglob("*") if path.is_dir() else [path]
-        found += [each for each in inside if each.is_file() and "__pycache__" not in each.parts]
-    return found
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

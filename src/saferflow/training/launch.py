@@ -10,7 +10,9 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,10 @@ PARENT_DEATH_SIGNAL = 1
 """`PR_SET_PDEATHSIG` of prctl(2)."""
 INSIDE = "TORCHELASTIC_RUN_ID"
 """Set by torch's launcher in the processes that it starts; a shell may have inherited it."""
+AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
+"""`True` where torch's launcher keeps a store of names and values for the processes that it starts."""
+PATIENCE = timedelta(hours=6)
+"""For the leading process to read checkpoints, of hundreds of gigabytes; the launcher ends the others if it fails."""
 LAUNCHERS = ("torch.distributed.run", "torch/distributed/run", "torchrun", "accelerate", "deepspeed")
 """What stands in the command of a process that starts others."""
 
@@ -92,14 +98,18 @@ def _launched_by_another(launch: LaunchParams) -> bool:
     Raises:
         TrainingError: another number of them.
     """
-    if INSIDE not in os.environ:
+    if not _under_a_launcher():
         return False
-    with suppress(psutil.Error):
-        command = " ".join(psutil.Process(os.getppid()).cmdline())
-        if any(name in command for name in LAUNCHERS):
-            if wrong := shell.contradictions(shell.ranks_of(), world(launch)):
-                raise TrainingError(_contradiction(wrong, launch))
-            return True
+    if wrong := shell.contradictions(shell.ranks_of(), world(launch)):
+        raise TrainingError(_contradiction(wrong, launch))
+    return True
+
+
+def _under_a_launcher() -> bool:
+    if INSIDE in os.environ:
+        with suppress(psutil.Error):
+            command = " ".join(psutil.Process(os.getppid()).cmdline())
+            return any(name in command for name in LAUNCHERS)
     return False
 
 
@@ -170,6 +180,27 @@ def world(launch: LaunchParams) -> int:
 def leads() -> bool:
     """Whether this process writes for all of them."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def from_leader(name: str, compute: Callable[[], str]) -> str:
+    """A text that the leading process computes and the other processes of the stage wait for; alone, a process computes it.
+
+    They meet in the store of torch's launcher, which is there before any process group and is bound to no device.
+
+    Args:
+        name: of the text, the same in all processes; under one name there is one text for as long as they live.
+    """
+    launched = shell.launched() or _under_a_launcher()
+    if not launched or int(os.environ.get("WORLD_SIZE", "1")) == 1 or os.environ.get(AGENT_STORE) != "True":
+        return compute()
+
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, _ = next(rendezvous("env://", timeout=PATIENCE))
+    key = f"saferflow {name}"
+    if rank == 0:
+        store.set(key, compute())
+    return store.get(key).decode()
 
 
 def deepspeed_config(launch: LaunchParams, policy: PolicyParams) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from transformers import Qwen2_5_VLModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from saferflow.params import PolicyParams
-from saferflow.training.checkpoints import ROOT
+from saferflow.training.homes import ROOT
 from saferflow.training.packed import pack
 from saferflow.training.remembered import Remembered, remember_reference, remember_vision
 

@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from huggingface_hub import hf_hub_download
 from peft import PeftModel
 from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -16,18 +18,71 @@ from saferflow.training.processor import Qwen2_5_VLProcessor, read_processor
 from saferflow.training.weights import SHORT, UNREADABLE, read_model, refuse_pointers
 
 POINTER = "SOURCE"
-"""A base folder that holds only this file names a published checkpoint instead of holding weights."""
+"""A base folder that holds only this file names a published checkpoint, and on a second line its commit, instead of holding
+weights."""
 
 
-def source(folder: Path) -> str:
-    """Where a policy's files are: the folder itself, or the checkpoint that it points to."""
+class Source(NamedTuple):
+    """Where a policy's files are."""
+
+    where: str
+    """A folder, or a name on the hub."""
+    revision: str | None
+    """The commit of a name on the hub; None: the newest."""
+
+
+def source(folder: Path) -> Source:
+    """The folder itself, or the checkpoint that it points to."""
     if not folder.is_dir():
         raise PolicyError(f"{folder}: no such folder; run `saferflow run` to make the policy")
     pointer = folder / POINTER
-    return pointer.read_text(encoding="utf-8").strip() if pointer.exists() else str(folder)
+    if not pointer.exists():
+        return Source(str(folder), None)
+    where, _, revision = pointer.read_text(encoding="utf-8").strip().partition("\n")
+    return Source(where, revision or None)
 
 
-def _refuse_what_is_no_policy(where: str) -> None:
+def point_to(folder: Path, checkpoint: str, revision: str | None) -> Source:
+    """Write the pointer to a checkpoint, with the commit that its revision stands for now.
+
+    Args:
+        revision: commit, tag or branch; None for the newest of the main branch.
+
+    Returns:
+        What was written; without a commit for a folder, and where no revision is wanted and no commit can be read here.
+
+    Raises:
+        PolicyError: a folder was given a revision, or the hub's name has no such revision, or it cannot be read here.
+    """
+    if Path(checkpoint).exists():
+        if revision is not None:
+            raise PolicyError(
+                f"policy.revision is {revision} and policy.base, {checkpoint}, is on this machine, where it has no revisions; "
+                "set policy.revision to null, or policy.base to a name on the hub"
+            )
+        pointed = Source(checkpoint, None)
+    else:
+        pointed = Source(checkpoint, _commit_of(checkpoint, revision))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / POINTER).write_text("".join(f"{line}\n" for line in pointed if line), encoding="utf-8")
+    return pointed
+
+
+def _commit_of(checkpoint: str, revision: str | None) -> str | None:
+    try:
+        return Path(
+            hf_hub_download(checkpoint, "config.json", revision=revision)
+        ).parent.name  # snapshots/<commit>/config.json
+    except (OSError, ValueError) as error:
+        if revision is None:
+            return None
+        raise PolicyError(
+            f"{checkpoint}: revision {revision} could not be read ({str(error)[:SHORT]}); set policy.revision to a commit, tag "
+            "or branch that is there, or fetch it where there is a network (hf download --revision)"
+        ) from None
+
+
+def _refuse_what_is_no_policy(where: str, revision: str | None) -> None:
     """Say what stands there instead of a Qwen2.5-VL, before weights are read."""
     if (Path(where) / "adapter_config.json").exists():
         raise PolicyError(
@@ -35,7 +90,7 @@ def _refuse_what_is_no_policy(where: str) -> None:
         )
     refuse_pointers(Path(where))
     try:
-        kind = AutoConfig.from_pretrained(where, trust_remote_code=False).model_type
+        kind = AutoConfig.from_pretrained(where, revision=revision or "main", trust_remote_code=False).model_type
     except UNREADABLE as error:
         raise PolicyError(
             f"{where}: no model's configuration could be read ({str(error)[:SHORT]}); run `saferflow run`, or set policy.base"
@@ -50,9 +105,9 @@ def load_processor(folder: Path, params: PolicyParams) -> Qwen2_5_VLProcessor:
     Raises:
         PolicyError: it cannot be read, or it does not fit the model beside it or Qwen2.5-VL's chat format.
     """
-    where = source(folder)
+    where, revision = source(folder)
     refuse_pointers(Path(where))
-    return read_processor(where, params)
+    return read_processor(where, params, revision)
 
 
 def load_model(
@@ -67,11 +122,11 @@ def load_model(
         PolicyError: there is none, it is another kind of model, an adapter or damaged, or the GPU that the params want is
             not there.
     """
-    where = source(folder)
-    _refuse_what_is_no_policy(where)
+    where, revision = source(folder)
+    _refuse_what_is_no_policy(where, revision)
     device(params)
     masters = launch is not None and needs_masters(params, launch)
-    model = read_model(where, torch.float32 if masters else getattr(torch, params.dtype))
+    model = read_model(where, torch.float32 if masters else getattr(torch, params.dtype), revision)
     if not params.train_vision:
         for parameter in model.model.visual.parameters():
             parameter.requires_grad_(False)

@@ -128,11 +128,12 @@ def video_settings(images: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_processor(where: str, params: PolicyParams) -> Qwen2_5_VLProcessor:
+def read_processor(where: str, params: PolicyParams, revision: str | None = None) -> Qwen2_5_VLProcessor:
     """The processor of a checkpoint, with the image bounds of the params.
 
     Args:
         where: a folder, or a name on the hub.
+        revision: commit, tag or branch of a name on the hub; None for the newest.
 
     Raises:
         PolicyError: it cannot be read, or it does not fit the model beside it or Qwen2.5-VL's chat format.
@@ -142,11 +143,12 @@ def read_processor(where: str, params: PolicyParams) -> Qwen2_5_VLProcessor:
         "max_pixels": params.max_pixels,
     }  # above what the file has on its top level
     size = {"shortest_edge": params.min_pixels, "longest_edge": params.max_pixels}
+    revision = revision or "main"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-        images = Qwen2VLImageProcessorPil.from_pretrained(where, size=size, **bounds)
-        template = chat_template(where, tokenizer)
-        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
+        images = Qwen2VLImageProcessorPil.from_pretrained(where, revision=revision, size=size, **bounds)
+        template = chat_template(where, tokenizer, revision)
+        config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
     except UNREADABLE as error:
         raise PolicyError(
             f"{where}: no processor could be loaded ({str(error)[:SHORT]}); run `saferflow run`, or set policy.base"
@@ -159,9 +161,12 @@ def read_processor(where: str, params: PolicyParams) -> Qwen2_5_VLProcessor:
     return processor
 
 
-def chat_template(where: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
+def chat_template(where: str, tokenizer: PreTrainedTokenizerBase, revision: str = "main") -> str | None:
     """Of chat_template.json or chat_template.jinja, which the published processor takes, else of the tokenizer."""
-    template = Qwen2_5_VLProcessor.get_processor_dict(where)[0].get("chat_template") or tokenizer.chat_template
+    template = (
+        Qwen2_5_VLProcessor.get_processor_dict(where, revision=revision)[0].get("chat_template")
+        or tokenizer.chat_template
+    )
     return template.get("default") if isinstance(template, dict) else template
 
 

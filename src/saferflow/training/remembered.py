@@ -25,19 +25,22 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from saferflow.training.packed import UNLABELLED, images_of_rows
 
+SLACK = 0.01
+"""The share of its bound that a process writes before it looks again at what all of them have written."""
+
 
 class Remembered:
     """Tensors in files by their keys; what was read or written longest ago goes where they take too much room.
 
     Args:
         folder: made where it is missing; several processes may share it.
-        most: bytes.
+        most: bytes of all processes; for a moment it is `SLACK` of it a process more, and a file.
     """
 
     def __init__(self, folder: Path, most: int):
-        self._folder, self._most = folder, most
+        self._folder, self._most, self._unseen = folder, most, 0
         folder.mkdir(parents=True, exist_ok=True)
-        self._held = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        self._make_room()
 
     def get(self, key: str) -> torch.Tensor | None:
         """The tensor, or None; a damaged file is as none."""
@@ -56,31 +59,33 @@ class Remembered:
         partial = Path(name)
         try:
             save_file({"value": value.detach().contiguous().cpu()}, partial)
-            self._held += partial.stat().st_size
+            self._unseen += partial.stat().st_size
             partial.replace(self._path(key))
         except (OSError, SafetensorError):
             partial.unlink(missing_ok=True)
-        if self._held > self._most:
+        if self._unseen > SLACK * self._most:
             self._make_room()
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.safetensors"
 
     def _make_room(self) -> None:
-        """Down to nine tenths of what there may be, the oldest first."""
+        """Where there is too much, down to nine tenths of what there may be, the oldest first."""
         files = []
         for path in self._folder.glob("*.safetensors"):
             try:
-                told = path.stat()
+                status = path.stat()
             except FileNotFoundError:  # another process made room
                 continue
-            files.append((told.st_mtime_ns, told.st_size, path))
-        self._held = sum(size for _, size, _ in files)
+            files.append((status.st_mtime_ns, status.st_size, path))
+        self._unseen, held = 0, sum(size for _, size, _ in files)
+        if held <= self._most:
+            return
         for _, size, path in sorted(files):
-            if self._held <= 0.9 * self._most:
+            if held <= 0.9 * self._most:
                 break
             path.unlink(missing_ok=True)
-            self._held -= size
+            held -= size
 
 
 def remember_vision(model: nn.Module, store: Remembered) -> None:

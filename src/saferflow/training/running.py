@@ -9,7 +9,7 @@ from transformers import PrinterCallback, Trainer
 
 from saferflow.errors import TrainingError
 from saferflow.training.arguments import Job
-from saferflow.training.checkpoints import StopWhenAsked, latest
+from saferflow.training.checkpoints import StopWhenAsked, latest_of_all
 from saferflow.training.gauge import Gauge
 from saferflow.training.launch import leads
 from saferflow.training.policy import save_policy
@@ -34,7 +34,7 @@ def train(stage: str, trainer: Trainer, job: Job, last: Callable[[], None] = lam
     trainer.add_callback(gauge)  # before the one that sends what is logged
     trainer.add_callback(Progress(stage, job.log))
     trainer.add_callback(stop)
-    whole = latest(job.checkpoints)
+    whole = latest_of_all(job.checkpoints)
     if whole and leads():
         print(f"{stage}  goes on from {whole}", flush=True)
     try:

@@ -20,7 +20,7 @@ def sampled(file: Path, prompts: Sequence[Prompt], batch_size: int, seed: int, d
     """Each prompt's completions, in order; those that `file` holds are not drawn again.
 
     Args:
-        file: of one such list only; its place names what the completions depend on (`checkpoints.home`).
+        file: of one such list only; its place names what the completions depend on (`homes.home`).
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a+b") as batches:

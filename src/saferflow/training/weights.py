@@ -36,11 +36,12 @@ SHORT = 200
 """Characters of another library's message that one of ours holds, at most."""
 
 
-def read_model(where: str, dtype: torch.dtype) -> Qwen2_5_VLForConditionalGeneration:
+def read_model(where: str, dtype: torch.dtype, revision: str | None = None) -> Qwen2_5_VLForConditionalGeneration:
     """A Qwen2.5-VL with the weights of a checkpoint; says how many tensors were loaded.
 
     Args:
         where: a folder, or a name on the hub.
+        revision: commit, tag or branch of a name on the hub; None for the newest.
 
     Raises:
         PolicyError: the weights cannot be read, or they are not all there, or more are there, or they have other shapes.
@@ -53,6 +54,7 @@ def read_model(where: str, dtype: torch.dtype) -> Qwen2_5_VLForConditionalGenera
     try:
         model, told = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             where,
+            revision=revision or "main",
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
@@ -68,7 +70,8 @@ def read_model(where: str, dtype: torch.dtype) -> Qwen2_5_VLForConditionalGenera
     _refuse_incomplete(where, model, told)
     count = len(model.state_dict())
     if leads():
-        print(f"policy  {count} of {count} tensors loaded from {where}", file=sys.stderr, flush=True)
+        at = f" at {revision}" if revision else ""
+        print(f"policy  {count} of {count} tensors loaded from {where}{at}", file=sys.stderr, flush=True)
     return model
 
 

@@ -1,0 +1,57 @@
+"""Where a stage keeps what it goes on from: `checkpoints/<stage>/<key>/`, outside the outputs that DVC deletes before it runs.
+
+The key is a digest of everything that the stage trains from, so that other parameters, rows or code never go on from it.
+Source: ours.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+from saferflow.params import Section
+from saferflow.training.launch import from_leader, leads
+
+ROOT = Path("checkpoints")
+LIBRARIES = ("torch", "transformers", "trl", "peft")
+
+
+def home(stage: str, inputs: Iterable[Path], sections: Iterable[Section], seed: int, root: Path = ROOT) -> Path:
+    """The folder of a stage with just these inputs; all processes of the stage call it, and one reads the inputs.
+
+    Args:
+        inputs: files, and folders with all that is in them, that the stage trains from.
+    """
+    return root / stage / from_leader(f"home {stage}", lambda: _key(inputs, sections, seed))
+
+
+def delete_others(kept: Path) -> None:
+    """Delete the folders of the same stage with other inputs, in the leading process."""
+    if leads() and kept.parent.is_dir():
+        for folder in kept.parent.iterdir():
+            if folder != kept:
+                shutil.rmtree(folder)
+
+
+def files_in(paths: Iterable[Path]) -> list[Path]:
+    """The files among the paths, and those in folders among them."""
+    files: list[Path] = []
+    for path in paths:
+        inside = path.rglob("*") if path.is_dir() else [path]
+        files += [file for file in inside if file.is_file() and "__pycache__" not in file.parts]
+    return files
+
+
+def hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _key(inputs: Iterable[Path], sections: Iterable[Section], seed: int) -> str:
+    digest = hashlib.sha256(json.dumps([seed, *(section.model_dump(mode="json") for section in sections)]).encode())
+    digest.update(" ".join(version(name) for name in LIBRARIES).encode())
+    for path in sorted(files_in([*inputs, Path(__file__).parent])):
+        digest.update(path.name.encode() + hash_of(path).encode())
+    return digest.hexdigest()[:16]
