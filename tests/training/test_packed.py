@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from saferflow.data.scenes.corpus import general_rows
 from saferflow.params import LoraParams, load_params
+from saferflow.training import packed as packing
 from saferflow.training.adapters import lora
 from saferflow.training.embedded import build_model, build_processor, train_tokenizer
 from saferflow.training.packed import pack, packed
@@ -130,6 +132,42 @@ def test_other_pixels_are_another_image_though_the_words_are_the_same(models, to
     rows = [((1, (((2, 2), seed),), 3), 2) for seed in (1, 2, 1)]
     made = packed(models[1].model, **batch(models[0], tokenizer, rows, "left"))
     assert (len(made.sight.lines), len(made.sight.asking)) == (2, 2)
+
+
+@pytest.fixture
+def attentions(monkeypatch):
+    """Key heads, query heads and `enable_gqa` of each masked call of torch's attention; the calls go through."""
+    calls, plain = [], packing.F.scaled_dot_product_attention
+
+    def attend(query, key, value, attn_mask=None, enable_gqa=False, **kwargs):
+        if attn_mask is not None:
+            calls.append((key.shape[1], query.shape[1], enable_gqa))
+        return plain(query, key, value, attn_mask=attn_mask, enable_gqa=enable_gqa, **kwargs)
+
+    monkeypatch.setattr(packing.F, "scaled_dot_product_attention", attend)
+    return calls
+
+
+def test_a_device_without_a_kernel_for_it_is_not_asked_to_share_keys_under_a_mask(models, tokenizer, attentions):
+    """CUDA's fast kernels with a mask want equal heads; the shapes are seen on torch's device without data."""
+    sight = packed(models[1].model, **batch(models[0], tokenizer, [((1, (), 5), 3)] * 2, "left")).sight
+    sight = packing.Sight(*(getattr(sight, name).to("meta") for name in ("lines", "asking", "seen", "mask", "back")))
+    query, key = (torch.empty(1, heads, 6 + 2 * 3, 8, device="meta") for heads in (4, 2))
+    packing._attend(None, query, key, key, None, packed=SimpleNamespace(sight=sight))
+    assert attentions == [(4, 4, False)]
+
+
+def test_repeated_keys_give_the_log_probabilities_and_gradients_of_the_padded_batch(tokenizer, attentions, monkeypatch):
+    monkeypatch.setattr(packing, "SHARES_KEYS_UNDER_A_MASK", frozenset())
+    heads = MICRO.base.model_copy(update={"heads": 4, "kv_heads": 2, "hidden_size": 64})
+    pair = [build_model(heads, tokenizer, seed=1).train() for _ in range(2)]
+    for model in pair:
+        add_fused_lm_head(model, outputs=FIELDS)
+    pack(pair[1])
+    rows = [((1, (((2, 4), 1),), 5), said) for said in (3, 5, 2)]
+    assert_same(pair, batch(pair[0], tokenizer, rows, "left"))
+    assert (4, 4, False) in attentions
+    assert not any(shares for *_, shares in attentions)
 
 
 def test_a_row_without_any_label_has_no_part_in_it(models, tokenizer):

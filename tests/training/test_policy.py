@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from saferflow.data.scenes.corpus import general_rows
 from saferflow.errors import PolicyError, TrainingError
 from saferflow.params import load_params
+from saferflow.training import policy as policies
 from saferflow.training.conversation import chat, prompt
 from saferflow.training.embedded import build_model, build_processor, train_tokenizer
 from saferflow.training.examples import grpo_dataset
@@ -53,6 +55,20 @@ def test_a_policy_reads_back_as_it_was_written(policy):
     said = list(complete(model, processor, asked, batch_size=4, max_tokens=8))
     loaded, reloaded = load_model(folder, MICRO.policy), load_processor(folder, MICRO.policy)
     assert list(complete(loaded, reloaded, asked, batch_size=4, max_tokens=8)) == said
+
+
+@pytest.mark.parametrize(
+    ("dtype", "installed", "expected"),
+    [("bfloat16", True, ["flash_attention_2"]), ("float32", True, []), ("bfloat16", False, [])],
+)
+def test_the_tower_takes_flash_attention_where_it_is_installed_and_has_the_dtype(
+    monkeypatch, dtype, installed, expected
+):
+    names = []
+    model = SimpleNamespace(model=SimpleNamespace(visual=SimpleNamespace(set_attn_implementation=names.append)))
+    monkeypatch.setattr(policies, "is_flash_attn_2_available", lambda: installed)
+    policies.attend_windows_at_once(model, MICRO.policy.model_copy(update={"dtype": dtype}))
+    assert names == expected
 
 
 def test_a_policy_is_saved_as_safetensors_under_the_published_processors_name(policy):

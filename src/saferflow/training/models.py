@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Qwen2_5_VLModel
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from saferflow.params import PolicyParams
 from saferflow.training.homes import ROOT
 from saferflow.training.packed import pack
+from saferflow.training.policy import attend_windows_at_once
 from saferflow.training.remembered import Remembered, remember_reference, remember_vision
 
 
@@ -35,6 +36,8 @@ def prepare(trainer: Any, policy: PolicyParams, *, fixed_rows: bool = False) -> 
         if policy.packed:
             pack(model)
         for module in model.modules():
+            if isinstance(module, Qwen2_5_VLForConditionalGeneration):
+                attend_windows_at_once(module, policy)
             if isinstance(module, Qwen2_5_VLModel):
                 module.forward = MethodType(_minding_images(module.forward, type(module).forward), module)
         if store is not None:

@@ -20,11 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "saferflow_packed"
 UNLABELLED = -100
+SHARES_KEYS_UNDER_A_MASK = frozenset({"cpu"})
+"""Devices with a fast kernel for a mask and fewer key heads than query heads; CUDA has only the one that keeps all scores."""
 PER_TOKEN = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 """What TRL's fused head says of each token."""
 
@@ -333,12 +335,15 @@ def _attend(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     sight = packed.sight
-    attend = partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=scaling, enable_gqa=True)
+    attend = partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
     asked, keys, values = (_at(each, sight.lines) for each in (query, key, value))
-    found = [_flat(attend(asked, keys, values, is_causal=True))]
+    found = [_flat(attend(asked, keys, values, is_causal=True, enable_gqa=True))]
     if len(sight.asking):
-        keys, values = (_at(each, sight.seen) for each in (key, value))
-        found.append(_flat(attend(_at(query, sight.asking), keys, values, attn_mask=sight.mask)))
+        shares = query.device.type in SHARES_KEYS_UNDER_A_MASK
+        heads = 1 if shares else query.shape[1] // key.shape[1]
+        keys, values = (repeat_kv(_at(each, sight.seen), heads) for each in (key, value))
+        asked = _at(query, sight.asking)
+        found.append(_flat(attend(asked, keys, values, attn_mask=sight.mask, enable_gqa=shares)))
     return torch.cat(found)[sight.back][None], None
 
 
