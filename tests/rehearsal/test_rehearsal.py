@@ -1,19 +1,26 @@
 """A profile's rehearsal: what is cut and what is kept, what is counted, and real stages that run or fail beside the checkout."""
 
 import hashlib
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
+from saferflow.cli.rehearse import rehearse as carry_out
+from saferflow.errors import PipelineError
 from saferflow.params import load_params
+from saferflow.rehearsal import obstacles
 from saferflow.rehearsal.checkpoint import cut, published_config, write_checkpoint
 from saferflow.rehearsal.memory import Counts, kinds
+from saferflow.rehearsal.pace import Pace, duration
 from saferflow.rehearsal.process import Done
 from saferflow.rehearsal.recipe import Machine, rehearsed
-from saferflow.rehearsal.whole import Pace, whole_rows, whole_seconds
+from saferflow.rehearsal.whole import disk, whole_rows
 from tests.training.published import published
 
 ROOT = Path(__file__).parents[2]
@@ -73,10 +80,49 @@ def test_rows_of_the_whole_run_are_those_that_the_profile_speaks_of():
 
 def test_a_whole_stage_takes_its_micro_steps_at_the_measured_pace():
     small = rehearsed(THREE, CPU, steps=2, tokens=64, thin=False, base="here").params
-    found = whole_seconds("sft", Pace(3.0, 0, 0), THREE, small, {"sft": 6000})
-    assert found == 6000 * 2 / (2 * 8) * 3.0  # rows, epochs; a micro batch on eight processes
-    drawn = whole_seconds("evaluate", Pace(None, 5.0, 8), THREE, small, {"evaluation": 100})
-    assert drawn == 4 * 100 * 5.0 / 8 * (2048 / 64)  # four policies, seconds an answer, tokens
+    trained = duration("sft", Pace(3.0), 0, THREE, small, {"sft": 6000})
+    assert trained.seconds == 6000 * 2 / (2 * 8) * 3.0  # rows, epochs; a micro batch on eight processes
+    assert trained.sum == "750 micro steps x 3.00 s"
+
+
+def test_only_the_completion_grows_with_its_tokens_and_the_prompt_is_read_once():
+    """5 s of reading and 0.1 s a token: 69.0 s with 640 tokens, 5.1 s with one."""
+    small = rehearsed(THREE, CPU, steps=2, tokens=64, thin=False, base="here").params
+    pace = Pace.through((1, 5.1), (640, 69.0))
+    assert pace.seconds(0) == pytest.approx(5.0)
+    drawn = duration("evaluate", pace, 8, THREE, small, {"evaluation": 100})
+    assert drawn.seconds == pytest.approx(4 * 100 / 8 * (5.0 + 2048 * 0.1))  # four policies; eight answers were drawn
+    assert drawn.sum == "50 x (5.00 s + 2,048 tokens x 0.1 s)"
+
+
+def test_a_longer_completion_that_took_no_longer_measures_nothing():
+    assert Pace.through((1, 2.0), (64, 1.9)) is None
+
+
+def test_the_first_stage_without_room_on_the_disk_is_named(monkeypatch, tmp_path):
+    """3B in bfloat16, full fine-tuning: a policy of 7.5 GB twice a stage, three checkpoints of 52.6 GB while it trains."""
+    counts = Counts(3_754_622_976, 3_754_622_976, 0, 0)
+    written = disk("sft", counts, THREE)
+    assert (written.policy, written.checkpoints) == (2 * counts.parameters, 3 * (2 + 12) * counts.parameters)
+    sft = 2 * written.policy + written.checkpoints
+    monkeypatch.setattr(obstacles.shutil, "disk_usage", lambda _: SimpleNamespace(free=sft + 1))
+    machine = Machine(8, 80 * 10**9)
+    found = obstacles.obstacles(tmp_path, THREE, machine, counts, 0, {})
+    assert [stage for stage, why in found if "of disk" in why] == ["dpo"]  # its own policy comes beside sft's
+    assert found[0][0] == "plan"
+
+
+def test_activations_that_were_measured_on_a_gpu_count_with_the_whole_run(tmp_path):
+    counts = Counts(3_754_622_976, 3_754_622_976, 0, 0)
+    held = kinds("sft", counts, THREE, 0).total  # 15.0 GB a process of eight
+    found = obstacles.obstacles(tmp_path, THREE, Machine(8, round(held) + 10**9), counts, 0, {"sft": 2e9})
+    assert any(stage == "sft" and "and activations 2.0 GB want" in why for stage, why in found)
+
+
+def test_as_many_processes_as_are_asked_for_keep_the_strategy_without_a_gpu():
+    small = rehearsed(THREE, CPU, steps=2, tokens=64, thin=True, base="here", processes=2).params
+    assert (small.launch.processes, small.launch.strategy) == (2, "zero2")
+    assert small.sft.batch_size == 2 * THREE.sft.micro_batch_size
 
 
 def test_bytes_by_kind_are_those_of_the_strategy():
@@ -112,10 +158,11 @@ def test_a_step_is_timed_without_the_first_one_and_its_save():
 def test_a_stage_that_fails_is_named_with_its_remedy_and_the_checkout_stays_as_it_is(tmp_path):
     before = contents()
     settings = (*FEW, f"policy.base={published(tmp_path / 'hub')}", "plan.perturbations={nonsense: 1.0}")
-    status, output = rehearse("--profile", "qwen2.5-vl-3b", settings=settings)
-    assert status == 1
-    assert "stage plan failed: plan.perturbations: nonsense unknown; the operators are" in output
-    assert "first to fail: plan" in output
+    console, size = Console(file=io.StringIO(), width=200), {"steps": 2, "tokens": 8, "thin": False, "prompts": None}
+    with pytest.raises(PipelineError) as error:
+        carry_out(console, ROOT, THREE, settings, **size)
+    assert "stage plan failed: plan.perturbations: nonsense unknown; the operators are" in str(error.value)
+    assert "first to fail: plan" in console.file.getvalue()
     assert contents() == before
 
 
@@ -133,7 +180,7 @@ def test_a_checkpoint_at_hand_goes_through_every_stage_and_the_checkout_stays_as
 
 @pytest.mark.slow
 def test_a_thin_3b_with_an_adapter_goes_through_every_stage(tmp_path):
-    """Its published widths; 8,192 words instead of 151,936, for the memory of a test."""
+    """Its published widths; 8,192 words instead of 151,936: 2.5 GB in place of 7 GB, for CI with 16 GB and two tests at once."""
     words = 8000
     ids = {"bos_token_id": words, "eos_token_id": words + 2, "vision_start_token_id": words + 9}
     ids |= {"vision_end_token_id": words + 10, "image_token_id": words + 12, "video_token_id": words + 13}

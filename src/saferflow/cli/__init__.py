@@ -936,8 +936,14 @@ def rehearse(
     ] = Size.REAL,
     steps: Annotated[int, typer.Option(min=2, metavar="N", help="Optimiser steps of sft, dpo and grpo.")] = 2,
     tokens: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Tokens of a completion that a policy draws, at most.")
+        int, typer.Option(min=2, metavar="N", help="Tokens of a completion that a policy draws, at most.")
     ] = 64,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Processes, with the profile's strategy; else as many as there are GPUs for."
+        ),
+    ] = None,
     rows: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Training rows of the whole run; else as many as fill curate.keep."),
@@ -952,7 +958,8 @@ def rehearse(
     The stages run as the pipeline runs them, in a temporary folder (TMPDIR says where), with the profile's micro batches, image
     sizes, adapter and precision. Nothing in this checkout changes. Rows are drawn here, their pictures in turn as large as
     policy.max_pixels, the geometric mean, and policy.min_pixels. Planner, teacher and judge behind servers are replaced by the
-    rules; fewer processes than the profile wants, or none of its GPUs, are said.
+    rules; fewer processes than the profile wants, or none of its GPUs, are said. Stages that draw completions run twice, with
+    `--tokens` and with a single one, so that the time of a token is known apart from that of reading the prompt.
 
     With the checkpoint of policy.base on this machine it is that one; without, random weights in the files of the published
     one. `--size thin` keeps widths, words and images and cuts the model to two layers, for a machine that cannot hold it.
@@ -964,7 +971,7 @@ def rehearse(
     Examples:
 
     `saferflow rehearse --profile qwen2.5-vl-3b --size thin` · `saferflow rehearse --profile qwen2.5-vl-7b --rows 18200` ·
-    `saferflow rehearse --profile qwen2.5-vl-3b --tokens 2048 --set launch.strategy=zero3`
+    `saferflow rehearse --profile qwen2.5-vl-3b --size thin --processes 2 --set launch.strategy=zero3`
     """
     _require_project()
     from rich.console import Console
@@ -975,7 +982,7 @@ def rehearse(
     params = load_params(_profile(profile) if profile else PARAMS)
     carry_out(
         Console(highlight=False), Path.cwd(), params, settings or [],
-        steps=steps, tokens=tokens, thin=size is Size.THIN, prompts=rows,
+        steps=steps, tokens=tokens, thin=size is Size.THIN, prompts=rows, processes=processes,
     )  # fmt: skip
 
 

@@ -15,8 +15,9 @@ from saferflow.errors import PipelineError
 from saferflow.evaluation.ablation import custom
 from saferflow.params import Params
 from saferflow.rehearsal.memory import Kinds
-from saferflow.rehearsal.rehearsal import Part, Report
+from saferflow.rehearsal.pace import SHORT
 from saferflow.rehearsal.rehearsal import rehearse as carry_out
+from saferflow.rehearsal.report import Report
 from saferflow.rehearsal.tables import Lengths
 
 NOTHING = "–"
@@ -34,6 +35,7 @@ def rehearse(
     tokens: int,
     thin: bool,
     prompts: int | None,
+    processes: int | None = None,
 ) -> None:
     """Rehearse and print.
 
@@ -50,8 +52,9 @@ def rehearse(
         reduce(getitem, path, tree)[last] = value
     params = Params.model_validate(tree)
     report = carry_out(
-        root, params, steps=steps, tokens=tokens, thin=thin, prompts=prompts, say=lambda line: console.print(Text(line))
-    )
+        root, params, steps=steps, tokens=tokens, thin=thin, prompts=prompts, processes=processes,
+        say=lambda line: console.print(Text(line)),
+    )  # fmt: skip
     show(console, report)
     if (failed := report.failed) is not None:
         raise PipelineError(f"rehearsal of {report.profile}: stage {failed.stage} failed: {failed.error}")
@@ -61,6 +64,8 @@ def show(console: Console, report: Report) -> None:
     wide = Console(width=max(console.width, WIDTH), file=console.file, highlight=False)
     wide.print(_stages(report))
     wide.print(_memory(report))
+    if any(part.whole_kinds for part in report.parts):
+        wide.print(_whole(report))
     for line in _remarks(report):
         console.print(Text(line))
 
@@ -68,7 +73,7 @@ def show(console: Console, report: Report) -> None:
 def _stages(report: Report) -> Table:
     table = _table(
         f"{report.profile}, {'thin' if report.thin else 'real'}: {report.checkpoint}",
-        "stage|rows|tokens min/median/max|image tokens|a step|stage took|whole run|its disk|outcome",
+        "stage|rows|tokens min/median/max|image tokens|a step|stage took|outcome",
     )
     for part in report.parts:
         table.add_row(
@@ -78,8 +83,6 @@ def _stages(report: Report) -> Table:
             _lengths(part.images),
             f"{part.done.step_seconds:.2f} s" if part.done and part.done.step_seconds is not None else NOTHING,
             duration(part.done.seconds) if part.done else NOTHING,
-            _hours(part.whole_seconds),
-            _gigabytes(part.whole_disk) if part.whole_disk else NOTHING,
             Text("failed", "red") if part.error else Text("ran", "green"),
         )
     return table
@@ -87,46 +90,67 @@ def _stages(report: Report) -> Table:
 
 def _memory(report: Report) -> Table:
     table = _table(
-        "Memory in GB: measured, of all processes together; by kind, counted for one process",
-        "stage|peak|GPU peak|weights|gradients|optimiser|reference|cache|beyond|whole run, a process",
+        "Memory in GB: peak of all processes together; by kind, counted for one process; beyond = the peak less what is counted",
+        "stage|peak|GPU peak|weights|gradients|optimiser|reference|cache|beyond",
     )
     for part in report.parts:
-        kinds, there = part.kinds, part.whole_kinds
-        counted = [_gigabytes(value) for value in _values(kinds)] if kinds else [NOTHING] * 5
-        beyond = _gigabytes(_beyond(part)) if kinds and part.done else NOTHING
+        counted = [_gigabytes(value) for value in _values(part.kinds)] if part.kinds else [NOTHING] * 5
+        beyond = _gigabytes(part.beyond) if part.kinds and part.done else NOTHING
         peak = _gigabytes(part.done.memory) if part.done else NOTHING
-        gpu = _gigabytes(part.gpu) if part.gpu else NOTHING
-        table.add_row(part.stage, peak, gpu, *counted, beyond, _gigabytes(there.total) if there else NOTHING)
+        table.add_row(part.stage, peak, _gigabytes(part.gpu) if part.gpu else NOTHING, *counted, beyond)
+    return table
+
+
+def _whole(report: Report) -> Table:
+    """The whole run, with how each time was computed."""
+    table = _table(
+        "The whole run, at this machine's pace; memory without activations",
+        "stage|time|computed as|memory, GB a process|disk, GB",
+    )
+    for part in report.parts:
+        if part.whole_kinds is None:
+            continue
+        disk = part.whole_disk.policy + part.whole_disk.checkpoints if part.whole_disk else 0.0
+        table.add_row(
+            part.stage,
+            _hours(part.whole.seconds) if part.whole else NOTHING,
+            part.whole.sum if part.whole else "not measured",
+            _gigabytes(part.whole_kinds.total),
+            _gigabytes(disk) if disk else NOTHING,
+        )
     return table
 
 
 def _remarks(report: Report) -> list[str]:
     """What the figures are of, and the verdict."""
-    hours = [part.whole_seconds for part in report.parts if part.whole_seconds is not None]
+    measured = [part.whole.seconds for part in report.parts if part.whole and part.whole.seconds is not None]
     rows = ", ".join(f"{name} {count:,}" for name, count in report.rows.items())
     lines = [f"not rehearsed: {what}" for what in report.replaced]
-    lines += [
-        f"whole run: rows {rows}; {_hours(sum(hours))} in the stages that were measured, at this machine's pace",
-        f"a completion had {report.tokens} tokens at most; curate, grpo and evaluate are told for policy.max_completion_tokens",
-    ]
-    if report.thin:
+    lines.append(f"rows of the whole run: {rows}")
+    if measured:
+        lines.append(f"hours of the whole run: {_hours(sum(measured))} in the stages that were measured")
+        lines.append(
+            f"a completion had {report.tokens} tokens at most, and {SHORT} in a second run: the line through both gives the "
+            "seconds of all but the completion (prompts, update) and those of a token"
+        )
+    if report.thin and report.scaled != 1:
         lines.append(f"times of the thin model were multiplied by {report.scaled:.1f}, the ratio of parameters: rough")
     lines += [
         f"{part.stage}: most memory was held after the last step, while the policy was saved"
         for part in report.parts
         if part.done and part.done.peaked_while_saving
     ]
+    return lines + _verdict(report)
+
+
+def _verdict(report: Report) -> list[str]:
+    """The first thing that would fail, and what would fail after it."""
     if report.failed is not None:
-        lines.append(f"first to fail: {report.failed.stage}, in the rehearsal")
-    lines += [f"the whole run would stop here: {stage}: {why}" for stage, why in report.obstacles]
-    if report.failed is None and not report.obstacles:
-        lines.append("nothing was found that would stop the whole run on this machine")
-    return lines
-
-
-def _beyond(part: Part) -> float:
-    """Activations, libraries, and what else is not counted."""
-    return max(0.0, (part.gpu or part.done.memory) - part.kinds.total)
+        return [f"first to fail: {report.failed.stage}, in the rehearsal"]
+    if not report.obstacles:
+        return ["nothing was found that would stop the whole run on this machine"]
+    (stage, why), *others = report.obstacles
+    return [f"the first thing that would fail: {stage}: {why}", *(f"then: {stage}: {why}" for stage, why in others)]
 
 
 def _values(kinds: Kinds) -> tuple[float, ...]:
@@ -140,6 +164,8 @@ def _lengths(lengths: Lengths | None) -> str:
 
 
 def _gigabytes(size: float) -> str:
+    if 0 < size < 1e7:
+        return "<0.01"
     return f"{size / 1e9:.2f}" if size < 1e10 else f"{size / 1e9:.0f}"
 
 

@@ -20,6 +20,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from saferflow.errors import PolicyError
+from saferflow.rehearsal.obstacles import no_room
 from saferflow.rehearsal.recipe import THIN
 from saferflow.training.architectures import SIZES, architecture
 from saferflow.training.embedded import CHAT_TEMPLATE
@@ -129,6 +130,9 @@ def write_checkpoint(folder: Path, config: dict[str, Any], like: Path | None, te
     Args:
         like: a checkpoint at hand, whose tokenizer, template and image settings are taken; None writes them.
         texts: what the tokenizer learns its words from.
+
+    Raises:
+        PolicyError: the disk has no room for it.
     """
     folder.mkdir(parents=True)
     if like is not None:
@@ -196,6 +200,9 @@ def _write_weights(folder: Path, seed: int) -> None:
         for name, value in model.state_dict().items()
         if not (tied and name == "lm_head.weight")
     }
+    total = sum(2 * shape.numel() for shape in shapes.values())
+    if total > (free := shutil.disk_usage(folder).free):
+        raise PolicyError(no_room(total, free, folder.parent.parent, "random weights (TMPDIR says where)"))
     parts = list(_shards(shapes))
     source, index = torch.Generator().manual_seed(seed), {}
     for number, names in enumerate(parts, 1):
@@ -204,7 +211,6 @@ def _write_weights(folder: Path, seed: int) -> None:
             {name: _drawn(name, shapes[name], source) for name in names}, folder / file, metadata={"format": "pt"}
         )
         index |= dict.fromkeys(names, file)
-    total = sum(2 * shape.numel() for shape in shapes.values())
     _write(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": index})
 
 

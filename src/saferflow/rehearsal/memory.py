@@ -7,13 +7,12 @@ they are in what a measured peak has beyond. Source: ours; the bytes are those o
 """
 
 from dataclasses import dataclass
-
-import torch
-from peft import get_peft_model
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from typing import TYPE_CHECKING
 
 from saferflow.params import Params, PolicyParams
-from saferflow.training.adapters import lora
+
+if TYPE_CHECKING:
+    from transformers import Qwen2_5_VLConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +27,14 @@ class Counts:
     """Numbers that attention keeps of one token."""
 
     @classmethod
-    def of(cls, config: Qwen2_5_VLConfig, policy: PolicyParams) -> "Counts":
+    def of(cls, config: "Qwen2_5_VLConfig", policy: PolicyParams) -> "Counts":
         """Counted on a model without storage."""
+        import torch
+        from peft import get_peft_model
+        from transformers import Qwen2_5_VLForConditionalGeneration
+
+        from saferflow.training.adapters import lora
+
         with torch.device("meta"):
             model = Qwen2_5_VLForConditionalGeneration(config)
             whole = model.num_parameters()

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from saferflow.rehearsal.pace import TRAINED
+
 LOOK = 0.1
 """Seconds between two looks at the memory."""
 KILLED = 128 + 9
@@ -116,3 +118,8 @@ def _memory(pid: int) -> int:
             with suppress(psutil.Error):
                 total += one.memory_info().rss
     return total
+
+
+def seconds(stage: str, done: Done) -> float | None:
+    """What is multiplied for the whole run: an optimiser step of a trainer, else all completions that were drawn."""
+    return done.step_seconds if stage in TRAINED else done.speaking_seconds or None

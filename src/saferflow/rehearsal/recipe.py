@@ -38,7 +38,9 @@ class Rehearsed:
     """What of the profile is not rehearsed, in words."""
 
 
-def rehearsed(whole: Params, machine: Machine, *, steps: int, tokens: int, thin: bool, base: str) -> Rehearsed:
+def rehearsed(
+    whole: Params, machine: Machine, *, steps: int, tokens: int, thin: bool, base: str, processes: int | None = None
+) -> Rehearsed:
     """The parameters of a rehearsal.
 
     Args:
@@ -46,9 +48,10 @@ def rehearsed(whole: Params, machine: Machine, *, steps: int, tokens: int, thin:
         steps: optimiser steps of each trainer.
         tokens: of a completion that a policy draws, at most.
         base: where the checkpoint is; `embedded` stays so.
+        processes: so many, with the profile's strategy; None for as many as there are GPUs for.
     """
     raw = whole.model_dump(mode="json", by_alias=True)
-    replaced = _services(raw) + _launch(raw, whole, machine)
+    replaced = _services(raw) + _launch(raw, whole, machine, processes)
     world = raw["launch"]["processes"]
     raw["run"] |= {"workers": 1, "nodes": None, "budget_hours": None}
     raw["policy"] |= {
@@ -86,11 +89,11 @@ def _services(raw: dict) -> list[str]:
     return replaced + ([f"rows of {', '.join(paths)} by drawn ones"] if paths else [])
 
 
-def _launch(raw: dict, whole: Params, machine: Machine) -> list[str]:
-    """Take as many processes as there are GPUs for; what was replaced."""
+def _launch(raw: dict, whole: Params, machine: Machine, processes: int | None) -> list[str]:
+    """Take so many processes, or as many as there are GPUs for; what was replaced."""
     launch, replaced = whole.launch, []
-    processes = min(launch.processes, max(1, machine.gpus))
-    shared = launch.strategy != "ddp" and machine.gpus > 0 and find_spec("deepspeed") is not None
+    shared = launch.strategy != "ddp" and (machine.gpus > 0 or processes) and find_spec("deepspeed") is not None
+    processes = processes or min(launch.processes, max(1, machine.gpus))
     strategy = launch.strategy if shared else "ddp"
     if (processes, 1, strategy) != (launch.processes, launch.nodes, launch.strategy):
         before = f"{launch.processes * launch.nodes} processes with {launch.strategy}"
