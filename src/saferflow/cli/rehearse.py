@@ -46,11 +46,7 @@ def rehearse(
         ParamsError: a setting is no parameter of the profile, or out of its bounds.
         PipelineError: a stage failed; with its name and what it said.
     """
-    tree = params.model_dump(mode="json", by_alias=True)
-    for name, value in custom(params, settings).changes.items():
-        *path, last = name.split(".")
-        reduce(getitem, path, tree)[last] = value
-    params = Params.model_validate(tree)
+    params = with_settings(params, settings)
     report = carry_out(
         root, params, steps=steps, tokens=tokens, thin=thin, prompts=prompts, processes=processes,
         say=lambda line: console.print(Text(line)),
@@ -58,6 +54,19 @@ def rehearse(
     show(console, report)
     if (failed := report.failed) is not None:
         raise PipelineError(f"rehearsal of {report.profile}: stage {failed.stage} failed: {failed.error}")
+
+
+def with_settings(params: Params, settings: Sequence[str]) -> Params:
+    """A profile with values of one's own.
+
+    Raises:
+        ParamsError: as `rehearse`.
+    """
+    tree = params.model_dump(mode="json", by_alias=True)
+    for name, value in custom(params, settings).changes.items():
+        *path, last = name.split(".")
+        reduce(getitem, path, tree)[last] = value
+    return Params.model_validate(tree)
 
 
 def show(console: Console, report: Report) -> None:

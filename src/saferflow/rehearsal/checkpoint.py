@@ -124,6 +124,18 @@ def cut(config: dict[str, Any], layers: int = THIN) -> dict[str, Any]:
     }
 
 
+def with_words(config: dict[str, Any], words: int) -> dict[str, Any]:
+    """The configuration with so many words and the added tokens behind them, for a machine that cannot hold all."""
+    names = {"bos_token_id": "<|endoftext|>", "eos_token_id": "<|im_end|>", "vision_start_token_id": "<|vision_start|>"}
+    names |= {
+        "vision_end_token_id": "<|vision_end|>",
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+    }
+    ids = {name: words + SPECIAL.index(token) for name, token in names.items()}
+    return config | ids | {"vocab_size": words + len(SPECIAL) + len(PLAIN)}
+
+
 def write_checkpoint(folder: Path, config: dict[str, Any], like: Path | None, texts: Iterable[str], seed: int) -> None:
     """Write a checkpoint of random weights with a published one's files.
 

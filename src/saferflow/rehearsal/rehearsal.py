@@ -45,7 +45,7 @@ def rehearse(
     with tempfile.TemporaryDirectory(prefix="saferflow-rehearsal-") as name:
         folder = Path(name)
         machine = look()
-        base, checkpoint, layers = _checkpoint(params, folder, thin, say)
+        base, checkpoint, layers = starting_checkpoint(params, folder, thin, say)
         recipe = rehearsed(params, machine, steps=steps, tokens=tokens, thin=thin, base=base, processes=processes)
         (folder / "data" / "sources").mkdir(parents=True)
         run = Run(root, folder, params, recipe, machine, layers, whole_rows(params, prompts))
@@ -68,7 +68,7 @@ def look() -> Machine:
     return Machine(gpus, memory)
 
 
-def _checkpoint(
+def starting_checkpoint(
     params: Params, folder: Path, thin: bool, say: Callable[[str], None]
 ) -> tuple[str, str, tuple[int, int]]:
     """The checkpoint to begin from, what it is in words, and layers and vision blocks of the whole one."""
@@ -86,11 +86,11 @@ def _checkpoint(
     where = "random weights, " + (f"files of {here}" if here else "files written here in the published form")
     say(f"checkpoint  {where}")
     sized = checkpoint.cut(config) if thin else config
-    checkpoint.write_checkpoint(folder / "checkpoint", sized, here, _texts(params), params.run.seed)
+    checkpoint.write_checkpoint(folder / "checkpoint", sized, here, drawn_texts(params), params.run.seed)
     return str(folder / "checkpoint"), where, layers
 
 
-def _texts(params: Params) -> Iterator[str]:
+def drawn_texts(params: Params) -> Iterator[str]:
     """System prompts, questions and traces of drawn rows."""
     from saferflow.data.scenes.corpus import safety_rows
     from saferflow.planner.rules import plan_for

@@ -56,7 +56,7 @@ class Run:
     def parts(self, say: Callable[[str], None]) -> Iterator[Part]:
         for stage in STAGES:
             try:
-                part = self._part(stage)
+                part = self.part(stage)
             except SaferflowError as error:  # what is refused before the stage begins, or of the tables that it left
                 part = Part(stage, None, str(error))
             say(f"{stage}  {'failed' if part.error else f'{part.done.seconds:.0f} s'}")
@@ -64,7 +64,8 @@ class Run:
             if part.error:
                 return
 
-    def _part(self, stage: str) -> Part:
+    def part(self, stage: str) -> Part:
+        """Carry out one stage; those before it have run."""
         if stage == "sft":
             self._count()
         part = Part(stage, None)
@@ -88,7 +89,7 @@ class Run:
         text = yaml.safe_dump(params.model_dump(mode="json", by_alias=True), sort_keys=False)
         (self.folder / "params.yaml").write_text(text, encoding="utf-8")
         shutil.rmtree(self.folder / "models" / stage, ignore_errors=True)  # as DVC does
-        return process.carried_out(process.stage_command(stage), self.folder, self._environ())
+        return process.carried_out(process.stage_command(stage), self.folder, environ(self.root))
 
     def _refused(self, part: Part) -> str:
         """Why a stage does not begin: memory or disk are too small for what is counted."""
@@ -174,9 +175,11 @@ class Run:
         }
         return duration(part.stage, pace, completions.get(part.stage, 0), self.params, here, self.rows)
 
-    def _environ(self) -> dict[str, str]:
-        environ = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
-        environ = {**environment.TELEMETRY_OFF, **environment.QUIET, **environ, "PYTHONUNBUFFERED": "1"}
-        paths = (str(PACKAGE), str(self.root), environ.get("PYTHONPATH", ""))
-        environment.offline(environ)
-        return environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+def environ(root: Path) -> dict[str, str]:
+    """The environment of a stage in a folder of its own: the checkout's code, no hub, no run of the pipeline to report to."""
+    kept = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
+    kept = {**environment.TELEMETRY_OFF, **environment.QUIET, **kept, "PYTHONUNBUFFERED": "1"}
+    environment.offline(kept)
+    paths = (str(PACKAGE), str(root), kept.get("PYTHONPATH", ""))
+    return kept | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
