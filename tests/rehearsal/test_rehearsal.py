@@ -174,7 +174,8 @@ def test_a_checkpoint_at_hand_goes_through_every_stage_and_the_checkout_stays_as
     )
     assert status == 0, output
     assert f"real: {tmp_path / 'hub'}" in output
-    assert "the whole run would stop here: sft: policy.device is cuda and this machine has no GPU" in output
+    assert "the first thing that would fail: plan: data/sources/aligned is not there" in output
+    assert "then: sft: policy.device is cuda and this machine has no GPU" in output
     assert contents() == before
 
 
