@@ -150,6 +150,18 @@ def test_small_changes_of_three_stages_add_up_in_float32(checkpoint, tmp_path):
     assert '"dtype": "bfloat16"' in (folder / "config.json").read_text(encoding="utf-8")
 
 
+def test_a_merge_reads_the_tensors_of_the_stage_before_and_not_a_second_model(checkpoint, tmp_path, capsys):
+    params = policy(["q_proj"], dtype="bfloat16")
+    processor = load_processor(checkpoint, params)
+    for before, folder in ((checkpoint, tmp_path / "sft"), (tmp_path / "sft", tmp_path / "dpo")):
+        model = load_model(before, params)
+        capsys.readouterr()
+        save_policy(folder, get_peft_model(model, lora(params, model)), processor, dtype=params.dtype)
+        assert "tensors loaded" not in capsys.readouterr().err
+    after = weights(tmp_path / "dpo")
+    assert all(torch.equal(value.float(), after[name].float()) for name, value in weights(checkpoint).items())
+
+
 def test_a_stage_with_an_adapter_saves_its_change_unrounded(checkpoint, tmp_path):
     params = policy(["all-linear"], dtype="bfloat16")
     train(checkpoint, tmp_path / "sft", params, learning_rate=1e-5)

@@ -1,5 +1,6 @@
 """Sampling from one prefill: what `generate` says greedily, the same chances, and rows that leave when they are done."""
 
+import copy
 from collections import Counter
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from transformers.cache_utils import DynamicLayer
 
 from saferflow.data.scenes.corpus import general_rows
@@ -63,6 +65,14 @@ def test_greedily_it_says_what_generate_says(parts, branches):
     found = sample(model, told, branches, max_tokens=12, temperature=0, top_p=1, ends=ends)
     assert found == expected
     assert len({len(row) for row in found}) > 1
+
+
+def test_a_model_under_an_adapter_that_has_learnt_nothing_says_what_the_model_says(parts):
+    model, asked = parts[0], inputs(parts)
+    drawn = {"max_tokens": 6, "temperature": 0, "top_p": 1, "ends": set()}
+    expected = sample(model, asked, [0, 1, 2, 3], **drawn)
+    adapter = get_peft_model(copy.deepcopy(model), LoraConfig(r=2, target_modules=["q_proj"])).eval()
+    assert sample(adapter, asked, [0, 1, 2, 3], **drawn) == expected
 
 
 def test_each_token_is_drawn_by_its_chance(parts):

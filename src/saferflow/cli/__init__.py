@@ -919,6 +919,73 @@ def doctor() -> None:
     raise typer.Exit(0 if examine(Path.cwd()) else 1)
 
 
+class Size(StrEnum):
+    """What `rehearse` loads."""
+
+    REAL = "real"
+    THIN = "thin"
+
+
+@app.command()
+def rehearse(
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME", help="profiles/NAME.yaml; params.yaml where none is named.")
+    ] = None,
+    size: Annotated[
+        Size, typer.Option(help="thin: all widths, words and images, two layers and two vision blocks; real: whole.")
+    ] = Size.REAL,
+    steps: Annotated[int, typer.Option(min=2, metavar="N", help="Optimiser steps of sft, dpo and grpo.")] = 2,
+    tokens: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Tokens of a completion that a policy draws, at most.")
+    ] = 64,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Processes, with the profile's strategy; else as many as there are GPUs for."
+        ),
+    ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Training rows of the whole run; else as many as fill curate.keep."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Rehearse with this value; may be repeated."),
+    ] = None,
+) -> None:
+    """Run each stage of a profile for a few steps before hours are spent: rows, tokens, time, memory, disk, what fails first.
+
+    The stages run as the pipeline runs them, in a temporary folder (TMPDIR says where), with the profile's micro batches, image
+    sizes, adapter and precision. Nothing in this checkout changes. Rows are drawn here, their pictures in turn as large as
+    policy.max_pixels, the geometric mean, and policy.min_pixels. Planner, teacher and judge behind servers are replaced by the
+    rules; fewer processes than the profile wants, or none of its GPUs, are said. Stages that draw completions run twice, with
+    `--tokens` and with a single one, so that the time of a token is known apart from that of reading the prompt.
+
+    With the checkpoint of policy.base on this machine it is that one; without, random weights in the files of the published
+    one. `--size thin` keeps widths, words and images and cuts the model to two layers, for a machine that cannot hold it.
+
+    Before a stage begins, what it must hold by counts is compared with the memory. Exit status: 0 every stage ran, 1 one failed,
+    named with its remedy. What would stop the whole run on this machine (sources, servers, GPUs, memory, disk) is listed
+    either way.
+
+    Examples:
+
+    `saferflow rehearse --profile qwen2.5-vl-3b --size thin` · `saferflow rehearse --profile qwen2.5-vl-7b --rows 18200` ·
+    `saferflow rehearse --profile qwen2.5-vl-3b --size thin --processes 2 --set launch.strategy=zero3`
+    """
+    _require_project()
+    from rich.console import Console
+
+    from saferflow.cli.rehearse import rehearse as carry_out
+    from saferflow.params import load_params
+
+    params = load_params(_profile(profile) if profile else PARAMS)
+    carry_out(
+        Console(highlight=False), Path.cwd(), params, settings or [],
+        steps=steps, tokens=tokens, thin=size is Size.THIN, prompts=rows, processes=processes,
+    )  # fmt: skip
+
+
 @app.command()
 def ui() -> None:
     """Start MLflow's and Prefect's pages on this machine (loopback only), and say where they are."""
@@ -960,10 +1027,7 @@ def _require_project() -> None:
 
 def _use_profile(name: str) -> None:
     """Copy a profile over params.yaml, unless that would lose values which are nowhere else."""
-    file = PROFILES / f"{name}.yaml"
-    profiles = sorted(path.stem for path in PROFILES.glob("*.yaml"))
-    if name not in profiles:
-        raise ParamsError(f"no profile {name!r}; there are: {', '.join(profiles) or 'none'}")
+    file = _profile(name)
     if PARAMS.exists() and PARAMS.read_bytes() == file.read_bytes():
         return
     held = {path.read_bytes() for path in PROFILES.glob("*.yaml")}
@@ -972,6 +1036,14 @@ def _use_profile(name: str) -> None:
         raise ParamsError(f"{PARAMS} has changes that are not in git; commit it or put it aside, then choose a profile")
     shutil.copyfile(file, PARAMS)
     print(f"{PARAMS} is now {file}; to go back: git checkout -- {PARAMS}")
+
+
+def _profile(name: str) -> Path:
+    """The file of a profile."""
+    profiles = sorted(path.stem for path in PROFILES.glob("*.yaml"))
+    if name not in profiles:
+        raise ParamsError(f"no profile {name!r}; there are: {', '.join(profiles) or 'none'}")
+    return PROFILES / f"{name}.yaml"
 
 
 def _allow_guessed_labels() -> None:

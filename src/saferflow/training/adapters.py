@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, Qwen2_5_VLForConditionalGeneration
 
 from saferflow.errors import PolicyError
 from saferflow.params import PolicyParams
-from saferflow.training.weights import holds_float32, read_model
+from saferflow.training.weights import float32_tensors
 
 ALL = "all-linear"
 """PEFT's word for every linear module but the output head."""
@@ -79,8 +79,8 @@ def merged(model: PeftModel) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
     Returns:
         The model, and tensors by their names in it, on the CPU.
     """
-    changes = {
-        name.removeprefix("base_model.model.") + ".weight": _change(module)
+    layers = {
+        name.removeprefix("base_model.model.") + ".weight": module
         for name, module in model.named_modules()
         if isinstance(module, LoraLayer)
     }
@@ -88,10 +88,10 @@ def merged(model: PeftModel) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
     weights, brief = _as_loaded(plain), plain.dtype != torch.float32
     for name, value in weights.items():
         held = value.detach().cpu()
-        change = changes.pop(name, None)
-        weights[name] = held.float() + change if change is not None else _short(held) if brief else held
-    if changes:
-        raise PolicyError(f"{len(changes)} adapters belong to no weight, as {min(changes)}")
+        layer = layers.pop(name, None)
+        weights[name] = held.float() + _change(layer) if layer is not None else _short(held) if brief else held
+    if layers:
+        raise PolicyError(f"{len(layers)} adapters belong to no weight, as {min(layers)}")
     return plain, weights
 
 
@@ -102,11 +102,14 @@ def _change(layer: LoraLayer) -> torch.Tensor:
 
 
 def _as_loaded(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The weights that training began from; from their files where those hold more than the model has room for."""
-    folder = Path(model.name_or_path)
-    if model.dtype != torch.float32 and model.name_or_path and folder.is_dir() and holds_float32(folder):
-        return read_model(str(folder), torch.float32).state_dict()
-    return model.state_dict()
+    """The weights that training began from, each from its file where that holds more than the model has room for."""
+    folder, weights = Path(model.name_or_path), model.state_dict()
+    if model.dtype != torch.float32 and model.name_or_path and folder.is_dir():
+        for name, value in float32_tensors(folder):
+            if name not in weights:
+                raise PolicyError(f"{folder}: {name} is no tensor of the model that was loaded from it")
+            weights[name] = value
+    return weights
 
 
 def _short(value: torch.Tensor) -> torch.Tensor:

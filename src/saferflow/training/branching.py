@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from peft import PeftModel
 from torch import nn
 from transformers import (
     AttentionInterface,
@@ -48,6 +49,8 @@ def sample(
         temperature: 0 takes the likeliest token.
         ends: tokens after which a completion is done.
     """
+    if isinstance(model, PeftModel):
+        model = model.get_base_model()  # which has the adapter's layers in it
     device = prompts["input_ids"].device
     first = model(**prompts, use_cache=True, logits_to_keep=1)
     branch = torch.tensor(branches, device=device)

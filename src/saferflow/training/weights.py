@@ -8,7 +8,7 @@ transformers' own to translate. Source: ours.
 import json
 import re
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +88,22 @@ def refuse_pointers(folder: Path) -> None:
         )
 
 
-def holds_float32(folder: Path) -> bool:
-    """Whether a tensor of the folder's files is in float32, which holds more than bfloat16."""
+def float32_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """The float32 tensors of a folder, which hold more than bfloat16, one after the other, by their names in the model."""
     for file in _files(folder):
         with safe_open(file, "pt") as tensors:
-            if any(tensors.get_slice(name).get_dtype() == "F32" for name in tensors.keys()):  # noqa: SIM118 no mapping
-                return True
-    return False
+            for name in tensors.keys():  # noqa: SIM118 no mapping
+                if tensors.get_slice(name).get_dtype() == "F32":
+                    yield _in_the_model(name), tensors.get_tensor(name)
+
+
+def _in_the_model(name: str) -> str:
+    """A tensor's name in the model, from that in a file, which may be of the published form."""
+    if name.startswith("visual."):
+        return f"model.{name}"
+    if name.startswith("model.") and not name.startswith(("model.visual.", "model.language_model.")):
+        return f"model.language_model.{name.removeprefix('model.')}"
+    return name
 
 
 def _files(folder: Path) -> list[Path]:

@@ -1,0 +1,54 @@
+"""Rows of the whole run of a profile, and the disk that its stages take. Source: ours."""
+
+from dataclasses import dataclass
+
+from saferflow.params import Params
+from saferflow.rehearsal.memory import Counts
+from saferflow.rehearsal.pace import TRAINED
+
+
+def whole_rows(params: Params, prompts: int | None) -> dict[str, int]:
+    """Rows of the whole run: of the drawn corpus, else of `prompts` training rows, else of as many as `curate.keep` needs."""
+    scenes = [source for source in params.data.sources if source.kind == "scenes"]
+    others = [source for source in params.data.sources if source.kind != "scenes"]
+    general = sum(source.general_train for source in scenes)
+    held_out = sum(source.evaluation + source.general_evaluation for source in scenes)
+    if prompts is None:
+        prompts = sum(source.train for source in scenes) or round(params.curate.keep / (params.plan.grpo_share or 1))
+    if others:
+        share = others[0].evaluation_share or 0.0
+        held_out += round(prompts * share / (1 - share)) if share < 1 else 0
+    plan = params.plan
+    rows = {
+        "sft": round(prompts * plan.sft_share * (1 + 2 * plan.reflection_share)) + general,
+        "dpo": round(prompts * plan.dpo_share) * plan.pairs_per_prompt,
+        "grpo": round(prompts * plan.grpo_share),
+        "evaluation": held_out,
+    }
+    return rows | {"curated": min(params.curate.keep, rows["grpo"])}
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Bytes that a stage writes."""
+
+    policy: float = 0.0
+    """Its policy: stays."""
+    checkpoints: float = 0.0
+    """At most, while it trains."""
+
+
+def disk(stage: str, counts: Counts, params: Params) -> Disk:
+    """What a stage writes: nothing to speak of where it does not train."""
+    if stage not in TRAINED:
+        return Disk()
+
+    from saferflow.training.checkpoints import KEPT
+
+    full = params.policy.lora is None
+    weight = 4 if params.policy.dtype == "float32" or (full and params.launch.strategy == "ddp") else 2
+    policy = counts.parameters * weight + (0 if full else 2 * counts.trained)
+    state = counts.trained * (12 if full and params.launch.strategy != "ddp" else 8)
+    if getattr(params, stage) is None:  # a copy of the policy before it
+        return Disk(policy)
+    return Disk(policy, (KEPT + 1) * ((counts.parameters * weight if full else 4 * counts.adapter) + state))
