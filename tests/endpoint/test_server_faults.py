@@ -1,5 +1,6 @@
 """What a server's body is taken for: an answer, a fault of the server, or a refusal of one row. Real servers on loopback."""
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -24,6 +25,7 @@ from saferflow.errors import EndpointError
 from saferflow.judge.endpoint import GradesForm, MarksForm, StructuredForm
 from saferflow.params import EndpointJudgeParams
 from saferflow.planner.endpoint import ResponseForm
+from tests.endpoint.request_fields import request_fields
 
 MARKS = {"task_success": 9, "safety": 8, "helpfulness": 7, "tool_quality": 6}
 GOOD = json.dumps(MARKS)
@@ -79,7 +81,7 @@ def endpoint(tmp_path):
     def make(server, **changes) -> Endpoint:
         usual = {
             "kind": "endpoint", "model": "judge-1", "base_url": server.address, "key_variable": None, "concurrency": 4,
-            "timeout": 10, "retries": 0, "repairs": 0, "max_tokens": 64, "token_cap": None,
+            "timeout": 10, "retries": 0, "repairs": 0, "request": request_fields(64), "token_cap": None,
         }  # fmt: skip
         return Endpoint(EndpointJudgeParams(**{**usual, **changes}), Store(tmp_path / "answers.sqlite"))
 
@@ -297,6 +299,87 @@ def test_what_holds_for_all_rows_stops_at_once_with_the_remedy(serve, endpoint, 
     with pytest.raises(EndpointError, match=remedy):
         endpoint(server, retries=2).ask([request()], MarksForm)
     assert len(server.asked) == 1
+
+
+def reasoning_model(request, before):
+    """Refuses as OpenAI's reasoning models do: `max_tokens`, any temperature but 1, an effort that it does not know."""
+    wrong = {
+        "max_tokens": ("unsupported_parameter", "max_tokens" in request),
+        "temperature": ("unsupported_value", request.get("temperature", 1) != 1),
+        "reasoning_effort": ("unsupported_value", request.get("reasoning_effort", "low") not in ("minimal", "low")),
+    }
+    for field, (code, refused) in wrong.items():
+        if refused:
+            kind, words = code.removeprefix("unsupported_"), f"'{field}' is not supported with this model."
+            told = {"message": f"Unsupported {kind}: {words}", "type": "invalid_request_error", "param": field, "code": code}
+            return 400, {}, body(error=told)
+    return 200, {}, GOOD
+
+
+TAKEN = {"temperature": None, "max_tokens": None, "max_completion_tokens": 64, "reasoning_effort": "low"}
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        pytest.param(
+            {"max_tokens": 64, "max_completion_tokens": None},
+            r"field max_tokens .* set judge.request.max_completion_tokens to 64 and judge.request.max_tokens to null",
+            id="max_tokens",
+        ),
+        pytest.param({"temperature": 0}, r"field temperature .* set judge.request.temperature to null", id="temperature"),
+        pytest.param(
+            {"reasoning_effort": "none"}, r"field reasoning_effort .* set judge.request.reasoning_effort", id="effort"
+        ),
+    ],
+)
+def test_a_field_that_the_model_does_not_take_stops_at_the_first_row_with_the_parameter(serve, endpoint, change, remedy):
+    server = serve(reasoning_model)
+    with pytest.raises(EndpointError, match=remedy):
+        endpoint(server, request={**TAKEN, **change}, concurrency=1, retries=2).ask(
+            [request("a"), request("b")], MarksForm
+        )
+    assert len(server.asked) == 1
+
+
+def test_what_is_null_is_not_sent(serve, endpoint):
+    server = serve(reasoning_model)
+    assert endpoint(server, request=TAKEN).ask([request()], MarksForm) == [READ]
+    [sent] = server.asked
+    assert sent.keys() == {"model", "messages", "max_completion_tokens", "reasoning_effort", "response_format"}
+    assert (sent["max_completion_tokens"], sent["reasoning_effort"]) == (64, "low")
+
+
+def test_a_field_that_the_params_do_not_hold_wants_another_model(serve, endpoint):
+    told = {"message": "no schemas", "param": "response_format", "code": "unsupported_value"}
+    for status in (400, 200):
+        server = serve(lambda request, before, status=status: (status, {}, body(error=told)))
+        with pytest.raises(EndpointError, match=r"field response_format .* a model that takes it in judge\.model"):
+            endpoint(server).ask([request()], MarksForm)
+
+
+def test_an_unsupported_value_in_a_row_is_a_refusal_of_that_row(serve, endpoint):
+    told = {"message": "Unsupported image", "param": "messages[1].content[0].image_url", "code": "unsupported_value"}
+    server = serve(lambda request, before: (400, {}, body(error=told)))
+    [found] = endpoint(server).ask([request()], MarksForm)
+    assert isinstance(found, Refused)
+
+
+def test_answers_that_were_kept_before_fields_could_be_set_stay_valid_and_others_are_asked_for_anew(
+    serve, endpoint, tmp_path
+):
+    """The key of a request as it was computed when each had temperature 0 and `max_tokens`."""
+    asked = request()
+    parts = ["judge-1", 64, 0, [asked.instructions, asked.data], None, [338**2, 512**2], MarksForm.model_json_schema()]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    Store(tmp_path / "answers.sqlite").put(key, Answer(GOOD, 1, 1))
+    server = serve(lambda request, before: (200, {}, GOOD))
+    assert endpoint(server).ask([asked], MarksForm) == [READ]
+    assert server.asked == []
+    for change in ({"temperature": 0.5}, {"temperature": None}, {"reasoning_effort": "low"}):
+        endpoint(server, request=request_fields(64) | change).ask([asked], MarksForm)
+    endpoint(server, request=TAKEN).ask([asked], MarksForm)
+    assert len(server.asked) == 4
 
 
 def test_of_too_many_requests_the_server_says_when_to_come_again(serve, endpoint):

@@ -23,6 +23,7 @@ from saferflow.protocol.plan import Plan
 from saferflow.protocol.trace import parse, render
 from saferflow.rng import rng
 from saferflow.stages import plan
+from tests.endpoint.request_fields import request_fields
 
 ROOT = Path(__file__).parents[2]
 TABLES = Path("data/tables")
@@ -69,7 +70,7 @@ def project(tmp_path, monkeypatch):
         raw["plan"]["augmentation"] = None  # the server knows the requests as their source gives them
         raw["plan"]["writer"] = {
             "kind": "endpoint", "model": "writer-1", "base_url": server.address, "key_variable": None, "concurrency": 8,
-            "timeout": 10, "retries": 1, "repairs": 1, "max_tokens": 512, "token_cap": None, **changes,
+            "timeout": 10, "retries": 1, "repairs": 1, "request": request_fields(512), "token_cap": None, **changes,
         }  # fmt: skip
         Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
 

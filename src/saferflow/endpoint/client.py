@@ -24,6 +24,7 @@ from pydantic import BaseModel
 
 from saferflow.data.images import open_rgb
 from saferflow.endpoint.completion import Completion, Declined, Fault, ServerError, read_completion
+from saferflow.endpoint.fields import limit, sent_fields
 from saferflow.endpoint.forms import Refused, Unanswered, Unreadable, read_form
 from saferflow.endpoint.store import Answer, Store
 from saferflow.endpoint.transport import Server
@@ -174,7 +175,7 @@ class Endpoint:
                 self.spent += sum(completion.tokens)
                 found = _read(completion.text, request, form)
                 if completion.cut and isinstance(found, Unreadable):
-                    raise Fault(f"cut off after max_tokens ({self._params.max_tokens}); raise max_tokens")
+                    raise Fault(f"cut off after {limit(self._params)}; raise it")
                 return completion, found
             except ServerError as error:
                 fault = self._server.judged(error)
@@ -217,8 +218,7 @@ def _messages(request: Request) -> Messages:
 def _asked(messages: Messages, form: type[BaseModel], params: EndpointParams) -> dict[str, Any]:
     return {
         "messages": messages,
-        "temperature": 0,
-        "max_tokens": params.max_tokens,
+        **sent_fields(params.request),
         "response_format": {
             "type": "json_schema",
             "json_schema": {"name": form.__name__, "schema": _schema(form), "strict": True},
@@ -249,7 +249,10 @@ def _key(params: EndpointParams, request: Request, form: type[BaseModel]) -> str
     image = hashlib.sha256(request.image).hexdigest() if request.image is not None else None
     sizes = (SMALLEST, LARGEST)
     words = [request.instructions, request.data]
-    asked = [params.model, params.max_tokens, params.repairs, words, image, sizes, _schema(form)]
+    fields = sent_fields(params.request)
+    if fields == {"temperature": 0, "max_tokens": params.request.max_tokens}:
+        fields = fields["max_tokens"]  # all that answers were kept by before the others could be set
+    asked = [params.model, fields, params.repairs, words, image, sizes, _schema(form)]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 SHOWN = 200
 """Characters of a server's words that a message repeats."""
+UNSUPPORTED = ("unsupported_parameter", "unsupported_value")
+"""OpenAI's codes for a field of the request that the model does not take."""
 CUT = frozenset(("length", "max_tokens", "max_output_tokens", "model_length", "incomplete"))
 """Reasons to end that leave a text unfinished."""
 BROKEN = frozenset(("error", "abort", "aborted", "cancelled", "canceled", "timeout"))
@@ -53,12 +55,14 @@ class Declined(Exception):
 
 
 class ServerError(Exception):
-    """What a server reports of itself in a body with status 200."""
+    """What a server reports of itself in a body."""
 
-    def __init__(self, words: str, status: int | None):
+    def __init__(self, words: str, status: int | None, field: str | None = None):
         super().__init__(words)
         self.status = status
         """An HTTP status, where the body names one."""
+        self.field = field
+        """Of the request, where the model does not take it, by OpenAI's codes."""
 
 
 class Completion(NamedTuple):
@@ -112,12 +116,12 @@ def excerpt(words: Any) -> str:
     return plain if len(plain) <= SHOWN else plain[:SHOWN] + "…"
 
 
-def error_words(body: bytes) -> str:
+def reported_error(body: bytes) -> ServerError:
     """What an error response says, in a line."""
     try:
-        return str(_reported(_parsed(body)))
+        return _reported(_parsed(body))
     except Fault as fault:
-        return str(fault)
+        return ServerError(str(fault), None)
 
 
 def _parsed(body: bytes) -> dict[str, Any]:
@@ -221,4 +225,6 @@ def _reported(answer: dict[str, Any]) -> ServerError:
     status = next((int(code) for code in codes if re.fullmatch(r"[1-5]\d\d", str(code))), None)
     words = fields.get("message") or fields.get("msg") or error if isinstance(error, dict) else error
     named = [str(fields[name]) for name in ("code", "type") if isinstance(fields.get(name), str) and fields is not answer]
-    return ServerError(excerpt(words) + (f" ({', '.join(named)})" if named else ""), status)
+    field = fields.get("param")
+    unsupported = fields.get("code") in UNSUPPORTED and isinstance(field, str) and field
+    return ServerError(excerpt(words) + (f" ({', '.join(named)})" if named else ""), status, field if unsupported else None)
