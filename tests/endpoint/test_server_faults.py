@@ -19,7 +19,7 @@ from saferflow.addresses import api_base, is_local, spare_local
 from saferflow.endpoint import transport
 from saferflow.endpoint.client import Endpoint, Request
 from saferflow.endpoint.completion import Declined, Fault, ServerError, read_completion
-from saferflow.endpoint.forms import Refused, Unreadable, read_form
+from saferflow.endpoint.forms import ChoiceForm, Refused, Unreadable, read_form
 from saferflow.endpoint.store import Answer, Store
 from saferflow.errors import EndpointError
 from saferflow.judge.endpoint import GradesForm, MarksForm, StructuredForm
@@ -66,9 +66,6 @@ FAULTS = {
     "empty-content": choice({"content": ""}),
     "blank-content": choice({"content": "\n "}),
     "empty-parts": choice({"content": [{"type": "text", "text": ""}]}),
-    "cut-answer": choice({"content": GOOD[:-9]}, "length"),
-    "cut-thinking": choice({"content": f"<think>perhaps {GOOD}, but"}, "length"),
-    "cut-reasoning": choice({"content": None, "reasoning_content": f"perhaps {GOOD}"}, "length"),
     "aborted": choice({"content": GOOD}, "abort"),
     "broken-stream": b'data: {"choices": [{"delta": {"content": "{"}}]}\n\n',
     "stream-with-an-error": b'data: {"error": {"message": "gone", "code": 500}}\n\n',
@@ -113,6 +110,64 @@ def test_a_servers_fault_is_tried_again(serve, endpoint, fault):
     server = serve(lambda request, before: (200, {}, FAULTS[fault] if before == 0 else GOOD))
     assert endpoint(server, retries=1).ask([request()], MarksForm) == [READ]
     assert len(server.asked) == 2
+
+
+CUT_OFF = {
+    "in-the-answer": ({"content": GOOD[:-9]}, 4),
+    "in-the-thinking": ({"content": f"<think>perhaps {GOOD}, but"}, 4),
+    "in-the-reasoning": ({"content": None, "reasoning_content": f"perhaps {GOOD}"}, 2),
+    "before-anything": ({"content": ""}, 2),
+}
+"""What was said of an answer that was cut off, and the messages of the request that asks for it again."""
+
+
+@pytest.mark.parametrize(("said", "messages"), CUT_OFF.values(), ids=CUT_OFF)
+def test_an_answer_that_is_cut_off_is_that_rows_and_the_others_go_on(serve, endpoint, tmp_path, said, messages):
+    """A model that does not come to an end does so again: tries would not help, and no other row is to blame."""
+
+    def answer(request, before):
+        long = "long row" in request["messages"][1]["content"][0]["text"]
+        usage = {"prompt_tokens": 10, "completion_tokens": 64}
+        cut = {"choices": [{"message": said, "finish_reason": "length"}], "usage": usage}
+        return 200, {}, body(**cut) if long else GOOD
+
+    server = serve(answer)
+    rows = [request("good"), *(request(f"long row {number}") for number in range(4))]
+    found = endpoint(server, retries=2, repairs=1, concurrency=1).ask(rows, MarksForm)
+    assert found[0] == READ
+    assert {one.reason for one in found[1:]} == {"cut off after judge.request.max_tokens (64 tokens)"}
+    assert len(server.asked) == 1 + 4 * 2, "each is sent back once, as what is not of the form"
+    assert len(server.asked[2]["messages"]) == messages
+    assert Store(tmp_path / "answers.sqlite").tokens() == 110 + 4 * 2 * 74, "all are paid for"
+    assert stored(tmp_path) == 1
+
+
+def test_a_limit_that_no_answer_keeps_stops_after_three_with_the_parameter(serve, endpoint):
+    server = serve(lambda request, before: (200, {}, choice({"content": GOOD[:-9]}, "length")))
+    rows = [request(str(number)) for number in range(9)]
+    with pytest.raises(EndpointError, match=r"first 3 answers .* judge\.request\.max_tokens \(64 tokens\); raise it"):
+        endpoint(server, concurrency=1).ask(rows, MarksForm)
+    assert len(server.asked) == 3
+
+
+class Chosen(ChoiceForm):
+    choices = {"word": ("a", "b"), "words": ("a", "b", "c"), "number": (0, 1)}  # noqa: RUF012 as the forms have it
+    word: str
+    words: list[str]
+    number: int
+
+
+def test_the_server_is_sent_the_values_that_a_field_may_hold_and_others_are_read_all_the_same(serve, endpoint, tmp_path):
+    text = '{"word": "z", "words": [], "number": 7}'
+    server = serve(lambda request, before: (200, {}, text))
+    assert endpoint(server).ask([request()], Chosen) == [Chosen(word="z", words=[], number=7)]
+    fields = server.asked[0]["response_format"]["json_schema"]["schema"]["properties"]
+    assert fields["word"]["enum"] == ["a", "b"]
+    assert (fields["words"]["items"]["enum"], fields["words"]["maxItems"]) == (["a", "b", "c"], 3)
+    assert fields["number"]["enum"] == [0, 1]
+    parts = ["judge-1", 64, 0, ["rubric", request().data], None, [338**2, 512**2], Chosen.model_json_schema()]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    assert Store(tmp_path / "answers.sqlite").get(key), "kept by the form alone, as before the values were sent"
 
 
 ANSWERS = {

@@ -1,7 +1,7 @@
 """What the body of a chat completion holds: the model's text, a refusal of this one row, or a fault of the server.
 
-A server may answer 200 and still say nothing: an error object, no choice, a page of HTML, text that was cut off. None of that
-is an answer of the model. Source: ours.
+A server may answer 200 and still say nothing: an error object, no choice, a page of HTML. None of that is an answer of the
+model. A text that was cut off is one: a model that does not come to an end is not the server's fault. Source: ours.
 """
 
 import json
@@ -69,6 +69,7 @@ class Completion(NamedTuple):
     """What the model said."""
 
     text: str
+    """Empty where it was cut off before its answer began."""
     tokens: Tokens
     cut: bool
     """It did not come to its end."""
@@ -103,10 +104,10 @@ def read_completion(body: bytes) -> Completion:
         if isinstance(refusal := message.get("refusal"), str) and refusal.strip():
             raise Declined(f"the model declines: {excerpt(refusal)}", tokens, filtered=True)
         if end in CUT:
-            raise Fault(f"finish_reason is {end} before anything was said", tokens)
+            return Completion("", tokens, cut=True)
         raise Fault(f"an empty message (finish_reason {end or 'is not there'})", tokens)
     if thought and end in CUT:
-        raise Fault(f"finish_reason is {end} before the end of its reasoning", tokens)
+        return Completion("", tokens, cut=True)
     return Completion(text, tokens, end in CUT)
 
 
