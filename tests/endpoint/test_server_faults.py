@@ -142,12 +142,12 @@ def test_an_answer_that_is_cut_off_is_that_rows_and_the_others_go_on(serve, endp
     assert stored(tmp_path) == 1
 
 
-def test_a_limit_that_no_answer_keeps_stops_after_three_with_the_parameter(serve, endpoint):
+def test_a_limit_that_no_answer_keeps_stops_after_eight_rows_with_the_parameter(serve, endpoint):
     server = serve(lambda request, before: (200, {}, choice({"content": GOOD[:-9]}, "length")))
-    rows = [request(str(number)) for number in range(9)]
-    with pytest.raises(EndpointError, match=r"first 3 answers .* judge\.request\.max_tokens \(64 tokens\); raise it"):
-        endpoint(server, concurrency=1).ask(rows, MarksForm)
-    assert len(server.asked) == 3
+    rows = [request(str(number)) for number in range(12)]
+    with pytest.raises(EndpointError, match=r"first 8 requests .* judge\.request\.max_tokens \(64 tokens\); raise it"):
+        endpoint(server, concurrency=1, repairs=1).ask(rows, MarksForm)
+    assert len(server.asked) == 8 * 2, "each is sent back once"
 
 
 class Chosen(ChoiceForm):

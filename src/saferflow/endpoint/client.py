@@ -40,8 +40,8 @@ PAUSE, LONGEST_PAUSE = 0.5, 8.0
 """Seconds before the second try, doubled for each more."""
 REFUSALS = 3
 """So many refusals, of rows of any content, and not one answer: the server refuses us and not a row."""
-CUT_OFF = 3
-"""So many answers that were cut off, and none that came to its end: the limit is too small, and no row is to blame."""
+CUT_OFF = 8
+"""So many rows whose answers were all cut off, and not one that came to its end: the limit is too small for any."""
 NAMED = 80
 """Characters of a row's question by which a message names it."""
 
@@ -138,25 +138,21 @@ class Endpoint:
             except Declined as why:
                 self._refused += not why.filtered
                 return self._without_answer(key, Refused(reason=f"refused by {self._server.base}: {why}"), why.tokens)
-            self._count(completion, found)
+            cut = completion.cut and isinstance(found, Unreadable)
+            self._answered += not cut
             if not isinstance(found, Unreadable):
                 self._store.put(key, Answer(completion.text, *completion.tokens))
                 return found
             self._store.pay(*completion.tokens)
             messages = _sent_back(messages, completion, found)
+        self._stop_if_all_are_cut_off(cut)
         return self._without_answer(key, found, (0, 0))
 
-    def _count(self, completion: Completion, found: Form | Unreadable) -> None:
-        """Tell answers that came to their end from those that were cut off.
-
-        Raises:
-            EndpointError: the first of all were cut off.
-        """
-        cut = completion.cut and isinstance(found, Unreadable)
-        self._cut, self._answered = self._cut + cut, self._answered + (not cut)
+    def _stop_if_all_are_cut_off(self, cut: bool) -> None:
+        self._cut += cut
         if self._cut >= CUT_OFF and not self._answered:
             raise EndpointError(
-                f"{self._server.base} cut off each of the first {self._cut} answers of model {self._params.model} after "
+                f"{self._server.base} cut off all answers of model {self._params.model} to the first {self._cut} requests after "
                 f"{limit(self._params)}; raise it, or take a model that comes to an end"
             )
 
