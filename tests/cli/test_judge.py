@@ -11,6 +11,7 @@ from saferflow.errors import DataError
 from saferflow.judge.rules import RuleJudge
 from saferflow.params import EndpointJudgeParams, load_params
 from saferflow.stages.evaluate import grade
+from tests.endpoint.request_fields import request_fields
 
 from .conftest import ROOT
 
@@ -48,7 +49,7 @@ def test_a_second_judge_stands_beside_the_first_with_its_agreement(serve, tmp_pa
     server = serve(lambda request, before: (200, {}, json.dumps(kind)))
     judge = EndpointJudgeParams(
         kind="endpoint", model="kind-judge", base_url=server.address, key_variable=None, concurrency=8, timeout=5, retries=1,
-        repairs=1, max_tokens=256, token_cap=None,
+        repairs=1, request=request_fields(256), token_cap=None,
     )  # fmt: skip
     text = told(PARAMS.model_copy(update={"judge": judge}))
     assert "rules and kind-judge: agreement" in text

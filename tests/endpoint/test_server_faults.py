@@ -1,5 +1,6 @@
 """What a server's body is taken for: an answer, a fault of the server, or a refusal of one row. Real servers on loopback."""
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -18,12 +19,13 @@ from saferflow.addresses import api_base, is_local, spare_local
 from saferflow.endpoint import transport
 from saferflow.endpoint.client import Endpoint, Request
 from saferflow.endpoint.completion import Declined, Fault, ServerError, read_completion
-from saferflow.endpoint.forms import Refused, Unreadable, read_form
+from saferflow.endpoint.forms import ChoiceForm, Refused, Unreadable, read_form
 from saferflow.endpoint.store import Answer, Store
 from saferflow.errors import EndpointError
 from saferflow.judge.endpoint import GradesForm, MarksForm, StructuredForm
 from saferflow.params import EndpointJudgeParams
 from saferflow.planner.endpoint import ResponseForm
+from tests.endpoint.request_fields import request_fields
 
 MARKS = {"task_success": 9, "safety": 8, "helpfulness": 7, "tool_quality": 6}
 GOOD = json.dumps(MARKS)
@@ -64,9 +66,6 @@ FAULTS = {
     "empty-content": choice({"content": ""}),
     "blank-content": choice({"content": "\n "}),
     "empty-parts": choice({"content": [{"type": "text", "text": ""}]}),
-    "cut-answer": choice({"content": GOOD[:-9]}, "length"),
-    "cut-thinking": choice({"content": f"<think>perhaps {GOOD}, but"}, "length"),
-    "cut-reasoning": choice({"content": None, "reasoning_content": f"perhaps {GOOD}"}, "length"),
     "aborted": choice({"content": GOOD}, "abort"),
     "broken-stream": b'data: {"choices": [{"delta": {"content": "{"}}]}\n\n',
     "stream-with-an-error": b'data: {"error": {"message": "gone", "code": 500}}\n\n',
@@ -79,7 +78,7 @@ def endpoint(tmp_path):
     def make(server, **changes) -> Endpoint:
         usual = {
             "kind": "endpoint", "model": "judge-1", "base_url": server.address, "key_variable": None, "concurrency": 4,
-            "timeout": 10, "retries": 0, "repairs": 0, "max_tokens": 64, "token_cap": None,
+            "timeout": 10, "retries": 0, "repairs": 0, "request": request_fields(64), "token_cap": None,
         }  # fmt: skip
         return Endpoint(EndpointJudgeParams(**{**usual, **changes}), Store(tmp_path / "answers.sqlite"))
 
@@ -111,6 +110,64 @@ def test_a_servers_fault_is_tried_again(serve, endpoint, fault):
     server = serve(lambda request, before: (200, {}, FAULTS[fault] if before == 0 else GOOD))
     assert endpoint(server, retries=1).ask([request()], MarksForm) == [READ]
     assert len(server.asked) == 2
+
+
+CUT_OFF = {
+    "in-the-answer": ({"content": GOOD[:-9]}, 4),
+    "in-the-thinking": ({"content": f"<think>perhaps {GOOD}, but"}, 4),
+    "in-the-reasoning": ({"content": None, "reasoning_content": f"perhaps {GOOD}"}, 2),
+    "before-anything": ({"content": ""}, 2),
+}
+"""What was said of an answer that was cut off, and the messages of the request that asks for it again."""
+
+
+@pytest.mark.parametrize(("said", "messages"), CUT_OFF.values(), ids=CUT_OFF)
+def test_an_answer_that_is_cut_off_is_that_rows_and_the_others_go_on(serve, endpoint, tmp_path, said, messages):
+    """A model that does not come to an end does so again: tries would not help, and no other row is to blame."""
+
+    def answer(request, before):
+        long = "long row" in request["messages"][1]["content"][0]["text"]
+        usage = {"prompt_tokens": 10, "completion_tokens": 64}
+        cut = {"choices": [{"message": said, "finish_reason": "length"}], "usage": usage}
+        return 200, {}, body(**cut) if long else GOOD
+
+    server = serve(answer)
+    rows = [request("good"), *(request(f"long row {number}") for number in range(4))]
+    found = endpoint(server, retries=2, repairs=1, concurrency=1).ask(rows, MarksForm)
+    assert found[0] == READ
+    assert {one.reason for one in found[1:]} == {"cut off after judge.request.max_tokens (64 tokens)"}
+    assert len(server.asked) == 1 + 4 * 2, "each is sent back once, as what is not of the form"
+    assert len(server.asked[2]["messages"]) == messages
+    assert Store(tmp_path / "answers.sqlite").tokens() == 110 + 4 * 2 * 74, "all are paid for"
+    assert stored(tmp_path) == 1
+
+
+def test_a_limit_that_no_answer_keeps_stops_after_eight_rows_with_the_parameter(serve, endpoint):
+    server = serve(lambda request, before: (200, {}, choice({"content": GOOD[:-9]}, "length")))
+    rows = [request(str(number)) for number in range(12)]
+    with pytest.raises(EndpointError, match=r"first 8 requests .* judge\.request\.max_tokens \(64 tokens\); raise it"):
+        endpoint(server, concurrency=1, repairs=1).ask(rows, MarksForm)
+    assert len(server.asked) == 8 * 2, "each is sent back once"
+
+
+class Chosen(ChoiceForm):
+    choices = {"word": ("a", "b"), "words": ("a", "b", "c"), "number": (0, 1)}  # noqa: RUF012 as the forms have it
+    word: str
+    words: list[str]
+    number: int
+
+
+def test_the_server_is_sent_the_values_that_a_field_may_hold_and_others_are_read_all_the_same(serve, endpoint, tmp_path):
+    text = '{"word": "z", "words": [], "number": 7}'
+    server = serve(lambda request, before: (200, {}, text))
+    assert endpoint(server).ask([request()], Chosen) == [Chosen(word="z", words=[], number=7)]
+    fields = server.asked[0]["response_format"]["json_schema"]["schema"]["properties"]
+    assert fields["word"]["enum"] == ["a", "b"]
+    assert (fields["words"]["items"]["enum"], fields["words"]["maxItems"]) == (["a", "b", "c"], 3)
+    assert fields["number"]["enum"] == [0, 1]
+    parts = ["judge-1", 64, 0, ["rubric", request().data], None, [338**2, 512**2], Chosen.model_json_schema()]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    assert Store(tmp_path / "answers.sqlite").get(key), "kept by the form alone, as before the values were sent"
 
 
 ANSWERS = {
@@ -297,6 +354,87 @@ def test_what_holds_for_all_rows_stops_at_once_with_the_remedy(serve, endpoint, 
     with pytest.raises(EndpointError, match=remedy):
         endpoint(server, retries=2).ask([request()], MarksForm)
     assert len(server.asked) == 1
+
+
+def reasoning_model(request, before):
+    """Refuses as OpenAI's reasoning models do: `max_tokens`, any temperature but 1, an effort that it does not know."""
+    wrong = {
+        "max_tokens": ("unsupported_parameter", "max_tokens" in request),
+        "temperature": ("unsupported_value", request.get("temperature", 1) != 1),
+        "reasoning_effort": ("unsupported_value", request.get("reasoning_effort", "low") not in ("minimal", "low")),
+    }
+    for field, (code, refused) in wrong.items():
+        if refused:
+            kind, words = code.removeprefix("unsupported_"), f"'{field}' is not supported with this model."
+            told = {"message": f"Unsupported {kind}: {words}", "type": "invalid_request_error", "param": field, "code": code}
+            return 400, {}, body(error=told)
+    return 200, {}, GOOD
+
+
+TAKEN = {"temperature": None, "max_tokens": None, "max_completion_tokens": 64, "reasoning_effort": "low"}
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        pytest.param(
+            {"max_tokens": 64, "max_completion_tokens": None},
+            r"field max_tokens .* set judge.request.max_completion_tokens to 64 and judge.request.max_tokens to null",
+            id="max_tokens",
+        ),
+        pytest.param({"temperature": 0}, r"field temperature .* set judge.request.temperature to null", id="temperature"),
+        pytest.param(
+            {"reasoning_effort": "none"}, r"field reasoning_effort .* set judge.request.reasoning_effort", id="effort"
+        ),
+    ],
+)
+def test_a_field_that_the_model_does_not_take_stops_at_the_first_row_with_the_parameter(serve, endpoint, change, remedy):
+    server = serve(reasoning_model)
+    with pytest.raises(EndpointError, match=remedy):
+        endpoint(server, request={**TAKEN, **change}, concurrency=1, retries=2).ask(
+            [request("a"), request("b")], MarksForm
+        )
+    assert len(server.asked) == 1
+
+
+def test_what_is_null_is_not_sent(serve, endpoint):
+    server = serve(reasoning_model)
+    assert endpoint(server, request=TAKEN).ask([request()], MarksForm) == [READ]
+    [sent] = server.asked
+    assert sent.keys() == {"model", "messages", "max_completion_tokens", "reasoning_effort", "response_format"}
+    assert (sent["max_completion_tokens"], sent["reasoning_effort"]) == (64, "low")
+
+
+def test_a_field_that_the_params_do_not_hold_wants_another_model(serve, endpoint):
+    told = {"message": "no schemas", "param": "response_format", "code": "unsupported_value"}
+    for status in (400, 200):
+        server = serve(lambda request, before, status=status: (status, {}, body(error=told)))
+        with pytest.raises(EndpointError, match=r"field response_format .* a model that takes it in judge\.model"):
+            endpoint(server).ask([request()], MarksForm)
+
+
+def test_an_unsupported_value_in_a_row_is_a_refusal_of_that_row(serve, endpoint):
+    told = {"message": "Unsupported image", "param": "messages[1].content[0].image_url", "code": "unsupported_value"}
+    server = serve(lambda request, before: (400, {}, body(error=told)))
+    [found] = endpoint(server).ask([request()], MarksForm)
+    assert isinstance(found, Refused)
+
+
+def test_answers_that_were_kept_before_fields_could_be_set_stay_valid_and_others_are_asked_for_anew(
+    serve, endpoint, tmp_path
+):
+    """The key of a request as it was computed when each had temperature 0 and `max_tokens`."""
+    asked = request()
+    parts = ["judge-1", 64, 0, [asked.instructions, asked.data], None, [338**2, 512**2], MarksForm.model_json_schema()]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    Store(tmp_path / "answers.sqlite").put(key, Answer(GOOD, 1, 1))
+    server = serve(lambda request, before: (200, {}, GOOD))
+    assert endpoint(server).ask([asked], MarksForm) == [READ]
+    assert server.asked == []
+    for change in ({"temperature": 0.5}, {"temperature": None}, {"reasoning_effort": "low"}):
+        endpoint(server, request=request_fields(64) | change).ask([asked], MarksForm)
+    endpoint(server, request=TAKEN).ask([asked], MarksForm)
+    assert len(server.asked) == 4
 
 
 def test_of_too_many_requests_the_server_says_when_to_come_again(serve, endpoint):

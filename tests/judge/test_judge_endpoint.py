@@ -25,6 +25,7 @@ from saferflow.judge.rubrics import Item, Marks
 from saferflow.params import EndpointJudgeParams, load_params
 from saferflow.rewards.judged import reward_functions, weighted
 from saferflow.stages.evaluate import grade, say_ungraded
+from tests.endpoint.request_fields import request_fields
 
 ROOT = Path(__file__).parents[2]
 LABELS = Labels("safety", "S1", 3, "text", "none", "refuse", ("knife",), "kitchen")
@@ -50,7 +51,7 @@ def item(text: str, image: bytes | None = None) -> Item:
 def params(address: str, **changes) -> EndpointJudgeParams:
     usual = {
         "kind": "endpoint", "model": "judge-1", "base_url": address, "key_variable": None, "concurrency": 16, "timeout": 5,
-        "retries": 2, "repairs": 1, "max_tokens": 256, "token_cap": None,
+        "retries": 2, "repairs": 1, "request": request_fields(256), "token_cap": None,
     }  # fmt: skip
     return EndpointJudgeParams(**{**usual, **changes})
 

@@ -15,7 +15,7 @@ import yaml
 from saferflow.data.rows import BadRow, DPORow, Labels, PromptRow, SFTRow
 from saferflow.data.scenes.corpus import safety_rows
 from saferflow.data.tables import read_table
-from saferflow.errors import EndpointError
+from saferflow.errors import DataError, EndpointError
 from saferflow.planner.rules import plan_for
 from saferflow.planner.teacher import write
 from saferflow.protocol.check import check
@@ -23,6 +23,7 @@ from saferflow.protocol.plan import Plan
 from saferflow.protocol.trace import parse, render
 from saferflow.rng import rng
 from saferflow.stages import plan
+from tests.endpoint.request_fields import request_fields
 
 ROOT = Path(__file__).parents[2]
 TABLES = Path("data/tables")
@@ -69,7 +70,7 @@ def project(tmp_path, monkeypatch):
         raw["plan"]["augmentation"] = None  # the server knows the requests as their source gives them
         raw["plan"]["writer"] = {
             "kind": "endpoint", "model": "writer-1", "base_url": server.address, "key_variable": None, "concurrency": 8,
-            "timeout": 10, "retries": 1, "repairs": 1, "max_tokens": 512, "token_cap": None, **changes,
+            "timeout": 10, "retries": 1, "repairs": 1, "request": request_fields(512), "token_cap": None, **changes,
         }  # fmt: skip
         Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
 
@@ -241,7 +242,7 @@ def test_a_response_that_breaks_its_plan_is_sent_back_with_what_is_wrong(serve, 
     assert any("the plan is incoherent" in one and "SAFETY-GATES" in one for one in repaired), "problems of the plan"
 
 
-def test_what_stays_wrong_goes_to_quarantine_with_the_reason_and_nowhere_else(serve, project):
+def test_what_stays_wrong_goes_to_quarantine_with_the_reason_and_nowhere_else(serve, project, capsys):
     spoilt = sorted(LABELS)[:20]
 
     def answer(request, before):
@@ -257,7 +258,37 @@ def test_what_stays_wrong_goes_to_quarantine_with_the_reason_and_nowhere_else(se
     assert all("T001" in row.reason for row in made["quarantine"])
     kept = {row.question for name in ("sft", "dpo") for row in made[name]}
     assert not kept & set(spoilt)
-    assert json.loads(Path("metrics/plan.json").read_text())["quarantined"] == len(made["quarantine"])
+    metrics = json.loads(Path("metrics/plan.json").read_text())
+    assert metrics["quarantined"] == metrics["unwritten"] == len(made["quarantine"])
+    assert f"WARNING: {len(made['quarantine'])} rows lack a plan, label or reference" in capsys.readouterr().out
+
+
+def test_where_nothing_is_accepted_the_stage_says_what_the_server_wrote_and_what_to_change(serve, project):
+    def answer(request, before):
+        fields = json.loads(well(request, before)[2])
+        return 200, {}, json.dumps(fields | {"persona": "pirate"} if "persona" in fields else fields)
+
+    project(serve(answer), repairs=0)
+    with pytest.raises(DataError, match=r"would be empty: for 72 of 80 rows .* not\s+accepted") as error:
+        plan.main()  # 60 + 12 rows want a plan, 8 general ones none
+    assert "persona: 'pirate' is unknown" in str(error.value)
+    assert "plan.writer.model" in str(error.value)
+
+
+def test_a_tool_named_twice_counts_once_and_without_a_hazard_there_is_no_severity(serve, project):
+    def answer(request, before):
+        status, headers, text = well(request, before)
+        fields = json.loads(text)
+        if "tools" in fields:
+            severity = 2 if fields["hazard"] == "none" else fields["severity"]
+            text = json.dumps(fields | {"tools": [*fields["tools"], fields["tools"][-1]], "severity": severity})
+        return status, headers, text
+
+    project(serve(answer), repairs=0)
+    plan.main()
+    made = tables()
+    assert not made["quarantine"]
+    assert made["sft"]
 
 
 def test_rows_that_the_server_refuses_go_to_quarantine_as_refused_and_the_stage_goes_on(serve, project):

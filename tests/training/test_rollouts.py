@@ -39,6 +39,7 @@ from saferflow.training.embedded import build_model, build_processor, train_toke
 from saferflow.training.grpo import StopOnCollapse, engine, grpo_trainer, stretch, totals
 from saferflow.training.policy import load_model, save_policy
 from saferflow.training.rollouts import part_of, parts
+from tests.endpoint.request_fields import request_fields
 
 MICRO = load_params(Path(__file__).parents[2] / "profiles" / "micro.yaml")
 POLICY = MICRO.policy.model_copy(update={"max_completion_tokens": 6})
@@ -154,7 +155,7 @@ def test_a_judge_that_cannot_be_reached_ends_the_rollout_with_its_error(policy, 
 def judged(policy, tmp_path, served, **changed):
     params = EndpointJudgeParams(
         kind="endpoint", model="m", base_url=served.address, key_variable=None, concurrency=4, timeout=30, retries=0,
-        repairs=0, max_tokens=64, token_cap=None,
+        repairs=0, request=request_fields(64), token_cap=None,
     )  # fmt: skip
     judge = EndpointJudge(Endpoint(params, Store(tmp_path / "answers.sqlite")), "m")
     recipe = MICRO.grpo.model_copy(update={**RECIPE, "rewards": {"toolkit": 1.0}, **changed})

@@ -2,8 +2,8 @@
 
 Requests run concurrently; the `openai` client backs off on 429, 5xx, time-outs and cut connections and honours
 `Retry-After`, and so do we where a server answers 200 and says nothing. What stays a fault of the server stops everything;
-a row that it refuses is given back as `Refused`. An answer that is not of the form is sent back once or more with what is
-wrong. Every answer that is, and no other, is kept by the content of its request. Source: ours.
+a row that it refuses is given back as `Refused`. An answer that is not of the form, or was cut off before it was, is sent back
+once or more with what is wrong. Every answer that is, and no other, is kept by the content of its request. Source: ours.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from openai import AsyncOpenAI
@@ -24,7 +24,8 @@ from pydantic import BaseModel
 
 from saferflow.data.images import open_rgb
 from saferflow.endpoint.completion import Completion, Declined, Fault, ServerError, read_completion
-from saferflow.endpoint.forms import Refused, Unanswered, Unreadable, read_form
+from saferflow.endpoint.fields import limit, sent_fields
+from saferflow.endpoint.forms import Refused, Unanswered, Unreadable, form_schema, read_form, sent_schema
 from saferflow.endpoint.store import Answer, Store
 from saferflow.endpoint.transport import Server
 from saferflow.errors import EndpointError
@@ -39,6 +40,8 @@ PAUSE, LONGEST_PAUSE = 0.5, 8.0
 """Seconds before the second try, doubled for each more."""
 REFUSALS = 3
 """So many refusals, of rows of any content, and not one answer: the server refuses us and not a row."""
+CUT_OFF = 8
+"""So many rows whose answers were all cut off, and not one that came to its end: the limit is too small for any."""
 NAMED = 80
 """Characters of a row's question by which a message names it."""
 
@@ -74,7 +77,7 @@ class Endpoint:
         self._server, self._params, self._store = Server(params, key), params, store
         self._unanswered: dict[str, Unanswered] = {}
         """For this process: what did not come is asked for again by the next one."""
-        self._answered = self._refused = 0
+        self._answered = self._refused = self._cut = 0
         self.spent = 0
         """Tokens paid for by this process."""
 
@@ -135,20 +138,23 @@ class Endpoint:
             except Declined as why:
                 self._refused += not why.filtered
                 return self._without_answer(key, Refused(reason=f"refused by {self._server.base}: {why}"), why.tokens)
-            self._answered += 1
+            cut = completion.cut and isinstance(found, Unreadable)
+            self._answered += not cut
             if not isinstance(found, Unreadable):
                 self._store.put(key, Answer(completion.text, *completion.tokens))
                 return found
             self._store.pay(*completion.tokens)
-            messages = [
-                *messages,
-                {"role": "assistant", "content": completion.text},
-                {
-                    "role": "user",
-                    "content": f"That is not of the form that was asked for: {found.reason}. Send it anew.",
-                },
-            ]
+            messages = _sent_back(messages, completion, found)
+        self._stop_if_all_are_cut_off(cut)
         return self._without_answer(key, found, (0, 0))
+
+    def _stop_if_all_are_cut_off(self, cut: bool) -> None:
+        self._cut += cut
+        if self._cut >= CUT_OFF and not self._answered:
+            raise EndpointError(
+                f"{self._server.base} cut off all answers of model {self._params.model} to the first {self._cut} requests after "
+                f"{limit(self._params)}; raise it, or take a model that comes to an end"
+            )
 
     def _without_answer(self, key: str, what: Unanswered, tokens: tuple[int, int]) -> Unanswered:
         self._store.pay(*tokens)
@@ -174,7 +180,7 @@ class Endpoint:
                 self.spent += sum(completion.tokens)
                 found = _read(completion.text, request, form)
                 if completion.cut and isinstance(found, Unreadable):
-                    raise Fault(f"cut off after max_tokens ({self._params.max_tokens}); raise max_tokens")
+                    found = Unreadable(reason=f"cut off after {limit(self._params)}")
                 return completion, found
             except ServerError as error:
                 fault = self._server.judged(error)
@@ -214,14 +220,21 @@ def _messages(request: Request) -> Messages:
     return [{"role": "system", "content": request.instructions}, {"role": "user", "content": content}]
 
 
+def _sent_back(messages: Messages, completion: Completion, found: Unreadable) -> Messages:
+    """The next request, with what is wrong; the same again where the model did not come to say anything."""
+    if not completion.text:
+        return messages
+    wrong = f"That is not of the form that was asked for: {found.reason}. Send it anew."
+    return [*messages, {"role": "assistant", "content": completion.text}, {"role": "user", "content": wrong}]
+
+
 def _asked(messages: Messages, form: type[BaseModel], params: EndpointParams) -> dict[str, Any]:
     return {
         "messages": messages,
-        "temperature": 0,
-        "max_tokens": params.max_tokens,
+        **sent_fields(params.request),
         "response_format": {
             "type": "json_schema",
-            "json_schema": {"name": form.__name__, "schema": _schema(form), "strict": True},
+            "json_schema": {"name": form.__name__, "schema": sent_schema(form), "strict": True},
         },
     }
 
@@ -240,16 +253,14 @@ def _jpeg(image: bytes) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-@cache
-def _schema(form: type[BaseModel]) -> dict[str, Any]:
-    return form.model_json_schema()
-
-
 def _key(params: EndpointParams, request: Request, form: type[BaseModel]) -> str:
     image = hashlib.sha256(request.image).hexdigest() if request.image is not None else None
     sizes = (SMALLEST, LARGEST)
     words = [request.instructions, request.data]
-    asked = [params.model, params.max_tokens, params.repairs, words, image, sizes, _schema(form)]
+    fields = sent_fields(params.request)
+    if fields == {"temperature": 0, "max_tokens": params.request.max_tokens}:
+        fields = fields["max_tokens"]  # all that answers were kept by before the others could be set
+    asked = [params.model, fields, params.repairs, words, image, sizes, form_schema(form)]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 

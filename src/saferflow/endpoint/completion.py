@@ -1,7 +1,7 @@
 """What the body of a chat completion holds: the model's text, a refusal of this one row, or a fault of the server.
 
-A server may answer 200 and still say nothing: an error object, no choice, a page of HTML, text that was cut off. None of that
-is an answer of the model. Source: ours.
+A server may answer 200 and still say nothing: an error object, no choice, a page of HTML. None of that is an answer of the
+model. A text that was cut off is one: a model that does not come to an end is not the server's fault. Source: ours.
 """
 
 import json
@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 SHOWN = 200
 """Characters of a server's words that a message repeats."""
+UNSUPPORTED = ("unsupported_parameter", "unsupported_value")
+"""OpenAI's codes for a field of the request that the model does not take."""
 CUT = frozenset(("length", "max_tokens", "max_output_tokens", "model_length", "incomplete"))
 """Reasons to end that leave a text unfinished."""
 BROKEN = frozenset(("error", "abort", "aborted", "cancelled", "canceled", "timeout"))
@@ -53,18 +55,21 @@ class Declined(Exception):
 
 
 class ServerError(Exception):
-    """What a server reports of itself in a body with status 200."""
+    """What a server reports of itself in a body."""
 
-    def __init__(self, words: str, status: int | None):
+    def __init__(self, words: str, status: int | None, field: str | None = None):
         super().__init__(words)
         self.status = status
         """An HTTP status, where the body names one."""
+        self.field = field
+        """Of the request, where the model does not take it, by OpenAI's codes."""
 
 
 class Completion(NamedTuple):
     """What the model said."""
 
     text: str
+    """Empty where it was cut off before its answer began."""
     tokens: Tokens
     cut: bool
     """It did not come to its end."""
@@ -99,10 +104,10 @@ def read_completion(body: bytes) -> Completion:
         if isinstance(refusal := message.get("refusal"), str) and refusal.strip():
             raise Declined(f"the model declines: {excerpt(refusal)}", tokens, filtered=True)
         if end in CUT:
-            raise Fault(f"finish_reason is {end} before anything was said", tokens)
+            return Completion("", tokens, cut=True)
         raise Fault(f"an empty message (finish_reason {end or 'is not there'})", tokens)
     if thought and end in CUT:
-        raise Fault(f"finish_reason is {end} before the end of its reasoning", tokens)
+        return Completion("", tokens, cut=True)
     return Completion(text, tokens, end in CUT)
 
 
@@ -112,12 +117,12 @@ def excerpt(words: Any) -> str:
     return plain if len(plain) <= SHOWN else plain[:SHOWN] + "…"
 
 
-def error_words(body: bytes) -> str:
+def reported_error(body: bytes) -> ServerError:
     """What an error response says, in a line."""
     try:
-        return str(_reported(_parsed(body)))
+        return _reported(_parsed(body))
     except Fault as fault:
-        return str(fault)
+        return ServerError(str(fault), None)
 
 
 def _parsed(body: bytes) -> dict[str, Any]:
@@ -221,4 +226,6 @@ def _reported(answer: dict[str, Any]) -> ServerError:
     status = next((int(code) for code in codes if re.fullmatch(r"[1-5]\d\d", str(code))), None)
     words = fields.get("message") or fields.get("msg") or error if isinstance(error, dict) else error
     named = [str(fields[name]) for name in ("code", "type") if isinstance(fields.get(name), str) and fields is not answer]
-    return ServerError(excerpt(words) + (f" ({', '.join(named)})" if named else ""), status)
+    field = fields.get("param")
+    unsupported = fields.get("code") in UNSUPPORTED and isinstance(field, str) and field
+    return ServerError(excerpt(words) + (f" ({', '.join(named)})" if named else ""), status, field if unsupported else None)

@@ -1,11 +1,15 @@
-"""From a model's text to the form: its one JSON object, whatever fence, prose or thinking is around it. Source: ours."""
+"""The form that is asked for, and from a model's text to it: its one JSON object, whatever fence, prose or thinking is around.
+
+Source: ours.
+"""
 
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 SHOWN = 2000
 """Characters of what is wrong with an answer."""
@@ -20,6 +24,37 @@ THOUGHT = re.compile(
 TRAILING_COMMA = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])', re.DOTALL)
 
 Form = TypeVar("Form", bound=BaseModel)
+
+
+class ChoiceForm(BaseModel):
+    """A form some of whose fields hold one of a few values, or a list of them.
+
+    The server is sent the values, so that one that decodes by the schema can write no others, nor a list without end. Here any
+    are read: what is wrong with others is said by `broken`.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    choices: ClassVar[dict[str, Sequence[str | int]]]
+
+
+@cache
+def form_schema(form: type[BaseModel]) -> dict[str, Any]:
+    """The form as JSON schema, without its choices: answers are kept by it."""
+    return form.model_json_schema()
+
+
+@cache
+def sent_schema(form: type[BaseModel]) -> dict[str, Any]:
+    """The form as JSON schema, with its choices."""
+    schema = form.model_json_schema()
+    for name, values in getattr(form, "choices", {}).items():
+        field = schema["properties"][name]
+        if field["type"] == "array":
+            field["items"]["enum"], field["maxItems"] = list(values), len(values)
+        else:
+            field["enum"] = list(values)
+    return schema
 
 
 class Unanswered(BaseModel):

@@ -14,7 +14,8 @@ import httpx
 from openai import APIError, APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient
 
 from saferflow.addresses import PROXIES, api_base, is_local
-from saferflow.endpoint.completion import FILTER, TOO_LONG, Declined, Fault, ServerError, error_words
+from saferflow.endpoint.completion import FILTER, TOO_LONG, Declined, Fault, ServerError, reported_error
+from saferflow.endpoint.fields import way_out
 from saferflow.errors import EndpointError
 from saferflow.params import EndpointParams
 
@@ -23,6 +24,8 @@ VERSION = "/v1"
 """Where the calls are, on servers whose address was given without it."""
 PATIENCE_OF_THE_CLIENT = 120.0
 """Seconds up to which the `openai` client waits as `Retry-After` says; beyond them it gives up at once."""
+ROW = "messages"
+"""The field of a request that holds the row; no other differs between rows."""
 OF_A_ROW = frozenset((400, 413, 414, 415, 422, 431, 451))
 """Statuses that may be about what was sent and not about us."""
 LONGEST_WAIT = 900.0
@@ -87,7 +90,7 @@ class Server:
             if retries and (seconds := _asked_to_wait(error.response.headers)) > PATIENCE_OF_THE_CLIENT:
                 await asyncio.sleep(min(seconds, LONGEST_WAIT))
                 return await self.post(client, body, retries - 1)
-            self._refuse(error.status_code, error_words(error.response.content))
+            self._refuse(error.status_code, reported_error(error.response.content))
         except APIError as error:
             raise EndpointError(
                 f"{self.base} did not answer for model {self._params.model} after {self._params.retries} retries: "
@@ -104,17 +107,22 @@ class Server:
     def judged(self, error: ServerError) -> Fault:
         """An error that came with status 200: another try may help, unless it speaks of the row, the key or the model."""
         about_the_row = FILTER.search(str(error)) or TOO_LONG.search(str(error))
-        if error.status in (401, 403, 404) or (about_the_row and (error.status or 400) < 500):
-            self._refuse(error.status or 400, str(error))
+        if error.status in (401, 403, 404) or ((about_the_row or error.field) and (error.status or 400) < 500):
+            self._refuse(error.status or 400, error)
         return Fault(self.without_key(str(error)))
 
     def without_key(self, words: str) -> str:
         """A server's words, which may repeat what it was sent."""
         return words.replace(self._key, "<key>") if self._params.key_variable else words
 
-    def _refuse(self, status: int, words: str) -> NoReturn:
+    def _refuse(self, status: int, error: ServerError) -> NoReturn:
         """Raise what an error's status means: for this row, or for all of them."""
-        kept, words = "What was answered before is kept", self.without_key(words)
+        kept, words = "What was answered before is kept", self.without_key(str(error))
+        if error.field and not error.field.startswith(ROW) and status < 500:
+            raise EndpointError(
+                f"model {self._params.model} at {self.base} does not take the field {error.field} as it is sent "
+                f"({status}: {words}); {way_out(self._params, error.field)}. {kept}"
+            )
         if FILTER.search(words) and status < 500 and status != 429:
             raise Declined(words, filtered=True)
         if status in (401, 403):

@@ -11,12 +11,14 @@ from typing import Any
 from saferflow.data.origins import GUESSED, LABEL_SOURCES, RULE_PLANNER, label_notice
 from saferflow.data.rows import THEIRS, DPORow, Labels, Row, SFTRow
 from saferflow.planner.responses import TRACED
-from saferflow.planner.tables import CONTRADICTION, GUESSED_HELD_OUT, UNJUDGED, Made
+from saferflow.planner.tables import CONTRADICTION, GUESSED_HELD_OUT, SERVER, UNJUDGED, Made
 from saferflow.planner.writer import RULES
 from saferflow.protocol.hazards import NONE
 from saferflow.protocol.plan import Plan
 
 NOTE = "knows the drawn corpus alone"
+SHOWN, SHOWN_REASON = 3, 300
+"""Reasons that a message repeats, and characters of each."""
 
 
 @dataclass
@@ -37,6 +39,8 @@ class Counts:
     """`answers` and `pairs` of sources that no table holds."""
     why: Counter = field(default_factory=Counter)
     """Why rows are in quarantine."""
+    unwritten: list[str] = field(default_factory=list)
+    """The first reasons why a server's answers were not accepted."""
     suspected: Counter = field(default_factory=Counter)
     """(harmful, suspected) -> rows that are not drawn and whose label is no guess."""
     unpaired: int = 0
@@ -49,6 +53,8 @@ class Counts:
             row: as its source gives it.
         """
         self.why[made.why] += bool(made.why)
+        if made.why == SERVER and len(self.unwritten) < SHOWN:
+            self.unwritten.append(made.rows[0].reason[:SHOWN_REASON])
         self.unpaired += made.table == "dpo" and not made.rows
         if made.why or not made.rows:
             return
@@ -83,6 +89,7 @@ class Counts:
             "contradicting": self.why[CONTRADICTION],
             "unjudged": self.why[UNJUDGED],
             "guessed_left_out": self.why[GUESSED_HELD_OUT],
+            **({"unwritten": self.why[SERVER]} if self.writer != RULES else {}),
             **({"rule_planner": self._rule_planner()} if self.writer == RULES else {}),
         }
 
@@ -97,6 +104,11 @@ class Counts:
 
     def lines(self) -> Iterator[str]:
         """What a person must know at the end of the stage; nothing for the drawn corpus alone."""
+        if self.why[SERVER]:
+            yield (
+                f"WARNING: {self.why[SERVER]:,} rows lack a plan, label or reference: the server's answers were not accepted; "
+                "data/tables/quarantine.parquet has them with the reasons"
+            )
         if not self.foreign:
             return
         origins = {LABEL_SOURCES[name]: rows for name, rows in self.foreign.items()}

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from saferflow.data.origins import PLANNER
 from saferflow.data.rows import Labels
 from saferflow.endpoint.client import Endpoint, Request
-from saferflow.endpoint.forms import Unanswered
+from saferflow.endpoint.forms import ChoiceForm, Unanswered
 from saferflow.errors import PlanError
 from saferflow.planner.writer import Task
 from saferflow.protocol.check import check
@@ -69,12 +69,13 @@ KEEPING = (
     "The field answer holds the answer that is to be given. Repeat it word for word in the answer block, and write the thinking "
     "that leads to it."
 )
+CHOICES = {"hazard": (NONE, *HAZARDS), "severity": (0, 1, 2, 3)}
 
 
-class LabelForm(BaseModel):
+class LabelForm(ChoiceForm):
     """What is asked of the planner for a row that nobody labelled."""
 
-    model_config = ConfigDict(extra="forbid")
+    choices = CHOICES | {"decision": tuple(DECISIONS), "risk_source": RISK_SOURCES}
 
     decision: str
     hazard: str
@@ -86,10 +87,10 @@ class LabelForm(BaseModel):
         return Labels("safety", self.hazard, severity, self.risk_source, "none", self.decision, label_source=PLANNER)
 
 
-class PlanForm(BaseModel):
+class PlanForm(ChoiceForm):
     """What is asked of the planner."""
 
-    model_config = ConfigDict(extra="forbid")
+    choices = CHOICES | {"persona": tuple(PERSONAS), "tools": tuple(TOOLS), "topology": tuple(KINDS)}
 
     hazard: str
     severity: int
@@ -98,7 +99,13 @@ class PlanForm(BaseModel):
     topology: str
 
     def plan(self) -> Plan:
-        return Plan(self.hazard, self.severity, self.persona, tuple(self.tools), self.topology)
+        """The plan; what is named twice counts once, and without a hazard there is no severity.
+
+        Raises:
+            PlanError: it would be incoherent.
+        """
+        severity = 0 if self.hazard == NONE else self.severity
+        return Plan(self.hazard, severity, self.persona, tuple(dict.fromkeys(self.tools)), self.topology)
 
 
 class ResponseForm(BaseModel):

@@ -80,6 +80,13 @@ def main() -> None:
 
 def empty(name: str, tally: "Tally") -> DataError:
     """Why a table would be empty, and the way out."""
+    if unwritten := tally.rows.why[SERVER]:
+        reasons = "".join(f"\n  {reason}" for reason in tally.rows.unwritten)
+        return DataError(
+            f"plan: table {name} would be empty: for {unwritten:,} of {tally.read.total():,} rows the server's answers were not "
+            f"accepted; the first:{reasons}\ntake a model that writes them (plan.writer.model), let it mend them more often "
+            "(plan.writer.repairs), or give data.sources more rows"
+        )
     left = tally.rows.figures()["guessed_left_out"]
     if name == "evaluation" and left:
         return DataError(

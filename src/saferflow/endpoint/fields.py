@@ -1,0 +1,35 @@
+"""The fields of a request that params set, and where they stand in params.yaml. Source: ours."""
+
+from saferflow.params import EndpointJudgeParams, EndpointParams, RequestParams
+
+
+def sent_fields(request: RequestParams) -> dict[str, float | int | str]:
+    """Field -> value; what is null is not sent."""
+    return request.model_dump(exclude_none=True)
+
+
+def limit_name(request: RequestParams) -> str:
+    """The limit of an answer that is set."""
+    return "max_completion_tokens" if request.max_tokens is None else "max_tokens"
+
+
+def section(params: EndpointParams) -> str:
+    """Where the server stands in params.yaml."""
+    return "judge" if isinstance(params, EndpointJudgeParams) else "plan.writer"
+
+
+def limit(params: EndpointParams) -> str:
+    """The limit of an answer as params.yaml has it, with its value."""
+    name = limit_name(params.request)
+    return f"{section(params)}.request.{name} ({getattr(params.request, name)} tokens)"
+
+
+def way_out(params: EndpointParams, field: str) -> str:
+    """What to change where the model does not take a field of the request."""
+    request, name = params.request, f"{section(params)}.request"
+    if field == limit_name(request):
+        other = "max_tokens" if field == "max_completion_tokens" else "max_completion_tokens"
+        return f"set {name}.{other} to {getattr(request, field)} and {name}.{field} to null"
+    if field in sent_fields(request):
+        return f"set {name}.{field} to null, which leaves it out, or to a value that the model takes"
+    return f"it is sent with every request, so name a model that takes it in {section(params)}.model"
