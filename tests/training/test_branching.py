@@ -1,4 +1,4 @@
-"""Sampling from one prefill: what `generate` says greedily, the same chances, and rows that leave when they are done."""
+"""Sampling from one prefill: what `generate` says greedily, the same chances, whatever was drafted, and rows that leave."""
 
 import copy
 from collections import Counter
@@ -13,7 +13,9 @@ from transformers.cache_utils import DynamicLayer
 
 from saferflow.data.scenes.corpus import general_rows
 from saferflow.params import load_params
-from saferflow.training.branching import Roomy, _drawn, _until_the_end, sample, unsayable
+from saferflow.training.branching import _drawn, sample, unsayable
+from saferflow.training.cache import Branched, Places
+from saferflow.training.drafts import Drafter
 from saferflow.training.embedded import build_model, build_processor, train_tokenizer
 from saferflow.training.generate import Prompt, complete, ends_of
 
@@ -50,11 +52,34 @@ def inputs(parts):
 
 
 def trimmed(row, ends):
-    return _until_the_end(row, ends)
+    """A row up to its first end."""
+    stop = next((place + 1 for place, token in enumerate(row) if token in ends), len(row))
+    return row[:stop]
 
 
+class Wrong(Drafter):
+    """Drafts tokens that nobody says, and is sure of them."""
+
+    def next(self, context):
+        return context[-1] % 7 + 3, 1.0
+
+
+def drafter(kind, model, told, branches, ends):
+    """One that knows nothing, one that heard these prompts' greedy completions before, or one that is mostly wrong."""
+    if kind == "wrong":
+        return Wrong()
+    known = Drafter()
+    if kind == "knows":
+        sample(model, told, branches, max_tokens=12, temperature=0, top_p=1, ends=ends, drafter=known)
+    return known
+
+
+DRAFTERS = ["new", "knows", "wrong"]
+
+
+@pytest.mark.parametrize("kind", DRAFTERS)
 @pytest.mark.parametrize("branches", [[0, 1, 2, 3], [0, 0, 0, 2], [3, 1, 1, 0, 2, 3]])
-def test_greedily_it_says_what_generate_says(parts, branches):
+def test_greedily_it_says_what_generate_says(parts, branches, kind):
     """With tokens that end some rows early, so that they leave the batch before the others."""
     model, told = parts[0], inputs(parts)
     whole = model.generate(**told, max_new_tokens=12, do_sample=False, eos_token_id=None)[
@@ -62,7 +87,8 @@ def test_greedily_it_says_what_generate_says(parts, branches):
     ]
     ends = {whole[0, 2].item(), whole[1, 7].item()}
     expected = [trimmed(whole[branch].tolist(), ends) for branch in branches]
-    found = sample(model, told, branches, max_tokens=12, temperature=0, top_p=1, ends=ends)
+    known = drafter(kind, model, told, branches, ends)
+    found = sample(model, told, branches, max_tokens=12, temperature=0, top_p=1, ends=ends, drafter=known)
     assert found == expected
     assert len({len(row) for row in found}) > 1
 
@@ -73,6 +99,37 @@ def test_a_model_under_an_adapter_that_has_learnt_nothing_says_what_the_model_sa
     expected = sample(model, asked, [0, 1, 2, 3], **drawn)
     adapter = get_peft_model(copy.deepcopy(model), LoraConfig(r=2, target_modules=["q_proj"])).eval()
     assert sample(adapter, asked, [0, 1, 2, 3], **drawn) == expected
+
+
+@pytest.mark.parametrize("top_p", [1, 0.8])
+def test_a_draft_changes_nothing_of_what_is_drawn(parts, top_p):
+    """Row by row and place by place the same random numbers."""
+    model, told = parts[0], inputs(parts)
+    branches, ends = [0, 1, 2, 3] * 3, {5, 9, 11}
+    found = []
+    for kind in DRAFTERS:
+        known = drafter(kind, model, told, branches, ends)
+        torch.manual_seed(4)
+        found.append(
+            sample(model, told, branches, max_tokens=20, temperature=0.9, top_p=top_p, ends=ends, drafter=known)
+        )
+    assert found[0] == found[1] == found[2]
+    assert len({tuple(row) for row in found[0]}) > 4
+
+
+def test_a_draft_that_holds_saves_passes(parts):
+    model, told = parts[0], inputs(parts)
+    passes = []
+    counting = model.register_forward_hook(lambda module, args, output: passes.append(output.logits.shape[1]))
+    try:
+        known = drafter("knows", model, told, [0, 1], set())
+        assert len(passes) == 12  # one for the prompts and the first token, and one for each later token
+        del passes[:]
+        sample(model, told, [0, 1], max_tokens=12, temperature=0, top_p=1, ends=set(), drafter=known)
+    finally:
+        counting.remove()
+    assert len(passes) < 6
+    assert max(passes) > 4
 
 
 def test_each_token_is_drawn_by_its_chance(parts):
@@ -97,15 +154,8 @@ def test_top_p_keeps_the_fewest_tokens_that_have_so_much_chance(logits, top_p):
     before = chances.cumsum(0) - chances
     allowed = set(order[before <= top_p + 1e-6].tolist())
     torch.manual_seed(1)
-    assert {_drawn(told, 1.0, top_p).item() for _ in range(20)} <= allowed
-
-
-@given(st.lists(st.integers(0, 5), max_size=8), st.sets(st.integers(0, 5), max_size=2))
-def test_a_row_ends_with_its_first_end(row, ends):
-    found = _until_the_end([*row, -1, -1], ends)
-    assert found == row[: len(found)]
-    assert not set(found[:-1]) & ends
-    assert len(found) == len(row) or found[-1] in ends
+    numbers = torch.rand(20, 1, dtype=torch.float64)
+    assert {_drawn(told, 1.0, top_p, number).item() for number in numbers} <= allowed
 
 
 def test_completions_stand_in_the_order_of_the_prompts_each_as_often_as_asked(parts):
@@ -136,29 +186,43 @@ def test_the_ends_are_those_of_the_model(parts):
     assert ends_of(model) == {processor.tokenizer.eos_token_id}
 
 
-moves = st.lists(st.one_of(st.integers(1, 2), st.lists(st.integers(0, 2), min_size=1, max_size=4)), max_size=6)
+widths = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 3)), min_size=1, max_size=5)
 
 
-@given(moves)
-def test_a_cache_with_room_holds_what_one_without_holds(moves):
+@given(widths, st.lists(st.integers(0, 2), min_size=1, max_size=4))
+def test_the_cache_holds_what_each_row_keeps_of_a_step(steps, selected):
+    """Rows take in different numbers of a step's tokens; the next step writes over the others."""
     source = torch.Generator().manual_seed(1)
 
-    def drawn(rows, places):
-        return torch.randn(rows, 2, places, 3, generator=source), torch.randn(rows, 2, places, 3, generator=source)
+    def drawn(width):
+        return torch.randn(3, 2, width, 4, generator=source), torch.randn(3, 2, width, 4, generator=source)
 
     plain = DynamicLayer()
-    plain.update(*drawn(3, 4))
-    roomy = Roomy(plain, sum(move for move in moves if isinstance(move, int)))
-    for move in moves:
-        rows = len(plain.keys)
-        if isinstance(move, int):
-            told = drawn(rows, move)
-            for expected, found in zip(plain.update(*told), roomy.update(*told), strict=True):
-                assert torch.equal(expected, found)
-        else:
-            kept = torch.tensor([row % rows for row in move])
-            plain.batch_select_indices(kept)
-            roomy.batch_select_indices(kept)
-        assert roomy.get_seq_length() == plain.get_seq_length()
-        assert torch.equal(roomy.keys, plain.keys)
-        assert torch.equal(roomy.values, plain.values)
+    keys, values = drawn(5)
+    plain.update(keys, values)
+    places = Places(torch.ones(3, 5, dtype=torch.long), torch.zeros(3, 1, dtype=torch.long), heads=1)
+    branched = Branched(plain, places)
+    rows = [(keys[row], values[row]) for row in range(3)]
+    cached = [0, 0, 0]
+    for width, rejected in steps:
+        places.advance(cached, width)
+        new_keys, new_values = drawn(width)
+        seen = branched.update(new_keys, new_values)
+        for row in range(3):
+            kept = max(1, width - (rejected + row) % 3)
+            whole = [
+                torch.cat([old, new[row]], dim=-2) for old, new in zip(rows[row], (new_keys, new_values), strict=True)
+            ]
+            for tensor, expected in zip(seen, whole, strict=True):
+                assert torch.equal(tensor[row, :, : expected.shape[-2]], expected)
+            assert places.mask[row, 0, -1].sum() == whole[0].shape[-2]
+            rows[row] = [each[:, : 5 + cached[row] + kept] for each in whole]
+            cached[row] += kept
+    indices = torch.tensor(selected)
+    branched.batch_select_indices(indices)
+    places.select(indices)
+    places.advance([cached[row] for row in selected], 1)
+    last = torch.zeros(len(selected), 2, 1, 4)
+    for tensor, number in zip(branched.update(last, last), (0, 1), strict=True):
+        for place, row in enumerate(selected):
+            assert torch.equal(tensor[place, :, : 5 + cached[row]], rows[row][number])

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoTokenizer
 
 from saferflow.data.scenes.corpus import safety_rows
 from saferflow.params import load_params
@@ -10,7 +12,10 @@ from saferflow.planner.rules import plan_for
 from saferflow.protocol import grammar
 from saferflow.protocol.check import check
 from saferflow.training import constrained, generate
+from saferflow.training.drafts import Drafter
 from saferflow.training.embedded import build_model, build_processor, train_tokenizer
+from tests.protocol.test_protocol_grammar import filled
+from tests.training.published import published
 
 MICRO = load_params(Path(__file__).parents[2] / "profiles" / "micro.yaml")
 
@@ -28,7 +33,7 @@ def policy():
 def short(monkeypatch):
     """Free text of a few characters, so that rambling ends soon."""
     monkeypatch.setattr(constrained, "lark", lambda plan: grammar.lark(plan, SHORT))
-    monkeypatch.setattr(generate, "longest", lambda plan: grammar.longest(plan, SHORT))
+    monkeypatch.setattr(constrained, "longest", lambda plan: grammar.longest(plan, SHORT))
     constrained._compiled.cache_clear()
     yield
     constrained._compiled.cache_clear()
@@ -63,3 +68,64 @@ def test_a_row_without_a_plan_is_left_free(policy, short):
     mixed = list(generate.complete(model, processor, prompts, batch_size=2, max_tokens=8, plans=[None, plans[1]]))
     assert mixed[0][0].startswith(free[0][0][:4])
     assert {violation.code for violation in check(plans[1], mixed[1][0])} <= {"T302"}
+
+
+def test_a_draft_changes_nothing_of_what_a_grammar_lets_be_drawn(policy, short):
+    model, processor = policy
+    plans, prompts = asked(4)
+
+    def drawn(drafter):
+        return list(
+            generate.complete(
+                model, processor, prompts, batch_size=4, max_tokens=8, samples=2, temperature=1.0, seed=1, plans=plans,
+                drafter=drafter,
+            )
+        )  # fmt: skip
+
+    known = Drafter()
+    first = drawn(known)
+    passes = []
+    counting = model.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        assert drawn(known) == first
+        drafted = len(passes)
+        del passes[:]
+        assert drawn(Unable()) == first
+    finally:
+        counting.remove()
+    assert drafted < len(passes)
+
+
+class Unable(Drafter):
+    """Drafts nothing."""
+
+    def next(self, context):
+        return None
+
+
+@pytest.mark.parametrize("kind", ["embedded", "published"])
+def test_what_the_grammar_gives_is_split_as_the_tokenizer_splits_it(kind, tmp_path_factory):
+    """Along a legal completion: what has a choice is drawn as the tokenizer has it, and all that is given is as well."""
+    rows = list(safety_rows(6, 5, "train"))
+    plans = [plan_for(row.question, row.image) for row in rows]
+    texts = [filled(plan, "refuse", seed) for seed, plan in enumerate(plans)]
+    if kind == "embedded":
+        tokenizer = train_tokenizer([*texts, *(row.question for row in rows)], MICRO.base.vocab_size)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(published(tmp_path_factory.mktemp("hub")))
+    saved = 0
+    for plan, text in zip(plans, texts, strict=True):
+        expected = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+        constraint = constrained.PlanConstraint(tokenizer, [plan])
+        said = given = constraint.advance(0, [])
+        while len(said) < len(expected):
+            saved += len(given)
+            token = expected[len(said)]
+            logits = torch.zeros(1, len(tokenizer))
+            constraint.masks({0: []}).apply(logits, [0], [0])
+            assert logits[0, token].isfinite()
+            assert logits[0].isfinite().sum() > 1
+            given = constraint.advance(0, [token])
+            said = [*said, token, *given]
+        assert said == expected
+    assert saved > 10 * len(plans)

@@ -5,25 +5,18 @@ batch goes on until its last row is done. Here rows leave the batch when they ar
 `generate` with the same temperature and top-p; the draws are others. Source: ours.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from peft import PeftModel
-from torch import nn
-from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-)
-from transformers.cache_utils import DynamicLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-NAME = "saferflow_branched"
+from saferflow.training.cache import Branched, Places, heads_a_key, shared_keys
+from saferflow.training.drafts import MOST_TOKENS, Draft, Drafter, best_width
+
+if TYPE_CHECKING:
+    from saferflow.training.constrained import Masks, PlanConstraint
 
 LIVE = 0.75
 """Finished rows leave the batch when so small a share of it is left."""
@@ -39,8 +32,14 @@ def sample(
     temperature: float,
     top_p: float,
     ends: Collection[int],
+    drafter: Drafter | None = None,
+    constraint: "PlanConstraint | None" = None,
 ) -> list[list[int]]:
     """Completions, each with its end token if it came to one; none has the token of an image, for which there would be none.
+
+    A forward pass reads what is new of each row and a draft of its next tokens. Tokens are drawn at one place after the other for
+    as long as they are the draft's. Each place of each row has a random number of its own, so a draft decides how many passes
+    there are and not what is drawn.
 
     Args:
         prompts: the model's inputs for prompts that differ, padded on the left: `input_ids` (prompts, tokens),
@@ -48,6 +47,8 @@ def sample(
         branches: for each completion the number of its prompt.
         temperature: 0 takes the likeliest token.
         ends: tokens after which a completion is done.
+        drafter: knows what was said before and learns what is said now; None begins with nothing.
+        constraint: the grammars of some of the completions.
     """
     if isinstance(model, PeftModel):
         model = model.get_base_model()  # which has the adapter's layers in it
@@ -56,111 +57,176 @@ def sample(
     branch = torch.tensor(branches, device=device)
     cache = first.past_key_values
     cache.batch_select_indices(branch)
-    cache.layers = [_roomy(layer, max_tokens) for layer in cache.layers]
-    mask, logits = prompts["attention_mask"][branch], first.logits[branch, -1]
-    shift = _shift(model, prompts, device)[branch]
-    stops = torch.tensor(sorted(ends), device=device)
-    rows = torch.arange(len(branches), device=device)
-    unsaid = [token for token in unsayable(model.config) if token < logits.shape[-1]]
-    drawn = torch.full((len(branches), max_tokens), -1, dtype=torch.long, device=device)
-    for step in range(max_tokens):
-        logits[:, unsaid] = -torch.inf
-        token = _drawn(logits, temperature, top_p)
-        drawn[rows, step] = token
-        live = ~torch.isin(token, stops)
-        if step + 1 == max_tokens or not live.any():
-            break
-        if live.float().mean() <= LIVE:
-            kept = live.nonzero()[:, 0]
-            cache.batch_select_indices(kept)
-            rows, token, mask, shift, live = rows[kept], token[kept], mask[kept], shift[kept], live[kept]
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        position = (mask.sum(dim=1, keepdim=True) - 1 + shift).expand(3, -1, -1)
-        with _shared_keys(model):
+    places = Places(prompts["attention_mask"][branch], _shift(model, prompts, device)[branch], heads_a_key(model))
+    cache.layers = [Branched(layer, places) for layer in cache.layers]
+    rows = _Rows(len(branches), max_tokens, ends, drafter or Drafter(), constraint)
+    draw = _Draw(unsayable(model.config), temperature, top_p, (len(branches), rows.longest), device)
+    kept = list(range(len(branches)))
+    """The rows that are in the cache."""
+    drawn, logits = [row for row in kept if not rows.texts[row]], first.logits[branch, -1:]
+    drafts, starts = [Draft() for _ in kept], [0] * len(kept)
+    allowed = rows.allowed(drawn, [drafts[row] for row in drawn])
+    while True:
+        rows.take(kept, draw.verified(logits, kept, drawn, drafts, starts, rows, allowed))
+        drawn = [row for row in kept if not rows.done(row)]
+        if not drawn:
+            return rows.texts
+        if len(drawn) <= LIVE * len(kept):
+            indices = torch.tensor([number for number, row in enumerate(kept) if not rows.done(row)], device=device)
+            cache.batch_select_indices(indices)
+            places.select(indices)
+            kept = drawn
+        drafts = rows.drafts(kept, device.type)
+        unread = [rows.texts[row][rows.cached[row] :] for row in kept]
+        starts = [len(tokens) - 1 for tokens in unread]
+        read = _padded([tokens + draft.tokens for tokens, draft in zip(unread, drafts, strict=True)])
+        places.advance([rows.cached[row] for row in kept], len(read[0]))
+        allowed = rows.allowed(kept, drafts)
+        with shared_keys(model):
             logits = model(
-                input_ids=token[:, None],
-                attention_mask=mask,
-                position_ids=position,
+                input_ids=torch.tensor(read, device=device),
+                attention_mask=places.mask,
+                position_ids=places.positions,
                 past_key_values=cache,
                 use_cache=True,
-            ).logits[:, -1]
-    return [_until_the_end(row, ends) for row in drawn.tolist()]
+            ).logits
 
 
-@contextmanager
-def _shared_keys(model: Qwen2_5_VLForConditionalGeneration) -> Iterator[None]:
-    """Within it a step's attention reads each key once for all heads that share it; transformers would copy it for each."""
-    configs = [model.config.text_config, model.model.language_model.config]
-    names = [config._attn_implementation for config in configs]
-    for config in configs:
-        config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        for config, name in zip(configs, names, strict=True):
-            config._attn_implementation = name
+def _padded(rows: Sequence[list[int]]) -> list[list[int]]:
+    """Rows of one length; what is read behind a row's end is written over in the next pass."""
+    width = max(map(len, rows))
+    return [row + [0] * (width - len(row)) for row in rows]
 
 
-def _attend(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention of one new token a row: heads that share keys are queries of one head.
+class _Rows:
+    """What completions say so far, and what may follow.
 
     Args:
-        query: (rows, heads, 1, channels); `key` and `value` (rows, key heads, places, channels).
-
-    Returns:
-        (rows, 1, heads, channels), and nothing for the weights.
+        count: of the completions.
+        constraint: of some of them.
     """
-    rows, heads, tokens, channels = query.shape
-    if tokens != 1:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    folded = query.reshape(rows, key.shape[1], heads // key.shape[1], channels)
-    seen = F.scaled_dot_product_attention(folded, key, value, attn_mask=attention_mask, scale=scaling)
-    return seen.reshape(rows, 1, heads, channels), None
+
+    def __init__(
+        self, count: int, max_tokens: int, ends: Collection[int], drafter: Drafter, constraint: "PlanConstraint | None"
+    ):
+        self._ends, self._drafter, self._constraint = ends, drafter, constraint
+        self._limits = [constraint.limit(row, max_tokens) if constraint else max_tokens for row in range(count)]
+        self.longest = max(self._limits)
+        self.texts = [constraint.advance(row, []) if constraint else [] for row in range(count)]
+        self.cached = [0] * count
+        """Tokens of each text that were read."""
+
+    def done(self, row: int) -> bool:
+        text = self.texts[row]
+        return bool(text) and (text[-1] in self._ends or len(text) >= self._limits[row])
+
+    def goes_on(self, row: int, new: Sequence[int]) -> bool:
+        """Whether a row that says some tokens more is not done yet."""
+        return new[-1] not in self._ends and len(self.texts[row]) + len(new) < self._limits[row]
+
+    def take(self, rows: Sequence[int], accepted: Sequence[list[int]]) -> None:
+        """Take in each row's next tokens."""
+        for row, tokens in zip(rows, accepted, strict=True):
+            if not tokens:
+                continue
+            text = self.texts[row]
+            # What was read of it before, and all of the new tokens but the last, which no pass has read.
+            self.cached[row] = len(text) + len(tokens) - 1
+            text += tokens
+            given = self._constraint.advance(row, tokens) if self._constraint and not self.done(row) else []
+            text += given
+            self._drafter.learn(text, len(tokens) + len(given))
+
+    def drafts(self, rows: Sequence[int], device: str) -> list[Draft]:
+        """A draft a row, all cut where a longer one would cost more than it saves; a row that is done has none."""
+        long = [Draft() if self.done(row) else self._draft(row) for row in rows]
+        width = best_width(long, device)
+        return [draft.cut(width) for draft in long]
+
+    def _draft(self, row: int) -> Draft:
+        text = self.texts[row]
+        if self._constraint and row in self._constraint:
+            return self._constraint.draft(row, text, self._drafter)
+        return self._drafter.propose(text, min(MOST_TOKENS, self._limits[row] - len(text) - 1))
+
+    def allowed(self, rows: Sequence[int], drafts: Sequence[Draft]) -> "Masks | None":
+        """What the grammars allow behind each text and each token of its draft."""
+        if self._constraint is None:
+            return None
+        bound = {
+            row: draft.tokens
+            for row, draft in zip(rows, drafts, strict=True)
+            if row in self._constraint and not self.done(row)
+        }
+        return self._constraint.masks(bound) if bound else None
 
 
-class Roomy(DynamicLayer):
-    """Keys and values with room for what will be said: a step writes one place, and does not copy all that stands before it."""
+class _Draw:
+    """Draws tokens by their chances, with a random number for each place of each row.
 
-    def __init__(self, layer: DynamicLayer, room: int):
-        super().__init__()
-        self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
-        self._most = layer.keys.shape[-2] + room
-        self._hold(layer.keys, layer.values)
+    Args:
+        unsaid: tokens that are never drawn.
+        shape: rows and places.
+    """
 
-    def _hold(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        told = keys.shape[-2]
-        self._keys, self._values = (
-            each.new_empty((*each.shape[:-2], self._most, each.shape[-1])) for each in (keys, values)
-        )
-        self._keys[..., :told, :], self._values[..., :told, :] = keys, values
-        self.keys, self.values = self._keys[..., :told, :], self._values[..., :told, :]
+    def __init__(
+        self, unsaid: list[int], temperature: float, top_p: float, shape: tuple[int, int], device: torch.device
+    ):
+        self._unsaid, self._temperature, self._top_p = unsaid, temperature, top_p
+        self._numbers = torch.rand(shape, dtype=torch.float64, device=device) if temperature else None
 
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """All keys and values, those of the new places among them."""
-        start = self.keys.shape[-2]
-        end = start + key_states.shape[-2]
-        self._keys[..., start:end, :], self._values[..., start:end, :] = key_states, value_states
-        self.keys, self.values = self._keys[..., :end, :], self._values[..., :end, :]
-        return self.keys, self.values
+    def verified(
+        self,
+        logits: torch.Tensor,
+        kept: Sequence[int],
+        drawn: Sequence[int],
+        drafts: Sequence[Draft],
+        starts: Sequence[int],
+        rows: _Rows,
+        allowed: "Masks | None",
+    ) -> list[list[int]]:
+        """The new tokens of each row in the cache: those of its draft that hold, and one more.
 
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Only keep the `indices` in the batch dimension."""
-        self._hold(self.keys[indices], self.values[indices])
+        Args:
+            logits: (rows, places, vocabulary).
+            drawn: the rows that go on.
+            starts: for each row the place behind its text.
+        """
+        new: dict[int, list[int]] = {row: [] for row in kept}
+        number = {row: place for place, row in enumerate(kept)}
+        going = list(drawn)
+        while going:
+            said = [len(new[row]) for row in going]
+            places = [starts[number[row]] + n for row, n in zip(going, said, strict=True)]
+            chosen = logits[[number[row] for row in going], places]
+            chosen[:, [token for token in self._unsaid if token < chosen.shape[-1]]] = -torch.inf
+            if allowed is not None:
+                allowed.apply(chosen, going, said)
+            numbers = None
+            if self._numbers is not None:
+                numbers = self._numbers[going, [len(rows.texts[row]) + n for row, n in zip(going, said, strict=True)]]
+            tokens = _drawn(chosen, self._temperature, self._top_p, numbers).tolist()
+            for row, token in zip(going, tokens, strict=True):
+                _accept(new[row], token, drafts[number[row]])
+            going = [row for row in going if rows.goes_on(row, new[row]) and _holds(new[row], drafts[number[row]])]
+        return [new[row] for row in kept]
 
 
-def _roomy(layer: DynamicLayer, room: int) -> DynamicLayer:
-    """The layer with room; one that keeps a window of the past alone stays as it is."""
-    return Roomy(layer, room) if type(layer) is DynamicLayer else layer
+def _accept(new: list[int], token: int, draft: Draft) -> None:
+    """Append a drawn token, and what the draft has behind it without a choice."""
+    place = len(new)
+    new.append(token)
+    if place < len(draft.tokens) and draft.tokens[place] == token:
+        for given, follows in zip(draft.tokens[place + 1 :], draft.given[place + 1 :], strict=True):
+            if not follows:
+                break
+            new.append(given)
+
+
+def _holds(new: list[int], draft: Draft) -> bool:
+    """Whether the next token is drawn in this pass: all of the new ones are the draft's."""
+    whole = len(new) == len(draft.tokens)
+    return len(new) <= len(draft.tokens) and new == draft.tokens[: len(new)] and not (whole and draft.closed)
 
 
 def unsayable(config: Qwen2_5_VLConfig) -> list[int]:
@@ -175,9 +241,9 @@ def _shift(model: Qwen2_5_VLForConditionalGeneration, prompts: dict[str, Any], d
     return model.model.rope_deltas.to(device)
 
 
-def _drawn(logits: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
-    """A token a row."""
-    if temperature == 0:
+def _drawn(logits: torch.Tensor, temperature: float, top_p: float, numbers: torch.Tensor | None) -> torch.Tensor:
+    """A token a row, by a random number from 0 to 1."""
+    if numbers is None:
         return logits.argmax(dim=-1)
     chances = (logits.float() / temperature).softmax(dim=-1)
     if top_p < 1:
@@ -186,19 +252,4 @@ def _drawn(logits: torch.Tensor, temperature: float, top_p: float) -> torch.Tens
         chances = torch.zeros_like(chances).scatter(-1, places, ordered)
     # By the inverse of the distribution function: `torch.multinomial` is ten times as slow on a CPU.
     reached = chances.double().cumsum(dim=-1)
-    drawn = torch.rand(len(reached), 1, dtype=reached.dtype, device=reached.device) * reached[:, -1:]
-    return torch.searchsorted(reached, drawn, right=True)[:, 0]
-
-
-def _until_the_end(row: list[int], ends: Collection[int]) -> list[int]:
-    """What was drawn for a row, up to its first end; rows that are done are drawn on while others are not."""
-    for place, token in enumerate(row):
-        if token in ends:
-            return row[: place + 1]
-        if token == -1:
-            return row[:place]
-    return row
-
-
-AttentionInterface.register(NAME, _attend)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+    return torch.searchsorted(reached, numbers[:, None] * reached[:, -1:], right=True)[:, 0]

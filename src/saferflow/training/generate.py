@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from transformers import LogitsProcessorList, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 from saferflow.data.images import open_rgb
 from saferflow.data.rows import Conversation, Turn
 from saferflow.params import PolicyParams
-from saferflow.protocol.grammar import longest
 from saferflow.protocol.plan import Plan
 from saferflow.training.branching import sample
+from saferflow.training.constrained import PlanConstraint
 from saferflow.training.conversation import chat
+from saferflow.training.drafts import Drafter
 from saferflow.training.policy import device, load_model, load_processor
 from saferflow.training.processor import Qwen2_5_VLProcessor
 
@@ -48,6 +49,7 @@ def complete(
     temperature: float | None = None,
     seed: int = 0,
     plans: Sequence[Plan | None] | None = None,
+    drafter: Drafter | None = None,
 ) -> Iterator[list[str]]:
     """Each prompt's `samples` completions, in the order of the prompts, as batches finish.
 
@@ -56,14 +58,11 @@ def complete(
         plans: one a prompt, for constrained decoding; None leaves a prompt free.
         temperature: None decodes greedily.
         seed: of the sampling; greedy decoding does not read it.
+        drafter: knows completions of earlier calls.
     """
     model.eval()
     torch.manual_seed(seed)
-    sampling = (
-        {"do_sample": False}
-        if temperature is None
-        else {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    )
+    drafter = drafter or Drafter()
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
         images = [open_rgb(prompt.image) if prompt.image is not None else None for prompt in batch]
@@ -74,27 +73,19 @@ def complete(
         )
         shown = [[image] for image in images if image is not None]
         inputs = processor(text=texts, images=shown or None, padding=True, return_tensors="pt").to(model.device)
+        rows = [row for row in range(len(batch)) for _ in range(samples)]
         bound = plans[start : start + batch_size] if plans else []
-        if any(bound):
-            output = model.generate(
-                **inputs,
-                max_new_tokens=max([max_tokens, *(longest(plan) + 1 for plan in bound if plan)]),
-                num_return_sequences=samples,
-                use_cache=True,
-                repetition_penalty=1.0,  # a published checkpoint's own is for chat; free decoding has none either
-                logits_processor=_constraint(processor, bound, samples, inputs["input_ids"].shape[1]),
-                **sampling,
-            )[:, inputs["input_ids"].shape[1] :]
-        else:
-            output = sample(
-                model,
-                inputs,
-                [row for row in range(len(batch)) for _ in range(samples)],
-                max_tokens=max_tokens,
-                temperature=temperature or 0.0,
-                top_p=1.0,
-                ends=ends_of(model),
-            )
+        output = sample(
+            model,
+            inputs,
+            rows,
+            max_tokens=max_tokens,
+            temperature=temperature or 0.0,
+            top_p=1.0,
+            ends=ends_of(model),
+            drafter=drafter,
+            constraint=PlanConstraint(processor.tokenizer, [bound[row] for row in rows]) if any(bound) else None,
+        )
         said = processor.batch_decode(output, skip_special_tokens=True)
         yield from (said[i : i + samples] for i in range(0, len(said), samples))
 
@@ -103,12 +94,13 @@ def sampler(
     policy: Path, params: PolicyParams, samples: int, temperature: float
 ) -> Callable[[Sequence[Prompt], int], list[list[str]]]:
     """A function of prompts and a seed that samples them as one batch; the policy is loaded at the first call."""
+    drafter = Drafter()
     loaded = cache(lambda: (load_model(policy, params).to(device(params)), load_processor(policy, params)))
 
     def draw(prompts: Sequence[Prompt], seed: int) -> list[list[str]]:
         found = complete(
             *loaded(), prompts, batch_size=len(prompts), max_tokens=params.max_completion_tokens, samples=samples,
-            temperature=temperature, seed=seed,
+            temperature=temperature, seed=seed, drafter=drafter,
         )  # fmt: skip
         return list(found)
 
@@ -119,12 +111,3 @@ def ends_of(model: Qwen2_5_VLForConditionalGeneration) -> set[int]:
     """The tokens that end a completion."""
     ends = model.generation_config.eos_token_id
     return set(ends) if isinstance(ends, list) else {ends}
-
-
-def _constraint(
-    processor: Qwen2_5_VLProcessor, plans: Sequence[Plan | None], samples: int, prompt_tokens: int
-) -> LogitsProcessorList:
-    from saferflow.training.constrained import PlanConstraint
-
-    rows = [plan for plan in plans for _ in range(samples)]
-    return LogitsProcessorList([PlanConstraint(processor.tokenizer, rows, prompt_tokens)])

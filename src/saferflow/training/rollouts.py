@@ -6,6 +6,7 @@ Source: ours; TRL draws a whole batch and has it judged afterwards.
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
 from saferflow.training.branching import sample
+from saferflow.training.drafts import Drafter
 
 PER_IMAGE = ("pixel_values", "image_grid_thw")
 Ahead = Callable[[Sequence[str], Sequence[str]], None]
@@ -74,7 +76,13 @@ class InParts:
                 temperature=self.temperature,
                 top_p=self.top_p,
                 ends=self.eos_token_ids,
+                drafter=self._drafter,
             )
+
+    @cached_property
+    def _drafter(self) -> Drafter:
+        """Knows what this process's completions said in earlier steps."""
+        return Drafter()
 
     def _generate(self, prompts: list) -> tuple:
         self._drawing = True
