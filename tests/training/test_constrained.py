@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 from transformers import AutoTokenizer
 
 from saferflow.data.scenes.corpus import safety_rows
@@ -117,15 +116,37 @@ def test_what_the_grammar_gives_is_split_as_the_tokenizer_splits_it(kind, tmp_pa
     for plan, text in zip(plans, texts, strict=True):
         expected = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
         constraint = constrained.PlanConstraint(tokenizer, [plan])
-        said = given = constraint.advance(0, [])
+        said = given = constraint.given(0)
         while len(said) < len(expected):
             saved += len(given)
             token = expected[len(said)]
-            logits = torch.zeros(1, len(tokenizer))
-            constraint.masks({0: []}).apply(logits, [0], [0])
-            assert logits[0, token].isfinite()
-            assert logits[0].isfinite().sum() > 1
-            given = constraint.advance(0, [token])
+            allowed = constraint.mask([0], len(tokenizer))
+            assert allowed[0, token]
+            assert allowed.sum() > 1
+            assert constraint.accept(0, [token])
+            given = constraint.given(0) if token != tokenizer.eos_token_id else []
             said = [*said, token, *given]
         assert said == expected
     assert saved > 10 * len(plans)
+
+
+def test_a_token_is_accepted_if_the_mask_has_it(policy, short):
+    """At each place of a legal completion and for each token of the vocabulary."""
+    tokenizer = policy[1].tokenizer
+    row = next(iter(safety_rows(1, 5, "train")))
+    plan = plan_for(row.question, row.image)
+    place, seen = [], 0
+    while len(place) < 60:
+        now = constrained.PlanConstraint(tokenizer, [plan])
+        assert all(now.accept(0, [token]) for token in place)
+        place += now.given(0)
+        if place and place[-1] == tokenizer.eos_token_id:
+            break
+        allowed = now.mask([0], len(tokenizer))[0].nonzero()[:, 0].tolist()
+        for token in range(len(tokenizer)):
+            other = now._matchers[0].deep_copy()
+            taken = other.is_accepting() if token == tokenizer.eos_token_id else other.try_consume_tokens([token]) == 1
+            assert taken == (token in allowed), (place, token)
+        seen += 1
+        place.append(allowed[len(place) % len(allowed)])
+    assert seen > 10

@@ -12,11 +12,12 @@ import torch
 from peft import PeftModel
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from saferflow.errors import PlanError
 from saferflow.training.cache import Branched, Places, heads_a_key, shared_keys
 from saferflow.training.drafts import MOST_TOKENS, Draft, Drafter, best_width
 
 if TYPE_CHECKING:
-    from saferflow.training.constrained import Masks, PlanConstraint
+    from saferflow.training.constrained import PlanConstraint
 
 LIVE = 0.75
 """Finished rows leave the batch when so small a share of it is left."""
@@ -60,14 +61,13 @@ def sample(
     places = Places(prompts["attention_mask"][branch], _shift(model, prompts, device)[branch], heads_a_key(model))
     cache.layers = [Branched(layer, places) for layer in cache.layers]
     rows = _Rows(len(branches), max_tokens, ends, drafter or Drafter(), constraint)
-    draw = _Draw(unsayable(model.config), temperature, top_p, (len(branches), rows.longest), device)
+    draw = _Draw(unsayable(model.config), temperature, top_p, (len(branches), rows.longest), device, constraint)
     kept = list(range(len(branches)))
     """The rows that are in the cache."""
     drawn, logits = [row for row in kept if not rows.texts[row]], first.logits[branch, -1:]
     drafts, starts = [Draft() for _ in kept], [0] * len(kept)
-    allowed = rows.allowed(drawn, [drafts[row] for row in drawn])
     while True:
-        rows.take(kept, draw.verified(logits, kept, drawn, drafts, starts, rows, allowed))
+        rows.take(kept, draw.verified(logits, kept, drawn, drafts, starts, rows))
         drawn = [row for row in kept if not rows.done(row)]
         if not drawn:
             return rows.texts
@@ -81,7 +81,6 @@ def sample(
         starts = [len(tokens) - 1 for tokens in unread]
         read = _padded([tokens + draft.tokens for tokens, draft in zip(unread, drafts, strict=True)])
         places.advance([rows.cached[row] for row in kept], len(read[0]))
-        allowed = rows.allowed(kept, drafts)
         with shared_keys(model):
             logits = model(
                 input_ids=torch.tensor(read, device=device),
@@ -112,7 +111,7 @@ class _Rows:
         self._ends, self._drafter, self._constraint = ends, drafter, constraint
         self._limits = [constraint.limit(row, max_tokens) if constraint else max_tokens for row in range(count)]
         self.longest = max(self._limits)
-        self.texts = [constraint.advance(row, []) if constraint else [] for row in range(count)]
+        self.texts = [constraint.given(row) if constraint else [] for row in range(count)]
         self.cached = [0] * count
         """Tokens of each text that were read."""
 
@@ -133,7 +132,7 @@ class _Rows:
             # What was read of it before, and all of the new tokens but the last, which no pass has read.
             self.cached[row] = len(text) + len(tokens) - 1
             text += tokens
-            given = self._constraint.advance(row, tokens) if self._constraint and not self.done(row) else []
+            given = self._constraint.given(row) if self._constraint and not self.done(row) else []
             text += given
             self._drafter.learn(text, len(tokens) + len(given))
 
@@ -149,31 +148,28 @@ class _Rows:
             return self._constraint.draft(row, text, self._drafter)
         return self._drafter.propose(text, min(MOST_TOKENS, self._limits[row] - len(text) - 1))
 
-    def allowed(self, rows: Sequence[int], drafts: Sequence[Draft]) -> "Masks | None":
-        """What the grammars allow behind each text and each token of its draft."""
-        if self._constraint is None:
-            return None
-        bound = {
-            row: draft.tokens
-            for row, draft in zip(rows, drafts, strict=True)
-            if row in self._constraint and not self.done(row)
-        }
-        return self._constraint.masks(bound) if bound else None
-
 
 class _Draw:
-    """Draws tokens by their chances, with a random number for each place of each row.
+    """Draws tokens by their chances, with random numbers of its own for each place of each row.
 
     Args:
         unsaid: tokens that are never drawn.
         shape: rows and places.
+        constraint: the grammars of some of the rows.
     """
 
     def __init__(
-        self, unsaid: list[int], temperature: float, top_p: float, shape: tuple[int, int], device: torch.device
+        self,
+        unsaid: list[int],
+        temperature: float,
+        top_p: float,
+        shape: tuple[int, int],
+        device: torch.device,
+        constraint: "PlanConstraint | None",
     ):
-        self._unsaid, self._temperature, self._top_p = unsaid, temperature, top_p
-        self._numbers = torch.rand(shape, dtype=torch.float64, device=device) if temperature else None
+        self._unsaid, self._temperature, self._top_p, self._constraint = unsaid, temperature, top_p, constraint
+        # (2, rows, places): the second for what is drawn again under a grammar.
+        self._numbers = torch.rand((2, *shape), dtype=torch.float64, device=device) if temperature else None
 
     def verified(
         self,
@@ -183,7 +179,6 @@ class _Draw:
         drafts: Sequence[Draft],
         starts: Sequence[int],
         rows: _Rows,
-        allowed: "Masks | None",
     ) -> list[list[int]]:
         """The new tokens of each row in the cache: those of its draft that hold, and one more.
 
@@ -196,31 +191,60 @@ class _Draw:
         number = {row: place for place, row in enumerate(kept)}
         going = list(drawn)
         while going:
-            said = [len(new[row]) for row in going]
-            places = [starts[number[row]] + n for row, n in zip(going, said, strict=True)]
-            chosen = logits[[number[row] for row in going], places]
+            place = [starts[number[row]] + len(new[row]) for row in going]
+            chosen = logits[[number[row] for row in going], place]
             chosen[:, [token for token in self._unsaid if token < chosen.shape[-1]]] = -torch.inf
-            if allowed is not None:
-                allowed.apply(chosen, going, said)
-            numbers = None
-            if self._numbers is not None:
-                numbers = self._numbers[going, [len(rows.texts[row]) + n for row, n in zip(going, said, strict=True)]]
-            tokens = _drawn(chosen, self._temperature, self._top_p, numbers).tolist()
+            tokens = self._tokens(chosen, going, [len(rows.texts[row]) + len(new[row]) for row in going])
             for row, token in zip(going, tokens, strict=True):
-                _accept(new[row], token, drafts[number[row]])
+                given = _given(drafts[number[row]], len(new[row]), token)
+                if given and self._constraint is not None:
+                    self._constraint.accept(row, given)
+                new[row] += [token, *given]
             going = [row for row in going if rows.goes_on(row, new[row]) and _holds(new[row], drafts[number[row]])]
         return [new[row] for row in kept]
 
+    def _tokens(self, logits: torch.Tensor, rows: Sequence[int], places: Sequence[int]) -> list[int]:
+        """A token a row, which its grammar has taken in.
 
-def _accept(new: list[int], token: int, draft: Draft) -> None:
-    """Append a drawn token, and what the draft has behind it without a choice."""
-    place = len(new)
-    new.append(token)
-    if place < len(draft.tokens) and draft.tokens[place] == token:
-        for given, follows in zip(draft.tokens[place + 1 :], draft.given[place + 1 :], strict=True):
-            if not follows:
-                break
-            new.append(given)
+        Args:
+            logits: (rows, vocabulary).
+            places: of the tokens in the rows' completions.
+        """
+        numbers = None if self._numbers is None else self._numbers[:, rows, places]
+        # A nucleus is of the allowed tokens alone, so there the mask comes first.
+        masked = self._bound(rows) if self._top_p < 1 else []
+        self._mask(logits, rows, masked)
+        tokens = _drawn(logits, self._temperature, self._top_p, None if numbers is None else numbers[0]).tolist()
+        if self._constraint is None:
+            return tokens
+        refused = [n for n, row in enumerate(rows) if not self._constraint.accept(row, tokens[n : n + 1])]
+        if refused:
+            again = logits[refused]
+            self._mask(again, [rows[n] for n in refused], range(len(refused)))
+            second = None if numbers is None else numbers[1, refused]
+            for n, token in zip(refused, _drawn(again, self._temperature, self._top_p, second).tolist(), strict=True):
+                tokens[n] = token
+                if not self._constraint.accept(rows[n], [token]):
+                    raise PlanError(f"constrained decoding lost its place: the mask allows token {token}, the grammar does not")
+        return tokens
+
+    def _bound(self, rows: Sequence[int]) -> list[int]:
+        """Which of the rows have a grammar."""
+        return [n for n, row in enumerate(rows) if self._constraint is not None and row in self._constraint]
+
+    def _mask(self, logits: torch.Tensor, rows: Sequence[int], which: Sequence[int]) -> None:
+        """Set what the grammars of some of the rows forbid to minus infinity."""
+        if self._constraint is not None and len(which):
+            allowed = self._constraint.mask([rows[n] for n in which], logits.shape[1]).to(logits.device)
+            logits[list(which)] = logits[list(which)].masked_fill(~allowed, -torch.inf)
+
+
+def _given(draft: Draft, place: int, token: int) -> list[int]:
+    """What a draft has behind its token at a place without a choice, if that is the token drawn."""
+    if place >= len(draft.tokens) or draft.tokens[place] != token:
+        return []
+    end = next((n for n in range(place + 1, len(draft.tokens)) if not draft.given[n]), len(draft.tokens))
+    return draft.tokens[place + 1 : end]
 
 
 def _holds(new: list[int], draft: Draft) -> bool:

@@ -1,21 +1,18 @@
 """Constrained decoding: a policy that cannot leave its plan, by llguidance.
 
 Where the grammar leaves one way, its tokens are given and not drawn, in the tokenizer's own split; they go through the model
-together with the next token that has a choice. Source: llguidance's fast-forward tokens; the rest ours.
+together with the next token that has a choice. Elsewhere a token is drawn as if there were no grammar; only where the grammar
+forbids it, the mask is computed and the token drawn again among what is allowed. The distribution is that of the mask: with p
+of a token, a of all that are allowed, p + (1 - a) p / a = p / a. Source: llguidance's fast-forward tokens; the rest ours.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from llguidance import LLExecutor, LLMatcher, LLTokenizer
 from llguidance.hf import from_tokenizer
-from llguidance.numpy import (
-    allocate_token_bitmask,
-    fill_next_token_bitmask_par,
-    fill_next_token_bitmask_par_with_draft_tokens,
-)
+from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
 from transformers import PreTrainedTokenizerFast
 
 from saferflow.errors import PlanError
@@ -45,17 +42,20 @@ class PlanConstraint:
         """The most tokens of a row: where its grammar ends it, if that is later."""
         return max(max_tokens, self._longest.get(row, 0))
 
-    def advance(self, row: int, tokens: Sequence[int]) -> list[int]:
-        """Take in a row's next tokens; what must follow them.
-
-        Raises:
-            PlanError: the grammar forbids a token that was drawn under it, which is a bug.
-        """
+    def accept(self, row: int, tokens: Sequence[int]) -> bool:
+        """Take in a row's next tokens, if its grammar allows them; a row without a grammar allows all."""
         matcher = self._matchers.get(row)
-        if matcher is None or self._end in tokens:
+        if matcher is None:
+            return True
+        if tokens[-1] == self._end:
+            return self.accept(row, tokens[:-1]) if len(tokens) > 1 else matcher.is_accepting()
+        return matcher.try_consume_tokens(list(tokens)) == len(tokens)
+
+    def given(self, row: int) -> list[int]:
+        """Take in what must follow what a row says so far, and return it."""
+        matcher = self._matchers.get(row)
+        if matcher is None:
             return []
-        if tokens and not matcher.consume_tokens(list(tokens)):
-            raise PlanError(f"constrained decoding lost its place at tokens {list(tokens)}: {matcher.get_error()}")
         given = matcher.compute_ff_tokens()
         if given:
             matcher.consume_tokens(given)
@@ -83,45 +83,13 @@ class PlanConstraint:
         matcher.rollback(sum(token != self._end for token in draft.tokens))
         return draft
 
-    def masks(self, drafts: dict[int, Sequence[int]]) -> "Masks":
-        """The tokens that are allowed behind each row's text and behind each token of its draft."""
-        first, places = {}, 0
-        for row, tokens in drafts.items():
-            first[row] = places
-            places += len(tokens) + 1
-        bits = allocate_token_bitmask(places, self._reader.vocab_size)
-        plain = [(self._matchers[row], first[row]) for row, tokens in drafts.items() if not tokens]
-        drafted = [(self._matchers[row], first[row], list(tokens)) for row, tokens in drafts.items() if tokens]
-        if plain:
-            fill_next_token_bitmask_par(self._executor, plain, bits)
-        if drafted:
-            fill_next_token_bitmask_par_with_draft_tokens(self._executor, drafted, bits)
-        return Masks(torch.from_numpy(bits), first)
-
-
-@dataclass(frozen=True, slots=True)
-class Masks:
-    """The tokens that grammars allow, a bit a token."""
-
-    bits: torch.Tensor
-    """(places, words of 32 tokens)."""
-    first: dict[int, int]
-    """The place behind each row's text; those behind its draft's tokens follow."""
-
-    def apply(self, logits: torch.Tensor, rows: Sequence[int], said: Sequence[int]) -> None:
-        """Set what is forbidden to minus infinity.
-
-        Args:
-            logits: (rows, vocabulary), of some rows, each behind so many tokens of its draft.
-        """
-        bound = [number for number, row in enumerate(rows) if row in self.first]
-        if not bound:
-            return
-        words = self.bits[[self.first[rows[number]] + said[number] for number in bound]].to(logits.device)
-        bits = words[:, :, None] >> torch.arange(32, dtype=torch.int32, device=logits.device) & 1
-        known = bits.flatten(1)[:, : logits.shape[1]].bool()
-        allowed = torch.nn.functional.pad(known, (0, logits.shape[1] - known.shape[1]))
-        logits[bound] = logits[bound].masked_fill(~allowed, -torch.inf)
+    def mask(self, rows: Sequence[int], width: int) -> torch.Tensor:
+        """(rows, width) of a vocabulary, bool: the tokens that the grammars of these rows allow next."""
+        bits = allocate_token_bitmask(len(rows), self._reader.vocab_size)
+        fill_next_token_bitmask_par(self._executor, [(self._matchers[row], n) for n, row in enumerate(rows)], bits)
+        allowed = torch.from_numpy(bits)[:, :, None] >> torch.arange(32, dtype=torch.int32) & 1
+        known = allowed.flatten(1)[:, :width].bool()
+        return torch.nn.functional.pad(known, (0, width - known.shape[1]))
 
 
 @lru_cache(maxsize=4)
