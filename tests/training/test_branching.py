@@ -13,9 +13,9 @@ from transformers.cache_utils import DynamicLayer
 
 from saferflow.data.scenes.corpus import general_rows
 from saferflow.params import load_params
-from saferflow.training.branching import _Draw, _drawn, sample, unsayable
+from saferflow.training.branching import _Draw, _drawn, _Rows, _Turn, sample, unsayable
 from saferflow.training.cache import Branched, Places
-from saferflow.training.drafts import Drafter
+from saferflow.training.drafts import Draft, Drafter
 from saferflow.training.embedded import build_model, build_processor, train_tokenizer
 from saferflow.training.generate import Prompt, complete, ends_of
 
@@ -163,30 +163,34 @@ class Only:
         return torch.tensor([[token in self.allowed for token in range(width)]] * len(rows))
 
 
-@pytest.mark.parametrize("top_p", [1, 0.8])
-def test_under_a_grammar_each_token_is_drawn_by_its_share_of_what_is_allowed(top_p):
+def drawn_under(grammar, logits, rows, count, temperature):
+    """Of each row so many first tokens, each by numbers of its own."""
+    draw = _Draw([], temperature, 1, (rows, count), torch.device("cpu"), grammar)
+    texts = _Rows(rows, count + 1, (), Drafter(), None)
+    for _ in range(count):
+        new = draw.verified(logits.clone(), [_Turn(row, Draft(), row) for row in range(rows)], texts)
+        for row, tokens in new.items():
+            texts.texts[row] += tokens
+    return texts.texts
+
+
+def test_under_a_grammar_each_token_is_drawn_by_its_share_of_what_is_allowed():
     """Chi-square over 4,000 draws with 3 degrees of freedom: 21.1 is passed in 1 of 10,000 cases; the seed is fixed."""
-    logits = torch.tensor([[2.0, 1.5, 1.0, 0.5, 0.0, -0.5]])
+    logits = torch.tensor([[2.0, 1.5, 1.0, 0.5, 0.0, -0.5]] * 2)
     allowed, draws = [1, 3, 4, 5], 4000
     torch.manual_seed(6)
-    draw = _Draw([], 1.0, top_p, (2, draws), torch.device("cpu"), Only(allowed))
-    counts = Counter(draw._tokens(logits.clone(), [1], [place])[0] for place in range(draws))
-    chances = logits[0, allowed].softmax(-1)
-    if top_p < 1:  # those before which at most 0.8 is: 0.58, 0.21, 0.13 and not 0.08
-        chances[3] = 0
-        chances /= chances.sum()
-    assert set(counts) <= {token for token, chance in zip(allowed, chances, strict=True) if chance}
-    expected = [(token, draws * chance.item()) for token, chance in zip(allowed, chances, strict=True) if chance]
-    assert sum((counts[token] - mean) ** 2 / mean for token, mean in expected) < 21.1
+    counts = Counter(drawn_under(Only(allowed), logits, 2, draws, 1.0)[1])
+    assert set(counts) == set(allowed)
+    means = (draws * logits[1, allowed].softmax(-1)).tolist()
+    assert sum((counts[token] - mean) ** 2 / mean for token, mean in zip(allowed, means, strict=True)) < 21.1
 
 
 def test_a_row_that_keeps_to_its_grammar_costs_no_mask():
     logits = torch.tensor([[2.0, 1.0, 0.0]] * 2)
     keeps, leaves = Only([0, 2]), Only([1, 2])
-    for grammar in (keeps, leaves):
-        draw = _Draw([], 0, 1, (2, 4), torch.device("cpu"), grammar)
-        assert draw._tokens(logits.clone(), [0, 1], [0, 0]) == [0, 0 if grammar is keeps else 1]
-    assert (keeps.masks, leaves.masks) == (0, 1)
+    assert drawn_under(keeps, logits, 2, 3, 0) == [[0, 0, 0], [0, 0, 0]]
+    assert drawn_under(leaves, logits, 2, 3, 0) == [[0, 0, 0], [1, 1, 1]]
+    assert (keeps.masks, leaves.masks) == (0, 3)
 
 
 @settings(max_examples=50)

@@ -17,7 +17,7 @@ from transformers.models.auto.video_processing_auto import get_video_processor_c
 from saferflow.errors import PolicyError
 from saferflow.params import load_params
 from saferflow.planner.rules import plan_for
-from saferflow.training import generate
+from saferflow.training import constrained
 from saferflow.training.generate import Prompt, complete
 from saferflow.training.policy import load_model, load_processor, save_policy
 from saferflow.training.weights import INDEX
@@ -135,7 +135,7 @@ def test_a_template_of_the_tokenizer_alone_is_read(copy):
 
 def test_constrained_decoding_does_not_take_the_files_sampling(checkpoint, tmp_path, monkeypatch):
     model, processor = load_model(checkpoint, POLICY), load_processor(checkpoint, POLICY)
-    monkeypatch.setattr(generate, "longest", lambda plan: 23)
+    monkeypatch.setattr(constrained, "longest", lambda plan: 23)
     asked, plan = [Prompt("", "What now?", None)], plan_for("What now?", None)
 
     def said():

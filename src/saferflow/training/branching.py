@@ -6,6 +6,7 @@ batch goes on until its last row is done. Here rows leave the batch when they ar
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,8 +50,10 @@ def sample(
         temperature: 0 takes the likeliest token.
         ends: tokens after which a completion is done.
         drafter: knows what was said before and learns what is said now; None begins with nothing.
-        constraint: the grammars of some of the completions.
+        constraint: the grammars of some of the completions; `top_p` is 1 then.
     """
+    if constraint is not None and top_p < 1:
+        raise ValueError("a nucleus of what a grammar allows is not implemented: top_p is 1 under a constraint")
     if isinstance(model, PeftModel):
         model = model.get_base_model()  # which has the adapter's layers in it
     device = prompts["input_ids"].device
@@ -61,13 +64,15 @@ def sample(
     places = Places(prompts["attention_mask"][branch], _shift(model, prompts, device)[branch], heads_a_key(model))
     cache.layers = [Branched(layer, places) for layer in cache.layers]
     rows = _Rows(len(branches), max_tokens, ends, drafter or Drafter(), constraint)
-    draw = _Draw(unsayable(model.config), temperature, top_p, (len(branches), rows.longest), device, constraint)
+    draw = _Draw(
+        unsayable(model.config), temperature, top_p, (len(branches), rows.longest + MOST_TOKENS), device, constraint
+    )
     kept = list(range(len(branches)))
     """The rows that are in the cache."""
-    drawn, logits = [row for row in kept if not rows.texts[row]], first.logits[branch, -1:]
-    drafts, starts = [Draft() for _ in kept], [0] * len(kept)
+    logits = first.logits[branch, -1]
+    turns = [_Turn(row, Draft(), row) for row in kept if not rows.texts[row]]
     while True:
-        rows.take(kept, draw.verified(logits, kept, drawn, drafts, starts, rows))
+        rows.take(draw.verified(logits, turns, rows))
         drawn = [row for row in kept if not rows.done(row)]
         if not drawn:
             return rows.texts
@@ -78,9 +83,14 @@ def sample(
             kept = drawn
         drafts = rows.drafts(kept, device.type)
         unread = [rows.texts[row][rows.cached[row] :] for row in kept]
-        starts = [len(tokens) - 1 for tokens in unread]
         read = _padded([tokens + draft.tokens for tokens, draft in zip(unread, drafts, strict=True)])
-        places.advance([rows.cached[row] for row in kept], len(read[0]))
+        width = len(read[0])
+        turns = [
+            _Turn(row, draft, number * width + len(tokens) - 1)
+            for number, (row, draft, tokens) in enumerate(zip(kept, drafts, unread, strict=True))
+            if not rows.done(row)
+        ]
+        places.advance([rows.cached[row] for row in kept], width)
         with shared_keys(model):
             logits = model(
                 input_ids=torch.tensor(read, device=device),
@@ -88,7 +98,7 @@ def sample(
                 position_ids=places.positions,
                 past_key_values=cache,
                 use_cache=True,
-            ).logits
+            ).logits.flatten(0, 1)
 
 
 def _padded(rows: Sequence[list[int]]) -> list[list[int]]:
@@ -123,11 +133,9 @@ class _Rows:
         """Whether a row that says some tokens more is not done yet."""
         return new[-1] not in self._ends and len(self.texts[row]) + len(new) < self._limits[row]
 
-    def take(self, rows: Sequence[int], accepted: Sequence[list[int]]) -> None:
-        """Take in each row's next tokens."""
-        for row, tokens in zip(rows, accepted, strict=True):
-            if not tokens:
-                continue
+    def take(self, accepted: dict[int, list[int]]) -> None:
+        """Take in the next tokens of some rows."""
+        for row, tokens in accepted.items():
             text = self.texts[row]
             # What was read of it before, and all of the new tokens but the last, which no pass has read.
             self.cached[row] = len(text) + len(tokens) - 1
@@ -149,12 +157,22 @@ class _Rows:
         return self._drafter.propose(text, min(MOST_TOKENS, self._limits[row] - len(text) - 1))
 
 
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What a pass has of a row."""
+
+    row: int
+    draft: Draft
+    start: int
+    """The place of its text's last token in the logits; those of its draft follow."""
+
+
 class _Draw:
     """Draws tokens by their chances, with random numbers of its own for each place of each row.
 
     Args:
         unsaid: tokens that are never drawn.
-        shape: rows and places.
+        shape: rows and places, those behind the longest completion among them that a draft may have.
         constraint: the grammars of some of the rows.
     """
 
@@ -171,86 +189,60 @@ class _Draw:
         # (2, rows, places): the second for what is drawn again under a grammar.
         self._numbers = torch.rand((2, *shape), dtype=torch.float64, device=device) if temperature else None
 
-    def verified(
-        self,
-        logits: torch.Tensor,
-        kept: Sequence[int],
-        drawn: Sequence[int],
-        drafts: Sequence[Draft],
-        starts: Sequence[int],
-        rows: _Rows,
-    ) -> list[list[int]]:
-        """The new tokens of each row in the cache: those of its draft that hold, and one more.
+    def verified(self, logits: torch.Tensor, turns: Sequence[_Turn], rows: _Rows) -> dict[int, list[int]]:
+        """The new tokens of each row that goes on: those of its draft that hold, and one more.
 
         Args:
-            logits: (rows, places, vocabulary).
-            drawn: the rows that go on.
-            starts: for each row the place behind its text.
+            logits: (places of all rows, vocabulary).
         """
-        new: dict[int, list[int]] = {row: [] for row in kept}
-        number = {row: place for place, row in enumerate(kept)}
-        going = list(drawn)
-        while going:
-            place = [starts[number[row]] + len(new[row]) for row in going]
-            chosen = logits[[number[row] for row in going], place]
-            chosen[:, [token for token in self._unsaid if token < chosen.shape[-1]]] = -torch.inf
-            tokens = self._tokens(chosen, going, [len(rows.texts[row]) + len(new[row]) for row in going])
-            for row, token in zip(going, tokens, strict=True):
-                given = _given(drafts[number[row]], len(new[row]), token)
-                if given and self._constraint is not None:
-                    self._constraint.accept(row, given)
-                new[row] += [token, *given]
-            going = [row for row in going if rows.goes_on(row, new[row]) and _holds(new[row], drafts[number[row]])]
-        return [new[row] for row in kept]
-
-    def _tokens(self, logits: torch.Tensor, rows: Sequence[int], places: Sequence[int]) -> list[int]:
-        """A token a row, which its grammar has taken in.
-
-        Args:
-            logits: (rows, vocabulary).
-            places: of the tokens in the rows' completions.
-        """
-        numbers = None if self._numbers is None else self._numbers[:, rows, places]
-        # A nucleus is of the allowed tokens alone, so there the mask comes first.
-        masked = self._bound(rows) if self._top_p < 1 else []
-        self._mask(logits, rows, masked)
-        tokens = _drawn(logits, self._temperature, self._top_p, None if numbers is None else numbers[0]).tolist()
-        if self._constraint is None:
-            return tokens
-        refused = [n for n, row in enumerate(rows) if not self._constraint.accept(row, tokens[n : n + 1])]
+        drawn = [(turn, place) for turn in turns for place in turn.draft.choices()]
+        chosen = logits[[turn.start + place for turn, place in drawn]]
+        chosen[:, [token for token in self._unsaid if token < chosen.shape[-1]]] = -torch.inf
+        places = [(turn.row, len(rows.texts[turn.row]) + place) for turn, place in drawn]
+        tokens = self._drawn(chosen, places, 0)
+        number = {place: n for n, place in enumerate(places)}
+        new: dict[int, list[int]] = {}
+        refused = []
+        for turn in turns:
+            row, begin = turn.row, len(rows.texts[turn.row])
+            new[row] = []
+            goes_on = True
+            while goes_on:
+                n = number[row, begin + len(new[row])]
+                if not self._accepts(row, tokens[n : n + 1]):
+                    refused.append(n)
+                    break
+                following = [tokens[n], *turn.draft.given_behind(len(new[row]), tokens[n])]
+                if len(following) > 1:
+                    self._accepts(row, following[1:])
+                new[row] += following
+                goes_on = rows.goes_on(row, new[row]) and turn.draft.holds(new[row])
         if refused:
-            again = logits[refused]
-            self._mask(again, [rows[n] for n in refused], range(len(refused)))
-            second = None if numbers is None else numbers[1, refused]
-            for n, token in zip(refused, _drawn(again, self._temperature, self._top_p, second).tolist(), strict=True):
-                tokens[n] = token
-                if not self._constraint.accept(rows[n], [token]):
-                    raise PlanError(f"constrained decoding lost its place: the mask allows token {token}, the grammar does not")
+            again = [places[n] for n in refused]
+            for (row, _), token in zip(again, self._allowed(chosen[refused], again), strict=True):
+                new[row].append(token)
+        return new
+
+    def _accepts(self, row: int, tokens: Sequence[int]) -> bool:
+        return self._constraint is None or self._constraint.accept(row, tokens)
+
+    def _allowed(self, logits: torch.Tensor, places: Sequence[tuple[int, int]]) -> list[int]:
+        """A token at each place, of those that the row's grammar allows, which takes it in."""
+        allowed = self._constraint.mask([row for row, _ in places], logits.shape[1]).to(logits.device)
+        tokens = self._drawn(logits.masked_fill(~allowed, -torch.inf), places, 1)
+        for (row, _), token in zip(places, tokens, strict=True):
+            if not self._accepts(row, [token]):
+                raise PlanError(
+                    f"constrained decoding lost its place: the mask allows token {token}, the grammar does not"
+                )
         return tokens
 
-    def _bound(self, rows: Sequence[int]) -> list[int]:
-        """Which of the rows have a grammar."""
-        return [n for n, row in enumerate(rows) if self._constraint is not None and row in self._constraint]
-
-    def _mask(self, logits: torch.Tensor, rows: Sequence[int], which: Sequence[int]) -> None:
-        """Set what the grammars of some of the rows forbid to minus infinity."""
-        if self._constraint is not None and len(which):
-            allowed = self._constraint.mask([rows[n] for n in which], logits.shape[1]).to(logits.device)
-            logits[list(which)] = logits[list(which)].masked_fill(~allowed, -torch.inf)
-
-
-def _given(draft: Draft, place: int, token: int) -> list[int]:
-    """What a draft has behind its token at a place without a choice, if that is the token drawn."""
-    if place >= len(draft.tokens) or draft.tokens[place] != token:
-        return []
-    end = next((n for n in range(place + 1, len(draft.tokens)) if not draft.given[n]), len(draft.tokens))
-    return draft.tokens[place + 1 : end]
-
-
-def _holds(new: list[int], draft: Draft) -> bool:
-    """Whether the next token is drawn in this pass: all of the new ones are the draft's."""
-    whole = len(new) == len(draft.tokens)
-    return len(new) <= len(draft.tokens) and new == draft.tokens[: len(new)] and not (whole and draft.closed)
+    def _drawn(self, logits: torch.Tensor, places: Sequence[tuple[int, int]], which: int) -> list[int]:
+        """A token at each place, which is a row's number and a number of its completion's tokens."""
+        numbers = None
+        if self._numbers is not None:
+            numbers = self._numbers[which, [row for row, _ in places], [place for _, place in places]]
+        return _drawn(logits, self._temperature, self._top_p, numbers).tolist()
 
 
 def unsayable(config: Qwen2_5_VLConfig) -> list[int]:

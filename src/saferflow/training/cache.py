@@ -72,8 +72,9 @@ class Branched(DynamicLayer):
         extent, where = self._places.extent, self._places.where
         if extent > self._keys.shape[-2]:
             self._keys, self._values = (_wider(each, extent + GROWTH) for each in (self._keys, self._values))
-        self._keys[self._index, :, where] = key_states.transpose(1, 2)
-        self._values[self._index, :, where] = value_states.transpose(1, 2)
+        # Under autocast keys are float32 and values are not.
+        self._keys[self._index, :, where] = key_states.transpose(1, 2).to(self._keys.dtype)
+        self._values[self._index, :, where] = value_states.transpose(1, 2).to(self._values.dtype)
         self.keys, self.values = self._keys[..., :extent, :], self._values[..., :extent, :]
         return self.keys, self.values
 

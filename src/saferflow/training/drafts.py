@@ -49,6 +49,22 @@ class Draft:
             return self
         return type(self)(self.tokens[:width], self.chances[:width], self.given[:width], self.given[width])
 
+    def choices(self) -> list[int]:
+        """The places at which a token is drawn: those of its tokens that are not given, and the one behind it."""
+        return [n for n, given in enumerate([*self.given, self.closed]) if not given]
+
+    def given_behind(self, place: int, token: int) -> list[int]:
+        """What follows without a choice, if the token drawn at a place is the draft's."""
+        if place >= len(self.tokens) or self.tokens[place] != token:
+            return []
+        end = next((n for n in range(place + 1, len(self.tokens)) if not self.given[n]), len(self.tokens))
+        return self.tokens[place + 1 : end]
+
+    def holds(self, new: Sequence[int]) -> bool:
+        """Whether all new tokens are the draft's, and the next is drawn."""
+        whole = len(new) == len(self.tokens)
+        return new == self.tokens[: len(new)] and not (whole and self.closed)
+
 
 class Drafter:
     """Remembers which token follows a context, and how often it did."""
