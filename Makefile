@@ -5,7 +5,7 @@ SIDE_BY_SIDE ?= -n 2 --dist loadfile
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test slow lint bench bench-protocol ui stop status doctor clean
+.PHONY: help run test slow lint sources bench bench-protocol ui stop status doctor clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1@/' | awk -F@ '{ printf "%-22s %s\n", $$1, $$2 }'
@@ -22,6 +22,9 @@ slow: .venv/test .venv/harness .venv/vision .venv/llama ## the tests that take m
 lint: .venv/test ## style and layers
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports
+
+sources: .venv/test ## write into dvc.yaml which source files each stage depends on
+	@$(BIN)/python -m tests.stage_sources
 
 bench: .venv/run ## our trainers against a plain TRL script; ARGS="--only dpo"
 	@PYTHONPATH=src $(BIN)/python -W ignore benchmarks/training.py $(ARGS)

@@ -3,7 +3,6 @@
 import ast
 import re
 import subprocess
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,38 +10,25 @@ import yaml
 
 from saferflow.params import load_params
 from saferflow.tracking import graph
+from tests.stage_sources import imported_files, is_source, sources, write
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 STAGES = graph.load_stages(ROOT)
-WITHOUT_EFFECT = {
-    "saferflow": "a docstring",
-    "saferflow.errors": "messages only",
-    "saferflow.params": "types only: each value is in params.yaml, where DVC sees it (two tests below hold it to that)",
-    "saferflow.tracking": "watches a stage, and gives it nothing",
-}
-"""Modules whose edits change no output of any stage, and why; DVC need not know them."""
 
 
-def test_every_stage_declares_every_module_it_imports():
-    """An undeclared one would leave stale outputs that DVC calls up to date."""
-    undeclared = {
-        stage: sorted(missing)
-        for stage in STAGES
-        if (missing := {path for path in imported_files(stage) if not _covered(path, STAGES[stage].deps)})
-    }
-    assert undeclared == {}
+def test_every_stage_depends_on_the_modules_it_imports_and_no_others():
+    """`make sources` writes them."""
+    declared = {name: [dep for dep in stage.deps if is_source(dep)] for name, stage in STAGES.items()}
+    assert declared == {name: sources(name) for name in STAGES}
 
 
-def test_no_stage_declares_code_that_it_does_not_import():
-    """An edit of it would run the stage for nothing."""
-    idle = {}
-    for name, stage in STAGES.items():
-        used = imported_files(name)
-        code = [dep for dep in stage.deps if dep.startswith("src/") and not dep.endswith(".j2")]
-        if unused := [dep for dep in code if not any(_covered(path, (dep,)) for path in used)]:
-            idle[name] = unused
-    assert idle == {}
+def test_make_sources_changes_nothing_else(tmp_path):
+    copy = tmp_path / "dvc.yaml"
+    lines = (ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines(keepends=True)
+    copy.write_text("".join(line for line in lines if "src/saferflow/rng.py" not in line), encoding="utf-8")
+    write(copy)
+    assert copy.read_text(encoding="utf-8") == "".join(lines)
 
 
 def test_no_stage_knows_the_attacks_that_only_the_evaluation_command_shows():
@@ -52,11 +38,6 @@ def test_no_stage_knows_the_attacks_that_only_the_evaluation_command_shows():
     }
     assert {stage for stage, files in knowing.items() if "unseen.py" in files} == set()
     assert {stage for stage, files in knowing.items() if "training.py" in files} == {"base", "plan"}
-
-
-def test_the_check_of_declared_modules_sees_a_missing_one():
-    deps = tuple(dep for dep in STAGES["sft"].deps if dep != "src/saferflow/training/sft.py")
-    assert not all(_covered(path, deps) for path in imported_files("sft"))
 
 
 def test_an_edit_of_a_later_trainer_leaves_the_earlier_stages_alone():
@@ -179,46 +160,6 @@ def test_stage_outputs_are_ignored_by_git_and_metrics_are_not():
     outs = [out for stage in STAGES.values() for out in stage.outs]
     assert set(_ignored(outs)) == set(outs)
     assert _ignored([metric for stage in STAGES.values() for metric in stage.metrics]) == []
-
-
-def imported_files(stage: str) -> set[str]:
-    """Files, relative to the repository, of all modules of ours that a stage imports, directly or not."""
-    seen, waiting = set(), {f"saferflow.stages.{stage}"}
-    while waiting:
-        module = waiting.pop()
-        seen.add(module)
-        waiting |= {name for name in _imports(module) if name not in seen and not _without_effect(name)}
-    return {str(_file(module).relative_to(ROOT)) for module in seen if not _only_a_docstring(module)}
-
-
-def _only_a_docstring(module: str) -> bool:
-    return all(isinstance(node, ast.Expr) for node in ast.parse(_file(module).read_text(encoding="utf-8")).body)
-
-
-def _without_effect(module: str) -> bool:
-    return module in WITHOUT_EFFECT or module.startswith("saferflow.tracking.")
-
-
-@cache
-def _imports(module: str) -> frozenset[str]:
-    """Modules of ours that a module's text imports anywhere, with the packages that hold them."""
-    found = set()
-    for node in ast.walk(ast.parse(_file(module).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}: relative import; write it out"
-            assert not node.module.startswith("saferflow") or _file(node.module), f"{module}: there is no {node.module}"
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    ours = {name for name in found if name.split(".")[0] == "saferflow" and _file(name)}
-    packages = {name.rsplit(".", up)[0] for name in ours for up in range(1, name.count(".") + 1)}
-    return frozenset(ours | packages)
-
-
-@cache
-def _file(module: str) -> Path | None:
-    base = SOURCE.joinpath(*module.split("."))
-    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.exists()), None)
 
 
 def _covered(path: str, deps: tuple[str, ...]) -> bool:
