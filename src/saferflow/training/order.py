@@ -124,10 +124,11 @@ def lengths(
 ) -> list[int]:
     """Tokens of each row: of its texts and of its image; the template's own, a few per turn, are left out."""
     counted = [len(ids) for ids in text_ids(processor.tokenizer, ["".join(parts) for parts in texts])]
-    return [tokens + _of_image(processor, image) for tokens, image in zip(counted, images, strict=True)]
+    return [tokens + image_tokens(processor, image) for tokens, image in zip(counted, images, strict=True)]
 
 
-def _of_image(processor: Qwen2_5_VLProcessor, image: bytes | None) -> int:
+def image_tokens(processor: Qwen2_5_VLProcessor, image: bytes | None) -> int:
+    """Tokens that an image takes; 0 for none."""
     if image is None:
         return 0
     with Image.open(io.BytesIO(image)) as opened:  # its header alone
