@@ -400,6 +400,8 @@ def shuffled(made: dict[str, Any], group: int) -> dict[str, Any]:
 def stretch(made: dict[str, Any], length: int, padding: int) -> None:
     """Pad a batch of completions to the longest that there can be: its memory is then the most that an update takes.
 
+    A packed row leaves padding out, and takes as much as was drawn.
+
     Args:
         made: TRL's tensors of rollouts, (rows, tokens); padding is masked and changes no loss.
     """

@@ -1,4 +1,6 @@
-"""The order of the rows: at random, but the longest go first, so that memory runs out in the first minute or never.
+"""The order of the rows: at random, but the longest go first, so that memory which is too small for them shows at once.
+
+GRPO knows its prompts alone: the longest go first, and a later step with longer completions may take more memory.
 
 Within a step the rows are dealt to its micro batches, which are many where processes or accumulation are, so that each has
 about as many tokens: the longest micro batch decides how much memory a step takes, and how long the other processes wait.
