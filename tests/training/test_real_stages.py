@@ -211,6 +211,7 @@ def with_few_images(rows: pa.Table, share: int) -> pa.Table:
         pytest.param("dpo", "zero2", 1, id="dpo-zero2"),
         pytest.param("sft", "zero2", 2, id="sft-zero2-few-images"),
         pytest.param("dpo", "ddp", 2, id="dpo-ddp-few-images"),
+        pytest.param("sft", "zero3", 2, id="sft-zero3-few-images"),
     ],
 )
 def test_two_processes_learn_as_one_does(here, name, strategy, share, monkeypatch):
