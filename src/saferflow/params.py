@@ -363,8 +363,14 @@ class BaseParams(SupervisedParams):
     """Share of the pre-training rows whose picture is changed a little, as `plan.augmentation.images` does."""
 
 
+PromptTokens = Positive | None
+"""Most tokens of a prompt, those of its image among them; rows with more are left out, counted and named. Null: any number."""
+
+
 class SFTParams(SupervisedParams):
     """Supervised fine-tuning on reference traces and answers."""
+
+    max_prompt_tokens: PromptTokens
 
 
 class NearMissParams(Section):
@@ -383,6 +389,7 @@ class NearMissParams(Section):
 class DPOParams(TrainingParams):
     """Preference optimisation of the SFT policy."""
 
+    max_prompt_tokens: PromptTokens
     beta: Annotated[float, Field(gt=0)]
     """Strength of the pull towards the reference policy; larger stays closer."""
     sft_weight: Annotated[float, Field(ge=0)]
@@ -394,6 +401,8 @@ class DPOParams(TrainingParams):
 class CurateParams(Section):
     """QI-Box over the GRPO prompts, sampled from the DPO policy."""
 
+    max_prompt_tokens: PromptTokens
+    """Longer prompts are neither sampled nor trained on by GRPO."""
     samples: Annotated[int, Field(ge=2)]
     quality: tuple[Share, Share]
     """Bounds of a kept prompt's mean score."""

@@ -16,6 +16,7 @@ def prompt(
 
 def params(**changes) -> CurateParams:
     values = {
+        "max_prompt_tokens": None,
         "samples": 2,
         "quality": (0.2, 0.8),
         "min_instability": 0.02,

@@ -5,8 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from saferflow.training.launch import free_dead_locks
+import pytest
+import torch
 
+from saferflow.params import load_params
+from saferflow.training.launch import deepspeed_config, free_dead_locks
+
+MICRO = load_params(Path(__file__).parents[2] / "profiles" / "micro.yaml")
 HOLD = "import os, sys; os.open(sys.argv[1], os.O_CREAT | os.O_EXCL); print('held', flush=True); sys.stdin.read()"
 
 
@@ -73,3 +78,18 @@ def test_one_process_goes_on_after_it_parted():
     program = "from saferflow.training.launch import part; part(); print('went on')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "went on\n"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("strategy", ["zero2", "zero2_offload", "zero3", "zero3_offload"])
+def test_deepspeed_adds_up_and_reduces_gradients_in_float32_whatever_the_weights_are_in(strategy, dtype):
+    """As DeepSpeed itself reads its configuration; where it says nothing of them, both are of the weights' dtype."""
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    launch = MICRO.launch.model_copy(update={"strategy": strategy})
+    policy = MICRO.policy.model_copy(update={"dtype": dtype})
+    config = {name: value for name, value in deepspeed_config(launch, policy).items() if value != "auto"}
+    read = DeepSpeedConfig(config | {"train_batch_size": 1})
+    assert read.bfloat16_config.enabled == (dtype == "bfloat16")
+    assert read.communication_data_type == torch.float32
+    assert read.grad_accum_dtype == "fp32"

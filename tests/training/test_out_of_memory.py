@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from saferflow.training.running import out_of_memory
+from saferflow.training.running import _what_to_change, out_of_memory
 
 TRAINED = """
 import resource, sys
@@ -66,3 +67,13 @@ def test_the_longest_rows_show_it_in_the_first_step_and_the_error_names_the_ways
 )
 def test_other_errors_stay_what_they_are(error, found):
     assert out_of_memory(error) is found
+
+
+def test_grpo_does_not_promise_that_the_first_step_takes_the_most():
+    """Of packed rows it takes what was drawn: here memory runs out in the sixth."""
+    args = SimpleNamespace(activation_checkpointing=True, per_device_train_batch_size=4)
+    trainer = SimpleNamespace(args=args, state=SimpleNamespace(global_step=5, max_steps=9), lengths=[7, 90])
+    said = _what_to_change("grpo", trainer, MemoryError("no memory"))
+    assert "out of memory in step 6 of 9, with 4 rows of up to 90 tokens" in said
+    assert "The longest prompts go first; completions may grow, so that a later step takes more." in said
+    assert "lower policy.max_completion_tokens" in said

@@ -1,5 +1,6 @@
 """Policies: the embedded model and its processor, on disk and back, and what they say."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -7,7 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
+from saferflow.data.rows import PromptRow, turns_to_json
 from saferflow.data.scenes.corpus import general_rows
 from saferflow.errors import PolicyError, TrainingError
 from saferflow.params import load_params
@@ -17,7 +20,7 @@ from saferflow.training.embedded import build_model, build_processor, train_toke
 from saferflow.training.examples import grpo_dataset
 from saferflow.training.generate import Prompt, complete
 from saferflow.training.policy import load_model, load_processor, save_policy, source
-from saferflow.training.preflight import refuse_cut_off
+from saferflow.training.preflight import fitting, prompt_tokens, refuse_cut_off
 
 ROOT = Path(__file__).parents[2]
 MICRO = load_params(ROOT / "profiles" / "micro.yaml")
@@ -189,3 +192,40 @@ def test_earlier_turns_stand_between_with_the_image_in_the_first(policy):
     places = [text.index(said) for said in ("system\nS<", "<|vision_start|>", "Q?", "A.", "Why?", "B.", "And now?")]
     assert places == sorted(places)
     assert text.count("<|image_pad|>") == 1
+
+
+def prompts():
+    """With a picture and without, of one turn and of two."""
+    picture = next(iter(general_rows(1, 1, "train"))).image
+    earlier = turns_to_json([("Q?", "A.")])
+    columns = [("a", None, ""), ("b", picture, ""), ("c", picture, earlier), ("d", None, earlier)]
+    return [
+        PromptRow(name, "", "safety", image, "S", "Q?\n" * bool(turns) + "What is it?", "", "", turns)
+        for name, image, turns in columns
+    ]
+
+
+def test_tokens_of_a_prompt_are_those_that_the_policy_reads(policy):
+    processor = policy[2]
+    expected = []
+    for row in prompts():
+        asked = chat(row.system, row.last_question, row.image, row.turns)
+        text = processor.apply_chat_template([asked], tokenize=False, add_generation_prompt=True)
+        images = [Image.open(io.BytesIO(row.image))] if row.image else None
+        expected.append(len(processor(images=images, text=text)["input_ids"][0]))
+    assert prompt_tokens(processor, prompts()) == expected
+
+
+def test_prompts_of_too_many_tokens_are_left_out_counted_and_named(policy, capsys):
+    rows, processor = prompts(), policy[2]
+    tokens = dict(zip("abcd", prompt_tokens(processor, rows), strict=True))
+    assert tokens["a"] < tokens["b"] < tokens["d"] < tokens["c"]
+    kept = fitting("sft", "sft.max_prompt_tokens", processor, rows, tokens["b"])
+    assert [row.id for row in kept] == ["a", "b"]
+    named = f"c ({tokens['c']:,}), d ({tokens['d']:,}); they are left out"
+    counted = f"sft: 2 of 4 prompts have more tokens than sft.max_prompt_tokens ({tokens['b']:,}): {named}\n"
+    assert capsys.readouterr().out == counted
+    assert fitting("sft", "sft.max_prompt_tokens", processor, rows, tokens["c"]) == rows
+    assert fitting("sft", "sft.max_prompt_tokens", processor, rows, None) == rows
+    with pytest.raises(TrainingError, match=r"4 of 4 .*None is left: raise sft.max_prompt_tokens"):
+        fitting("sft", "sft.max_prompt_tokens", processor, rows, 1)

@@ -20,7 +20,7 @@ from saferflow.planner.rules import plan_for
 from saferflow.training import constrained
 from saferflow.training.generate import Prompt, complete
 from saferflow.training.policy import load_model, load_processor, save_policy
-from saferflow.training.weights import INDEX
+from saferflow.training.weights import INDEX, _accounted
 from tests.training.published import TEMPLATE, TEXT_ONLY, published
 
 ROOT = Path(__file__).parents[2]
@@ -359,3 +359,17 @@ def test_a_saved_policy_loads_by_the_standard_processor_beside_torchvision(check
         assert torch.equal(theirs[name], ours[name]), name
     # Pillow and torchvision interpolate with another rounding: within two of 255 levels, in units of the standard deviation.
     torch.testing.assert_close(theirs["pixel_values"], ours["pixel_values"], rtol=0, atol=2 / 255 / 0.26)
+
+
+def test_faults_are_told_by_the_files_alone_where_transformers_reports_none(copy):
+    """As with ZeRO-3: of 57 tensors one is renamed, another has a shorter shape; and nothing is said of a whole checkpoint."""
+    model = load_model(copy, POLICY)
+    assert _accounted(copy, model) == {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": []}
+    rename(copy, lambda name: "visual.merger.other" if name == "visual.merger.ln_q.weight" else name)
+    [file] = [each for each in copy.glob("*.safetensors") if "model.norm.weight" in load_file(each)]
+    save_file(load_file(file) | {"model.norm.weight": torch.ones(8)}, file, metadata={"format": "pt"})
+    assert _accounted(copy, model) == {
+        "missing_keys": {"model.visual.merger.ln_q.weight"},
+        "unexpected_keys": {"model.visual.merger.other"},
+        "mismatched_keys": [("model.language_model.norm.weight", (8,), (32,))],
+    }

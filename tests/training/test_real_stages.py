@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -210,6 +211,7 @@ def with_few_images(rows: pa.Table, share: int) -> pa.Table:
         pytest.param("dpo", "zero2", 1, id="dpo-zero2"),
         pytest.param("sft", "zero2", 2, id="sft-zero2-few-images"),
         pytest.param("dpo", "ddp", 2, id="dpo-ddp-few-images"),
+        pytest.param("sft", "zero3", 2, id="sft-zero3-few-images"),
     ],
 )
 def test_two_processes_learn_as_one_does(here, name, strategy, share, monkeypatch):
@@ -236,7 +238,13 @@ def test_two_processes_learn_as_one_does(here, name, strategy, share, monkeypatc
 @pytest.mark.parametrize("strategy", ["zero2", "zero3"])
 def test_two_processes_roll_out_and_update_together(here, strategy):
     spread(here, 2, strategy)
-    finished(stage("grpo", here))
+    said = finished(stage("grpo", here))
+    parts = re.search(r"this process holds ([\d,]+) of ([\d,]+) parameters", said)
+    assert (parts is not None) == (strategy == "zero3"), said
+    if parts is not None:
+        held, whole = (int(number.replace(",", "")) for number in parts.groups())
+        assert whole == sum(value.numel() for value in weights("dpo", here).values())
+        assert whole / 2 <= held <= 0.51 * whole  # a tensor of an odd size is filled up to two equal parts
     lines = [
         json.loads(line) for line in (here / "reports" / "rollouts.jsonl").read_text(encoding="utf-8").splitlines()
     ]

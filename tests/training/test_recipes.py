@@ -38,7 +38,7 @@ def test_the_published_values_stand_in_the_profile(size):
     assert (grpo.adam_betas, grpo.weight_decay, grpo.schedule, grpo.warmup_share) == ((0.9, 0.999), 0.01, "constant", 0)
     assert (grpo.rewards, grpo.term_weights) == ({"toolkit": 1.0}, (0.1, 0.2, 0.7))
     assert (params.policy.min_pixels, params.policy.max_pixels) == (262_144, 4_194_304)
-    assert params.policy.max_completion_tokens == 2048
+    assert (params.curate.max_prompt_tokens, params.policy.max_completion_tokens) == (4096, 2048)
     assert params.policy.lora is None
     assert params.policy.train_vision
     assert params.plan.pairs_per_prompt == 3

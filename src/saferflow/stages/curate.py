@@ -83,9 +83,13 @@ def main() -> None:
         from saferflow.rewards.judged import reward_functions, weighted
         from saferflow.training.generate import Prompt, sampler
         from saferflow.training.homes import delete_others, home
+        from saferflow.training.policy import load_processor
+        from saferflow.training.preflight import fitting
         from saferflow.training.samples import sampled
 
-    rows = read_table(TABLE, PromptRow)
+    everything = read_table(TABLE, PromptRow)
+    processor, most = load_processor(POLICY, params.policy), params.curate.max_prompt_tokens
+    rows = fitting("curate", "curate.max_prompt_tokens", processor, everything, most)
     functions = reward_functions(params.grpo, judge_of(params.judge), rows)
     kept_at = home("curate", [TABLE, POLICY], [params.policy, params.curate], params.run.seed)
     delete_others(kept_at)
@@ -121,7 +125,8 @@ def main() -> None:
         params.curate.quality,
         params.curate.min_instability,
     )
-    write_metrics("curate", summary(scored, kept, params.curate))
+    too_long = {"prompts_too_long": len(everything) - len(rows)}
+    write_metrics("curate", summary(scored, kept, params.curate) | too_long)
     shutil.rmtree(kept_at)
 
 

@@ -34,18 +34,21 @@ def main() -> None:
         from saferflow.training.dpo import train_dpo
         from saferflow.training.homes import delete_others, home
         from saferflow.training.policy import load_model, load_processor
-        from saferflow.training.preflight import refuse_cut_off
+        from saferflow.training.preflight import fitting, refuse_cut_off
 
     checkpoints = home("dpo", [TABLE, POLICY], [params.policy, params.launch, params.dpo], params.run.seed)
     delete_others(checkpoints)
     job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics)
     model, processor = load_model(POLICY, params.policy, params.launch), load_processor(POLICY, params.policy)
     reference = None if params.policy.lora else load_model(POLICY, params.policy, params.launch)
+    read = len(rows)
+    rows = fitting("dpo", "dpo.max_prompt_tokens", processor, rows, params.dpo.max_prompt_tokens)
     refuse_cut_off("dpo", processor.tokenizer, [(row.id, row.chosen) for row in rows], params.policy)
     metrics = train_dpo(model, reference, processor, rows, params.dpo, job)
     if leads():
         misses = sum(row.perturbation == NAME for row in rows)
-        write_metrics("dpo", {"rows": len(rows), "near_misses": misses, **metrics})
+        counts = {"rows": len(rows), "rows_too_long": read - len(rows), "near_misses": misses}
+        write_metrics("dpo", counts | metrics)
         if params.dpo.near_miss:
             shutil.rmtree(samples_of(params).parent)
     part()

@@ -28,7 +28,7 @@ def main() -> None:
         from saferflow.training.arguments import Job
         from saferflow.training.homes import delete_others, home
         from saferflow.training.policy import load_model, load_processor
-        from saferflow.training.preflight import refuse_cut_off
+        from saferflow.training.preflight import fitting, refuse_cut_off
         from saferflow.training.sft import train_sft
 
     rows = read_table(TABLE, SFTRow)
@@ -36,10 +36,12 @@ def main() -> None:
     delete_others(checkpoints)
     job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics)
     model, processor = load_model(BASE, params.policy, params.launch), load_processor(BASE, params.policy)
+    read = len(rows)
+    rows = fitting("sft", "sft.max_prompt_tokens", processor, rows, params.sft.max_prompt_tokens)
     refuse_cut_off("sft", processor.tokenizer, [(row.id, row.completion) for row in rows], params.policy)
     metrics = train_sft("sft", model, processor, rows, params.sft, job)
     if leads():
-        write_metrics("sft", {"rows": len(rows), **metrics})
+        write_metrics("sft", {"rows": len(rows), "rows_too_long": read - len(rows), **metrics})
     part()
 
 

@@ -39,8 +39,8 @@ class Gauge(TrainerCallback):
 
     def _watch(self, model: Qwen2_5_VLModel) -> None:
         head = model.config.text_config.hidden_size * model.config.text_config.vocab_size
-        language = sum(parameter.numel() for parameter in model.language_model.layers.parameters()) + head
-        vision = sum(parameter.numel() for parameter in model.visual.parameters())
+        language = _parameters(model.language_model.layers) + head
+        vision = _parameters(model.visual)
 
         def count(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
             ids, mask, pixels = (kwargs.get(name) for name in ("input_ids", "attention_mask", "pixel_values"))
@@ -91,6 +91,11 @@ class Gauge(TrainerCallback):
     def summary(self) -> dict[str, float]:
         """Of all steps of this process together."""
         return {"tokens_per_second": self._all_tokens / max(self._seconds, 1e-9), "peak_memory_gb": peak_memory() / 1e9}
+
+
+def _parameters(module: nn.Module) -> int:
+    """Of the whole module, also where this process holds a part of each (ZeRO-3)."""
+    return sum(getattr(each, "ds_numel", each.numel()) for each in module.parameters())
 
 
 def peak_memory() -> int:

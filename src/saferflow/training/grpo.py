@@ -5,7 +5,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from trl.trainer.utils import (
     RepeatSampler,
     split_pixel_values_by_grid,
     split_tensor_dict,
+    strip_images_from_messages,
     unsplit_pixel_values_by_grid,
 )
 
@@ -39,11 +40,12 @@ from saferflow.training.arguments import Job, shared_arguments
 from saferflow.training.branching import unsayable
 from saferflow.training.checkpoints import Checkpointed
 from saferflow.training.conversation import spoken
-from saferflow.training.examples import grpo_dataset
+from saferflow.training.examples import encoded, grpo_dataset
 from saferflow.training.guards import Guarded, scaled_advantages
 from saferflow.training.launch import world
 from saferflow.training.models import prepare
 from saferflow.training.order import Ordered, lengths
+from saferflow.training.pictures import Pictures, decoded
 from saferflow.training.processor import Qwen2_5_VLProcessor
 from saferflow.training.reflection import Reflecting, Reflection
 from saferflow.training.rollouts import Ahead, InParts
@@ -145,10 +147,11 @@ def grpo_trainer(
             log_multimodal=False,  # a process whose rows have no image would not take part, and the others would wait
             **engine(params.engine, unsayable(model.config)),
         ),
-        train_dataset=grpo_dataset(rows),
+        train_dataset=encoded(grpo_dataset(rows)),
         processing_class=processor,
         peft_config=lora(job.policy, model),
     )
+    trainer.pictures = Pictures() if "image_grid_thw" in processor.model_input_names else None
     trainer.lengths = lengths(processor, [spoken(row) for row in rows], [row.image for row in rows])
     prepare(trainer, job.policy)
     if job.policy.packed:
@@ -197,6 +200,8 @@ class RecordingTrainer(Reflecting, InParts, Guarded, Ordered, Checkpointed, GRPO
     """TRL's trainer, which also keeps every rollout with its reward, and logs the share that keeps the protocol."""
 
     group_filter: GroupFilterParams | None = None
+    pictures: Pictures | None = None
+    """Of the rollout under way; None has TRL keep the pixels of every completion."""
     judged: Sequence[bool] = ()
     """Which reward functions are ours: where one of them is None, the judge gave no marks."""
 
@@ -246,7 +251,10 @@ class RecordingTrainer(Reflecting, InParts, Guarded, Ordered, Checkpointed, GRPO
             part["num_items_in_batch"] = updates[number // window] * (len(micro) // window)  # TRL divides by the same
 
     def _generate_and_score_completions(self, inputs: list) -> dict[str, Any]:
-        made = super()._generate_and_score_completions(inputs)
+        if self.pictures is not None and self.model.training:
+            self.pictures.clear()  # those of the updates before
+        with nullcontext() if self.pictures is None else self.pictures.numbered(self.processing_class):
+            made = super()._generate_and_score_completions(decoded(inputs))
         if not self.model.training:
             return made
         if self.scale_rewards == "group":
@@ -290,6 +298,7 @@ class RecordingTrainer(Reflecting, InParts, Guarded, Ordered, Checkpointed, GRPO
         self.wait_for_the_judge()
         with bounded_warnings():
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+        prompts[:] = map(strip_images_from_messages, prompts)  # TRL logs them: sent to every process, and kept
         parts, self._totals = totals(rewards, self.reward_weights, self.judged)
         mine, told = (each[self._slice(len(inputs))].tolist() for each in (self._totals, rewards))
         valid = 0
@@ -390,6 +399,8 @@ def shuffled(made: dict[str, Any], group: int) -> dict[str, Any]:
 
 def stretch(made: dict[str, Any], length: int, padding: int) -> None:
     """Pad a batch of completions to the longest that there can be: its memory is then the most that an update takes.
+
+    A packed row leaves padding out, and takes as much as was drawn.
 
     Args:
         made: TRL's tensors of rollouts, (rows, tokens); padding is masked and changes no loss.

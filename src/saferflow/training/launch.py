@@ -203,6 +203,22 @@ def from_leader(name: str, compute: Callable[[], str]) -> str:
     return store.get(key).decode()
 
 
+def shared_weights(launch: LaunchParams, policy: PolicyParams) -> object | None:
+    """While what it returns lives, transformers loads into each process its part of a model (ZeRO-3); None where each has all.
+
+    The trainer's own configuration comes after the model; what is `auto` there does not matter here.
+    """
+    import torch
+
+    config = deepspeed_config(launch, policy)
+    if not launch.strategy.startswith("zero3") or not torch.distributed.is_initialized():
+        return None
+    from transformers.integrations import HfDeepSpeedConfig
+
+    known = {name: value for name, value in config.items() if value != "auto"}
+    return HfDeepSpeedConfig(known | {"train_micro_batch_size_per_gpu": 1})
+
+
 def deepspeed_config(launch: LaunchParams, policy: PolicyParams) -> dict[str, Any] | None:
     """DeepSpeed's configuration; `auto` is filled in by transformers from the trainer's own arguments.
 

@@ -26,7 +26,7 @@ def prepare(trainer: Any, policy: PolicyParams, *, fixed_rows: bool = False) -> 
     Args:
         fixed_rows: the reference is asked about the same rows in each epoch, not about what the policy has just said.
     """
-    store = remembered(policy)
+    store, pictures = remembered(policy), getattr(trainer, "pictures", None)
     for model in (trainer.model, getattr(trainer, "ref_model", None)):
         if model is None:
             continue
@@ -40,6 +40,8 @@ def prepare(trainer: Any, policy: PolicyParams, *, fixed_rows: bool = False) -> 
                 attend_windows_at_once(module, policy)
             if isinstance(module, Qwen2_5_VLModel):
                 module.forward = MethodType(_minding_images(module.forward, type(module).forward), module)
+                if pictures is not None:
+                    pictures.show(module)
         if store is not None:
             remember_vision(model, store)
     if store is not None and fixed_rows and getattr(trainer, "ref_model", None) is not None:

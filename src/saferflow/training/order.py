@@ -1,4 +1,6 @@
-"""The order of the rows: at random, but the longest go first, so that memory runs out in the first minute or never.
+"""The order of the rows: at random, but the longest go first, so that memory which is too small for them shows at once.
+
+GRPO knows its prompts alone: the longest go first, and a later step with longer completions may take more memory.
 
 Within a step the rows are dealt to its micro batches, which are many where processes or accumulation are, so that each has
 about as many tokens: the longest micro batch decides how much memory a step takes, and how long the other processes wait.
@@ -124,10 +126,11 @@ def lengths(
 ) -> list[int]:
     """Tokens of each row: of its texts and of its image; the template's own, a few per turn, are left out."""
     counted = [len(ids) for ids in text_ids(processor.tokenizer, ["".join(parts) for parts in texts])]
-    return [tokens + _of_image(processor, image) for tokens, image in zip(counted, images, strict=True)]
+    return [tokens + image_tokens(processor, image) for tokens, image in zip(counted, images, strict=True)]
 
 
-def _of_image(processor: Qwen2_5_VLProcessor, image: bytes | None) -> int:
+def image_tokens(processor: Qwen2_5_VLProcessor, image: bytes | None) -> int:
+    """Tokens that an image takes; 0 for none."""
     if image is None:
         return 0
     with Image.open(io.BytesIO(image)) as opened:  # its header alone

@@ -14,6 +14,7 @@ from saferflow.errors import PolicyError
 from saferflow.params import LaunchParams, PolicyParams
 from saferflow.shell import hides_gpus
 from saferflow.training.adapters import merged
+from saferflow.training.launch import shared_weights
 from saferflow.training.packed import unpack
 from saferflow.training.processor import Qwen2_5_VLProcessor, read_processor
 from saferflow.training.weights import SHORT, UNREADABLE, read_model, refuse_pointers
@@ -127,7 +128,8 @@ def load_model(
     _refuse_what_is_no_policy(where, revision)
     device(params)
     masters = launch is not None and needs_masters(params, launch)
-    model = read_model(where, torch.float32 if masters else getattr(torch, params.dtype), revision)
+    shared = shared_weights(launch, params) if launch is not None else None
+    model = read_model(where, torch.float32 if masters else getattr(torch, params.dtype), revision, shared=shared)
     if not params.train_vision:
         for parameter in model.model.visual.parameters():
             parameter.requires_grad_(False)

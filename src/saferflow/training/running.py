@@ -72,9 +72,13 @@ def _what_to_change(stage: str, trainer: Trainer, error: Exception) -> str:
     ways = [f"lower {stage}.micro_batch_size (batch_size stays as it is)", "lower policy.max_pixels"]
     if not args.activation_checkpointing:
         ways.append("set policy.gradient_checkpointing")
+    first = "The longest rows go first, so that this shows at once"
+    if stage == "grpo":
+        first = "The longest prompts go first; completions may grow, so that a later step takes more"
+        ways.append("lower policy.max_completion_tokens or curate.max_prompt_tokens")
     ways.append("share the weights over more GPUs (launch.strategy zero3, or zero3_offload)")
     return (
         f"{stage}: out of memory in step {trainer.state.global_step + 1} of {trainer.state.max_steps}, with "
-        f"{args.per_device_train_batch_size} rows{longest} in a forward pass ({str(error).splitlines()[0]:.150}). The "
-        f"longest rows go first, so that this shows at once. What helps: {'; '.join(ways)}"
+        f"{args.per_device_train_batch_size} rows{longest} in a forward pass ({str(error).splitlines()[0]:.150}). "
+        f"{first}. What helps: {'; '.join(ways)}"
     )

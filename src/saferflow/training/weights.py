@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError, safe_open
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging
@@ -36,12 +37,15 @@ SHORT = 200
 """Characters of another library's message that one of ours holds, at most."""
 
 
-def read_model(where: str, dtype: torch.dtype, revision: str | None = None) -> Qwen2_5_VLForConditionalGeneration:
+def read_model(
+    where: str, dtype: torch.dtype, revision: str | None = None, *, shared: object | None = None
+) -> Qwen2_5_VLForConditionalGeneration:
     """A Qwen2.5-VL with the weights of a checkpoint; says how many tensors were loaded.
 
     Args:
         where: a folder, or a name on the hub.
         revision: commit, tag or branch of a name on the hub; None for the newest.
+        shared: what `launch.shared_weights` returned: with it the model has this process's part of each weight.
 
     Raises:
         PolicyError: the weights cannot be read, or they are not all there, or more are there, or they have other shapes.
@@ -67,12 +71,46 @@ def read_model(where: str, dtype: torch.dtype, revision: str | None = None) -> Q
         ) from None
     finally:
         logging.set_verbosity(before)
-    _refuse_incomplete(where, model, told)
+    _refuse_incomplete(where, model, told if shared is None else told | _accounted(_snapshot(where, revision), model))
     count = len(model.state_dict())
     if leads():
         at = f" at {revision}" if revision else ""
-        print(f"policy  {count} of {count} tensors loaded from {where}{at}", file=sys.stderr, flush=True)
+        part = "; this process holds {:,} of {:,} parameters".format(*_held(model)) if shared is not None else ""
+        print(f"policy  {count} of {count} tensors loaded from {where}{at}{part}", file=sys.stderr, flush=True)
     return model
+
+
+def _snapshot(where: str, revision: str | None) -> Path:
+    """The folder that a checkpoint was loaded from."""
+    if Path(where).is_dir():
+        return Path(where)
+    return Path(hf_hub_download(where, "config.json", revision=revision, local_files_only=True)).parent
+
+
+def _accounted(folder: Path, model: Qwen2_5_VLForConditionalGeneration) -> dict[str, Any]:
+    """Faults of a checkpoint by the files' own names and shapes, as transformers reports them; with ZeRO-3 it reports few."""
+    held: dict[str, tuple[int, ...]] = {}
+    for file in _files(folder):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 no mapping
+                held[_in_the_model(name)] = tuple(tensors.get_slice(name).get_shape())
+    wanted = {
+        name: tuple(getattr(value, "ds_shape", value.shape)) for name, value in model.state_dict(keep_vars=True).items()
+    }
+    tied = {HEAD} if model.config.tie_word_embeddings else set()
+    return {
+        "missing_keys": wanted.keys() - held.keys() - tied,
+        "unexpected_keys": held.keys() - wanted.keys(),
+        "mismatched_keys": [
+            (name, held[name], wanted[name]) for name in held.keys() & wanted.keys() if held[name] != wanted[name]
+        ],
+    }
+
+
+def _held(model: Qwen2_5_VLForConditionalGeneration) -> tuple[int, int]:
+    """How many parameters of a model that processes share are in this one, and how many there are."""
+    weights = list(model.parameters())
+    return sum(each.numel() + each.ds_tensor.numel() for each in weights), sum(each.ds_numel for each in weights)
 
 
 def refuse_pointers(folder: Path) -> None:
