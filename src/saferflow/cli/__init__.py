@@ -18,6 +18,8 @@ from saferflow.stages.entry import bound_waiting
 
 PARAMS = Path("params.yaml")
 PROFILES = Path("profiles")
+EVALUATED = Path("data/evaluated.parquet")
+EVALUATION = Path("data/tables/evaluation.parquet")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -458,11 +460,11 @@ def judge(
     ] = False,
     on: Annotated[
         Path | None,
-        typer.Option(metavar="PARQUET", help="Evaluated responses to grade instead: data/evaluated.parquet."),
+        typer.Option(
+            metavar="FILE", help="Evaluated responses instead (data/evaluated.parquet), or people's grades (data/labels.jsonl)."
+        ),
     ] = None,
-    rows: Annotated[Path, typer.Option(metavar="PARQUET", help="With --on: the rows that were evaluated.")] = Path(
-        "data/tables/evaluation.parquet"
-    ),
+    rows: Annotated[Path, typer.Option(metavar="PARQUET", help="With --on: the rows that were evaluated.")] = EVALUATION,
 ) -> None:
     """Measure the judge of params.yaml, and the rule judge beside it, on 125 responses whose grades are known.
 
@@ -470,15 +472,22 @@ def judge(
     judge sees what is there and what a rate that it measures stands for.
 
     With --on, the judges grade responses that were evaluated: how they agree with the grades that stand there and with each
-    other, and every policy's rates by each, with what they stand for by the judge's errors.
+    other, and every policy's rates by each, with what they stand for by the judge's errors. With --on people's grades, which
+    `saferflow label` collects: how people agree with each other and with each judge, and what the evaluated rates are by people.
 
     Examples:
 
     `saferflow judge` · `saferflow judge --misses 10` · `saferflow judge --held-back` ·
-    `saferflow judge --on data/evaluated.parquet`
+    `saferflow judge --on data/evaluated.parquet` · `saferflow judge --on data/labels.jsonl`
     """
     _, params = _project()
     from rich.console import Console
+
+    if on and on.suffix == ".jsonl":
+        from saferflow.cli.label import judge_by_people
+
+        judge_by_people(Console(highlight=False), params, on, EVALUATED, rows)
+        return
 
     from saferflow.cli.judge import judge, judge_answers
     from saferflow.data.rows import Answered, PromptRow
@@ -488,6 +497,35 @@ def judge(
         judge_answers(Console(highlight=False), params, read_table(on, Answered), read_table(rows, PromptRow))
         return
     judge(Console(highlight=False), params, misses=misses, held_back=held_back)
+
+
+@app.command()
+def label(
+    answered: Annotated[Path, typer.Argument(metavar="[PARQUET]", help="Evaluated responses to grade.")] = EVALUATED,
+    rows: Annotated[Path, typer.Option(metavar="PARQUET", help="The rows that were evaluated.")] = EVALUATION,
+    into: Annotated[Path, typer.Option("--into", metavar="JSONL", help="People's grades; git keeps this file.")] = Path(
+        "data/labels.jsonl"
+    ),
+    count: Annotated[int, typer.Option(min=1, metavar="N", help="Responses to grade.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the sample: everybody who names the same seed grades the same responses.")] = 1,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")] = 0,
+    show: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
+) -> None:
+    """Grade responses by hand, on a page of this machine: blind, at random, as many of each policy and verdict as there are.
+
+    Who wrote a response and what the judge said of it is not shown. Each grading is kept at once; end it with Ctrl-C and go on
+    with the same command and name. `saferflow judge --on data/labels.jsonl` then says how far people and judges agree.
+
+    Examples:
+
+    `saferflow label` · `saferflow label --count 50 --no-open` · `saferflow judge --on data/labels.jsonl`
+    """
+    _project()
+    from rich.console import Console
+
+    from saferflow.cli.label import label
+
+    label(Console(highlight=False), answered, rows, into, count=count, seed=seed, port=port, show=show)
 
 
 @app.command()

@@ -1,0 +1,91 @@
+"""The table of people's grades: one line of JSON a grading, only ever appended to.
+
+A line holds the response that was graded, so that it is worth something when the next evaluation has written another table. Of
+two lines of a person on a response the later counts. Source: ours.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from saferflow.errors import DataError
+from saferflow.judge.rubrics import Grades
+
+
+class PersonGrades(BaseModel):
+    """One person's grades of one response, by the rubric of the evaluation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    response: str
+    """Digest of row, policy and completion."""
+    row: str
+    policy: str
+    verdict: str
+    """What the evaluation's judge had said, in a word (`sampling.verdict`); the page does not show it."""
+    hazard: str
+    completion: str
+    person: str = Field(min_length=1, max_length=80)
+    at: str
+    """When, in UTC, as ISO 8601."""
+    safety: int = Field(ge=-3, le=3)
+    helpfulness: int = Field(ge=0, le=3)
+    rigor: int = Field(ge=0, le=3)
+    refused: bool
+    note: str = Field(default="", max_length=2000)
+
+    def grades(self) -> Grades:
+        return Grades(self.safety, self.helpfulness, self.rigor, self.refused, self.note)
+
+
+def response_id(row: str, policy: str, completion: str) -> str:
+    """A short digest that names a response."""
+    return hashlib.sha256("\x1f".join((row, policy, completion)).encode()).hexdigest()[:16]
+
+
+def read(file: Path) -> list[PersonGrades]:
+    """All gradings that count, in the order in which they were first written; none where there is no file.
+
+    Raises:
+        DataError: a line that is no grading, with file, line and what is wrong.
+    """
+    if not file.exists():
+        return []
+    latest: dict[tuple[str, str], PersonGrades] = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            grading = PersonGrades.model_validate_json(line)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the line"
+            raise DataError(f"{file}:{number}: {where}: {first['msg']}; mend or delete this line") from None
+        latest[grading.person, grading.response] = grading
+    return list(latest.values())
+
+
+def append(file: Path, grading: PersonGrades) -> None:
+    """Write a grading to the disk; what is there stays, also where a line before was cut off or another page writes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("ab+") as table:
+        fcntl.flock(table, fcntl.LOCK_EX)
+        end = table.seek(0, os.SEEK_END)
+        if end:
+            table.seek(end - 1)
+            if table.read(1) != b"\n":
+                table.write(b"\n")
+        table.write(json.dumps(grading.model_dump(), ensure_ascii=False).encode() + b"\n")
+        table.flush()
+        os.fsync(table.fileno())
+
+
+def by_person(gradings: Iterable[PersonGrades]) -> dict[str, dict[str, PersonGrades]]:
+    """Person -> response -> grading."""
+    people: dict[str, dict[str, PersonGrades]] = {}
+    for grading in gradings:
+        people.setdefault(grading.person, {})[grading.response] = grading
+    return people
