@@ -609,6 +609,27 @@ class GateParams(Section):
     level: Annotated[float, Field(gt=0.5, lt=1)]
 
 
+class ServeParams(Section):
+    """`saferflow serve`: no stage reads this."""
+
+    batch: Positive
+    """Requests that are answered together, at most."""
+    gather_ms: Annotated[float, Field(ge=0)]
+    """Milliseconds for which a batch waits until it is as large as the one before; a lone caller waits for nobody."""
+    queue: Positive
+    """Requests that wait, at most; others get 429."""
+    prompt_tokens: Positive
+    """Tokens of a request's texts, at most; longer ones get 413."""
+    redraw_temperature: Annotated[float, Field(gt=0)]
+    """Of the second draw, where the check refuses the first, which is greedy."""
+    planner_away: Literal["rules", "refuse"]
+    """Where `plan.writer` is a server and has no plan: the rule planner plans, or the request gets 503."""
+    planner_seconds: Annotated[float, Field(gt=0)]
+    """That such a server has for a plan."""
+    guarded_seconds: Annotated[float, Field(gt=0)]
+    """That another model has for an answer, with --guard."""
+
+
 class Params(Section):
     """The whole file, a section a stage."""
 
@@ -628,6 +649,7 @@ class Params(Section):
     grpo: GRPOParams
     evaluate: EvaluateParams
     gate: GateParams
+    serve: ServeParams
 
     @model_validator(mode="after")
     def _processes_share_the_batch(self) -> Self:

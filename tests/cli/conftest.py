@@ -1,4 +1,4 @@
-"""A policy as a stage makes it."""
+"""A policy as a stage makes it, and a registry."""
 
 import os
 import subprocess
@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from mlflow import MlflowClient
+from saferflow.params import load_params
+from saferflow.tracking import registry, runs
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,3 +27,22 @@ def policy(tmp_path_factory):
         [sys.executable, "-m", "saferflow.stages.base"], cwd=folder, env=environ, check=True, capture_output=True
     )
     return folder / "models" / "base"
+
+
+@pytest.fixture
+def registered(tmp_path, monkeypatch):
+    """Registers weights by their address; the first is the champion."""
+    monkeypatch.chdir(tmp_path)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    for module in (runs, registry):
+        monkeypatch.setattr(module, "client", lambda: client)
+    model = load_params(ROOT / "profiles" / "micro.yaml").gate.registered_model
+    run = client.create_run(
+        client.create_experiment("align", artifact_location=(tmp_path / "runs").as_uri())
+    ).info.run_id
+    registry.ensure_model(model)
+
+    def register(address: str, digest: str) -> None:
+        registry.promote(registry.register(model, address, run, {registry.MODEL_DIGEST: digest}), "the first", None)
+
+    return register

@@ -7,35 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from mlflow import MlflowClient
 from saferflow.cli.chat import converse
 from saferflow.errors import PipelineError, PolicyError
 from saferflow.params import load_params
-from saferflow.tracking import registry, runs
 from saferflow.tracking.weights import dvc_address, folder_digest
 
 ROOT = Path(__file__).parents[2]
 MICRO = load_params(ROOT / "profiles" / "micro.yaml")
 PARAMS = MICRO.model_copy(update={"policy": MICRO.policy.model_copy(update={"max_completion_tokens": 2})})
-MODEL = PARAMS.gate.registered_model
-
-
-@pytest.fixture
-def registered(tmp_path, monkeypatch):
-    """Registers weights by their address; the first is the champion."""
-    monkeypatch.chdir(tmp_path)
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    for module in (runs, registry):
-        monkeypatch.setattr(module, "client", lambda: client)
-    run = client.create_run(
-        client.create_experiment("align", artifact_location=(tmp_path / "runs").as_uri())
-    ).info.run_id
-    registry.ensure_model(MODEL)
-
-    def register(address: str, digest: str) -> None:
-        registry.promote(registry.register(MODEL, address, run, {registry.MODEL_DIGEST: digest}), "the first", None)
-
-    return register
 
 
 def ask_the_champion(capsys) -> str:

@@ -1,9 +1,19 @@
-"""`saferflow serve`: no server that others reach without a key."""
+"""`saferflow serve`: what was registered and nothing else, and no server that others reach without a key."""
+
+from pathlib import Path
 
 import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+from rich.console import Console
 
-from saferflow.cli.serve import KEY, TRANSFORMERS, VLLM, refuse_open_doors
+from saferflow.cli.serve import KEY, SYSTEM_KEY, TRANSFORMERS, VLLM, refuse_open_doors, serve_system
 from saferflow.errors import PipelineError
+from saferflow.params import load_params
+from saferflow.tracking.weights import folder_digest
+from tests.serving.written import save_untrained
+
+MICRO = load_params(Path(__file__).parents[2] / "profiles" / "micro.yaml")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
@@ -23,3 +33,24 @@ def test_beyond_it_vllm_wants_a_key_and_transformers_does_not_go(host, monkeypat
     refuse_open_doors(VLLM, host)
     with pytest.raises(PipelineError, match=f"{TRANSFORMERS}' server asks nobody for a key"):
         refuse_open_doors(TRANSFORMERS, host)
+
+
+def test_the_system_serves_the_version_that_was_registered_to_who_shows_the_key(registered, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(uvicorn, "run", lambda app, host, port, **_: started.append((app, host, port)))
+    monkeypatch.delenv(SYSTEM_KEY, raising=False)
+    folder = save_untrained(tmp_path / "weights")
+    registered(folder.as_uri(), folder_digest(folder))
+    serving = {"params": MICRO, "asked": "v1", "host": "10.0.0.1", "port": 8001}
+    with pytest.raises(PipelineError, match=SYSTEM_KEY):
+        serve_system(Console(quiet=True), tmp_path, **serving)
+    assert not started
+    monkeypatch.setenv(SYSTEM_KEY, "a key")
+    serve_system(Console(quiet=True), tmp_path, **serving)
+    [(app, *where)] = started
+    assert where == ["10.0.0.1", 8001]
+    with TestClient(app) as client:
+        assert client.get("/health").json()["digest"] == folder_digest(folder)
+        assert client.get("/v1/models").status_code == 401
+        models = client.get("/v1/models", headers={"Authorization": "Bearer a key"}).json()["data"]
+        assert [row["id"] for row in models] == ["saferflow-micro-v1", "champion"]

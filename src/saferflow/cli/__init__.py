@@ -54,7 +54,9 @@ def main() -> None:
     """Entry point: an error that a user can mend is printed without its traceback."""
     settle()
     if odd := unprintable(sys.argv[1:]):
-        print(f"error: an argument is not UTF-8: {odd[0]!a:.200}; write it as UTF-8, or rename the file", file=sys.stderr)
+        print(
+            f"error: an argument is not UTF-8: {odd[0]!a:.200}; write it as UTF-8, or rename the file", file=sys.stderr
+        )
         raise SystemExit(2)
     bound_waiting()
     gc.set_threshold(100_000, 20, 100)  # what is imported stays: looking for garbage among it was a fifth of the start
@@ -720,29 +722,63 @@ class Backend(StrEnum):
 def serve(
     context: typer.Context,
     version: Annotated[str, typer.Argument(help="A registered version as 3 or v3, or an alias.")] = "champion",
-    backend: Annotated[Backend, typer.Option(help="Whose server; vllm wants a GPU.")] = Backend.TRANSFORMERS,
+    guard: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="An OpenAI-compatible server whose model answers where the gate lets it."),
+    ] = None,
+    guard_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model that --guard stands before.")
+    ] = None,
+    bare: Annotated[bool, typer.Option("--bare", help="The policy alone: no plan, no check.")] = False,
+    backend: Annotated[
+        Backend, typer.Option(help="Whose server a bare policy gets; vllm wants a GPU.")
+    ] = Backend.TRANSFORMERS,
     host: Annotated[str, typer.Option(help="Where it listens; beyond this machine only with a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="And at which port.")] = 8000,
 ) -> None:
-    """Start an OpenAI-compatible server, transformers' own or vLLM's, on a registered version.
+    """Serve a registered version as a whole: planner, policy under the plan's grammar, check, behind OpenAI's chat completions.
 
-    Its files are compared with the registry's hashes first, and with its signature where gate.public_key asks for one. Further
-    options go to the server as they are. It serves what the version was when it started: start it again after a promotion.
+    The message's `content` is the answer, `reasoning_content` its trace, the field `saferflow` plan, verdict and version. Its
+    files are compared with the registry's hashes first, and with its signature where gate.public_key asks for one. On another
+    address than this machine's own, callers must show the key in SAFERFLOW_SERVE_KEY.
+
+    `--guard` puts planner, trace and gate in front of another model: the policy decides, and where it decides `answer` that model
+    answers. Its server's key is read from SAFERFLOW_GUARD_KEY.
+
+    `--bare` starts transformers' own server, or vLLM's, on the policy alone; further options go to that server as they are.
 
     Examples:
 
-    `saferflow serve` · `saferflow serve v3 --port 8001` ·
+    `saferflow serve` · `saferflow serve v3 --port 8001` · `saferflow serve --bare` ·
+    `saferflow serve --guard http://127.0.0.1:9000/v1 --guard-model big` ·
     `VLLM_API_KEY=… saferflow serve --backend vllm --host 0.0.0.0 --max-model-len 8192`
     """
     root, params = _project()
     from rich.console import Console
 
-    from saferflow.cli.serve import serve as become_server
+    from saferflow.cli.serve import serve_bare, serve_system
 
-    become_server(
-        Console(highlight=False, soft_wrap=True), root, params, version,
-        backend=backend.value, host=host, port=port, arguments=context.args,
-    )  # fmt: skip
+    console = Console(highlight=False, soft_wrap=True)
+    if (guard is None) != (guard_model is None):
+        raise typer.BadParameter("--guard URL and --guard-model NAME go together")
+    if bare or backend is Backend.VLLM:
+        if guard:
+            raise typer.BadParameter("--guard wants the whole system, not a --bare policy")
+        serve_bare(
+            console, root, params, version, backend=backend.value, host=host, port=port, arguments=context.args
+        )  # fmt: skip
+        return
+    if context.args:
+        raise typer.BadParameter(f"{' '.join(context.args)}: such options go to a --bare server alone")
+    serve_system(
+        console,
+        root,
+        params,
+        version,
+        host=host,
+        port=port,
+        guard=(guard, guard_model) if guard and guard_model else None,
+    )
 
 
 @app.command()

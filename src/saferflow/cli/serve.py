@@ -1,4 +1,4 @@
-"""`saferflow serve`: a registered version behind an OpenAI-compatible server, transformers' own or vLLM's."""
+"""`saferflow serve`: a registered version as the whole system, or bare behind transformers' own server or vLLM's."""
 
 import ipaddress
 import os
@@ -19,9 +19,55 @@ from saferflow.tracking import environment, registry
 TRANSFORMERS, VLLM = "transformers", "vllm"
 KEY = "VLLM_API_KEY"
 """Environment variable that vLLM takes its key from."""
+SYSTEM_KEY = "SAFERFLOW_SERVE_KEY"
+"""Environment variable that the system takes its key from."""
+GUARD_KEY = "SAFERFLOW_GUARD_KEY"
+"""Environment variable with the key that a guarded model's server wants."""
 
 
-def serve(
+def serve_system(
+    console: Console,
+    root: Path,
+    params: Params,
+    asked: str,
+    *,
+    host: str,
+    port: int,
+    guard: tuple[str, str] | None = None,
+) -> None:
+    """Put planner, policy and check behind one server, until a signal ends it.
+
+    Args:
+        guard: address and name of a model that answers where the gate lets it.
+
+    Raises:
+        PipelineError: no such version, its files are not what was registered, or the server would stand open to others.
+    """
+    key = os.environ.get(SYSTEM_KEY)
+    if not key and not _is_loopback(host):
+        raise PipelineError(
+            f"on {host} others reach the server: set {SYSTEM_KEY} to the key that they must show, or use 127.0.0.1"
+        )
+    version = registry.named(params.gate.registered_model, asked)
+    folder = write_version(console, root, params, version)
+
+    import uvicorn
+
+    from saferflow.serving.app import build_app
+    from saferflow.serving.guard import GuardedModel
+    from saferflow.serving.policy import Identity, LoadedPolicy
+    from saferflow.serving.system import System
+
+    identity = Identity(version.model, version.number, version.aliases, version.tags[registry.MODEL_DIGEST])
+    seconds = params.serve.guarded_seconds
+    guarded = GuardedModel(*guard, os.environ.get(GUARD_KEY), seconds) if guard else None
+    system = System(LoadedPolicy(folder, identity, params.policy), params, guarded)
+    who = f"{identity.name}, and {guarded.name} behind its gate," if guarded else identity.name
+    console.print(Text(f"{who} at http://{host}:{port}/v1; Ctrl-C ends it"))
+    uvicorn.run(build_app(system, key), host=host, port=port, log_level="warning")
+
+
+def serve_bare(
     console: Console,
     root: Path,
     params: Params,
@@ -32,7 +78,7 @@ def serve(
     port: int,
     arguments: list[str],
 ) -> None:
-    """Write the version to a folder, each byte and its signature held against the registry, and become its server.
+    """Become the server of a version without planner and check.
 
     Args:
         arguments: handed on to the server as they are.
@@ -45,11 +91,9 @@ def serve(
     if backend == VLLM and find_spec("vllm") is None:
         raise PipelineError("vLLM is not installed: pip install 'saferflow[vllm]' on a machine with a GPU")
     version = registry.named(params.gate.registered_model, asked)
-    home = (root / environment.HOME / "served").absolute()
-    name = f"{version.model}-v{version.number}"
-    shutil.rmtree(home / name, ignore_errors=True)
-    (home / "hub").mkdir(parents=True, exist_ok=True)
-    export(console, root, params, str(version.number), home / name)
+    folder = write_version(console, root, params, version)
+    home, name = folder.parent, folder.name
+    (home / "hub").mkdir(exist_ok=True)
     if backend == VLLM and "--chat-template" not in arguments:
         template = home / f"{name}.jinja"
         write_plain_template(home / name, template)
@@ -62,6 +106,19 @@ def serve(
     os.chdir(home)  # so that the model is called by its name and not by this machine's path
     sys.stdout.flush()
     os.execvp(command[0], command)  # noqa: S606 the server takes this process's place, so that signals reach it
+
+
+def write_version(console: Console, root: Path, params: Params, version: registry.Version) -> Path:
+    """The folder that a version is served from, each byte and its signature held against the registry.
+
+    Raises:
+        PipelineError: its files are not what was registered, or not signed where they must be.
+    """
+    folder = (root / environment.HOME / "served").absolute() / f"{version.model}-v{version.number}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    export(console, root, params, str(version.number), folder)
+    return folder
 
 
 def refuse_open_doors(backend: str, host: str) -> None:

@@ -1,0 +1,1 @@
+"""The planner, the policy and the check behind an OpenAI-compatible server."""

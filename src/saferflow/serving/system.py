@@ -1,0 +1,99 @@
+"""The whole way of a request: read, plan, queue, draw, check; one policy behind it."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from fastapi.concurrency import run_in_threadpool
+
+from saferflow.params import Params
+from saferflow.serving.answer import Answer
+from saferflow.serving.batching import Batcher
+from saferflow.serving.guard import GUARDED, GuardedModel
+from saferflow.serving.metrics import Metrics
+from saferflow.serving.planning import Planner
+from saferflow.serving.policy import Draw, Job, Policy, draw_checked
+from saferflow.serving.refusal import Refusal
+from saferflow.serving.request import Conversation, read_request
+from saferflow.training.generate import Prompt
+
+TOKEN_CHARACTERS = 128
+"""Of the longest token of Qwen2.5's tokenizer: so long a text is at least one token."""
+
+
+class System:
+    """Planner, queue and policy of one server.
+
+    Args:
+        guarded: a model that answers in the policy's place where the gate lets it.
+    """
+
+    def __init__(self, policy: Policy, params: Params, guarded: GuardedModel | None = None):
+        self.policy, self.params, self.metrics, self._guarded = policy, params, Metrics(), guarded
+        self._planner = Planner(params, self.metrics.fell_back)
+        self._reader = ThreadPoolExecutor(
+            1, "read"
+        )  # one: opening a picture sets a value of PIL's that all threads see
+        serve = params.serve
+        self._batches: Batcher[Job, Draw] = Batcher(
+            self._draw, batch=serve.batch, queue=serve.queue, gather=serve.gather_ms / 1000, seen=self.metrics.batch
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Requests that no batch has taken yet."""
+        return self._batches.waiting
+
+    async def read(self, raw: bytes) -> Conversation:
+        """The conversation of a request's body.
+
+        Raises:
+            Refusal: it is none that is answered here.
+        """
+        conversation = await asyncio.get_running_loop().run_in_executor(
+            self._reader, read_request, raw, self.params.data
+        )
+        identity, model = self.policy.identity, conversation.model
+        if model is not None and model not in identity.names:
+            shown = ", ".join(identity.listed)
+            raise Refusal(404, "model_not_found", f"there is no model {model[:80]!r}; there is {shown}")
+        return conversation
+
+    async def answer(self, conversation: Conversation) -> Answer:
+        """The checked answer.
+
+        Raises:
+            Refusal: too many tokens, no plan, a full queue, or no answer of a guarded model.
+        """
+        tokens = await run_in_threadpool(self._count, conversation)
+        planned = await run_in_threadpool(self._planner.plan, conversation.user_text, conversation.image)
+        system = planned.plan.system_prompt(self.params.plan.prompt_detail)
+        prompt = Prompt(system, conversation.question, conversation.image, conversation.earlier)
+        draw = await asyncio.wrap_future(self._batches.submit(Job(planned.plan, prompt)))
+        answer = Answer(planned, draw, tokens)
+        if self._guarded and not answer.withheld and answer.decision == GUARDED:
+            answer = replace(answer, other=await self._guarded.answer(conversation))
+        self.metrics.answer(answer.decision, answer.hazard, draw.redrawn or draw.violations, withheld=answer.withheld)
+        return answer
+
+    async def close(self) -> None:
+        """Answer what waits, then end."""
+        await run_in_threadpool(self._batches.close)
+        self._reader.shutdown()
+        if self._guarded:
+            await self._guarded.close()
+
+    def _draw(self, jobs: Sequence[Job]) -> list[Draw]:
+        return draw_checked(self.policy, jobs, self.params.serve.redraw_temperature)
+
+    def _count(self, conversation: Conversation) -> int:
+        most, characters = self.params.serve.prompt_tokens, sum(map(len, conversation.texts))
+        tokens = characters if characters > most * TOKEN_CHARACTERS else self.policy.count(conversation.texts)
+        if tokens > most:
+            raise Refusal(
+                413,
+                "too_many_tokens",
+                f"the messages have more than {most:,} tokens (serve.prompt_tokens); send fewer turns",
+            )
+        return tokens
