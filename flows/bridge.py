@@ -1,6 +1,5 @@
 """The bridge from Prefect to DVC and MLflow: a stage is a task, a DVC stage, and a run, all three told the same story."""
 
-import argparse
 import json
 import logging
 import time
@@ -24,6 +23,7 @@ from flows import abandoned, nodes, registration
 from flows.checkout import alone, hold_back_proxies, prepared
 from flows.registration import Registered
 from flows.reproduce import RAN, UNCHANGED, Failure, StageFailed, reproduce
+from flows.run import arguments, close_abandoned, nothing_to_do
 from saferflow.addresses import is_local
 from saferflow.cli import show
 from saferflow.data import profile_plot
@@ -255,11 +255,7 @@ def main(align: Flow, argv: list[str] | None = None) -> int:
     Returns:
         Exit status: 0, 1 after a failure, 130 after an interrupt.
     """
-    parser = argparse.ArgumentParser(prog="python -m flows.align", description="Bring the whole pipeline up to date.")
-    parser.add_argument(
-        "--force", metavar="STAGE", action="append", default=[], help="run this stage even if unchanged"
-    )
-    force = tuple(parser.parse_args(argv).force)
+    force = arguments(argv)
     root = Path.cwd()
     try:
         params = prepared(root)
@@ -286,11 +282,8 @@ def _bring_up_to_date(align: Flow, root: Path, params: Params, force: tuple[str,
     if (changes or force) and not PREFECT_API_URL.value():
         services.launch(services.PREFECT, root)  # it comes up while MLflow opens its store
     checkout = lineage.checkout_id(root)
-    for run in runs.close_abandoned(checkout):
-        console.print(f"MLflow run {run} was left by a pipeline that did not end; it is marked KILLED")
-    if not changes and not force and not registration.pending(root, params):
-        console.print(f"nothing to do: all {len(stages)} stages up to date")
-    else:
+    close_abandoned(root)
+    if changes or force or not nothing_to_do(root, params):
         with reachable(root):
             abandoned.close_flow_runs(checkout)
             with tags(f"checkout:{checkout}", f"profile:{params.run.profile}"):

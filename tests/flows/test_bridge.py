@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -154,6 +156,25 @@ def test_a_second_run_runs_no_stage_and_says_so(project):
     assert "nothing to do: all 9 stages up to date" in output
     assert "GRPO" in output
     assert project.calls() == []
+
+
+def test_what_saferflow_run_starts_imports_prefect_mlflow_and_dvc_only_where_something_is_to_be_done(project):
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-X", "importtime", "-m", "flows.run", *arguments]
+        return subprocess.run(command, cwd=project.root, env=project.environ(), capture_output=True, text=True, check=False)
+
+    for _ in range(2):  # the first asks DVC, and its answer is remembered
+        done = run()
+        assert done.returncode == 0, done.stderr
+        assert "nothing to do: all 9 stages up to date" in done.stdout
+        assert "GRPO" in done.stdout
+    times = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in times}
+    assert {"flows", "saferflow"} <= imported
+    assert not {"prefect", "mlflow", "dvc"} & imported
+    refused = run("--force", "sftt")
+    assert refused.returncode == 1
+    assert "no stage sftt; there are base, plan" in refused.stderr
 
 
 def test_a_changed_grpo_parameter_runs_grpo_and_what_follows(better):

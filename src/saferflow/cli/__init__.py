@@ -131,7 +131,7 @@ def run(
         told = [part for setting in settings or () for part in ("--set", setting)] + (["--queue"] if queue else [])
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, "-m", "flows.experiments", *(ablate or ()), *told])  # noqa: S606 as below
-    command = [sys.executable, "-m", "flows.align", *(part for stage in force or () for part in ("--force", stage))]
+    command = [sys.executable, "-m", "flows.run", *(part for stage in force or () for part in ("--force", stage))]
     sys.stdout.flush()
     os.execv(sys.executable, command)  # noqa: S606 this process becomes the flow: signals and the exit status are its own
 

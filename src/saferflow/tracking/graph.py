@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from saferflow.errors import PipelineError
+from saferflow.tracking import standing
 
 DVC = (sys.executable, "-m", "dvc")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -89,10 +89,7 @@ def stale(root: Path = Path()) -> dict[str, tuple[str, ...]]:
     Raises:
         PipelineError: DVC cannot read the project.
     """
-    done = subprocess.run([*DVC, "status", "--json"], capture_output=True, text=True, cwd=root, check=False)
-    if done.returncode:
-        raise PipelineError(f"dvc status failed:\n{_without_noise(done.stderr)}")
-    found = json.loads(done.stdout or "{}")
+    found = json.loads(standing.status(root) or "{}")
     known = lock_entries(root)
     return {name: tuple(_reasons(changes)) if name in known else ("not run yet",) for name, changes in found.items()}
 
@@ -108,10 +105,6 @@ def _reasons(changes: list[str | dict[str, Any]]) -> Iterable[str]:
                     yield from (f"{name} {verb}" for name, verb in how.items())
                 else:
                     yield f"{item} {how}"
-
-
-def _without_noise(text: str) -> str:
-    return "\n".join(line for line in text.splitlines() if line.strip()) or "(no message)"
 
 
 def lock_entries(root: Path = Path()) -> dict[str, dict[str, Any]]:

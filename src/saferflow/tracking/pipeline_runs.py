@@ -7,7 +7,7 @@ from pathlib import Path
 
 from saferflow.errors import PipelineError
 from saferflow.tracking import experiments, lineage, registry
-from saferflow.tracking.runs import PARENT, client, experiment, flatten
+from saferflow.tracking.runs import PARENT, client, experiment, flatten, is_mlflows
 
 COMMIT = lineage.PREFIX + "git.commit"
 EXPERIMENT = lineage.PREFIX + "experiment"
@@ -160,11 +160,11 @@ def _by_version(asked: str, model: str) -> str | None:
 def _by_id(asked: str) -> str | None:
     if not re.fullmatch(r"[0-9a-f]{32}", asked):
         return None
-    from mlflow.exceptions import MlflowException
-
     try:
         tags = client().get_run(asked).data.tags
-    except MlflowException:
+    except Exception as error:
+        if not is_mlflows(error):
+            raise
         return None
     return asked if EXPERIMENT in tags else tags.get(PARENT, asked)
 

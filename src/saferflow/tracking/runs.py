@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from saferflow.errors import PipelineError
 from saferflow.tracking import environment, lineage
+from saferflow.tracking.reading import Reading
 from saferflow.tracking.trouble import Explaining, address, explained
 
 if TYPE_CHECKING:
@@ -29,11 +31,19 @@ BATCH = 1000
 
 @cache
 def client() -> "MlflowClient":
-    """The client of the configured store.
+    """The client of the configured store; MLflow is imported at the first call that needs it.
+
+    Calls raise `PipelineError` where the store cannot be opened, or its database not be used.
+    """
+    return Reading(_own_client)
+
+
+def _own_client() -> "MlflowClient":
+    """MLflow's own client of the configured store.
 
     Raises:
         PipelineError: the package is missing and the project's `mlflow/` folder stands in as an empty namespace; or the
-            store cannot be opened. Calls of the client raise it as well, where its database cannot be used.
+            store cannot be opened.
     """
     import mlflow
 
@@ -93,10 +103,14 @@ def give_up(run: str, status: str) -> None:
 
 def is_away(error: BaseException) -> bool:
     """Whether an error says that the tracking server could not be reached."""
-    from mlflow.exceptions import MlflowException
-
     told = str(error)
-    return isinstance(error, MlflowException) and ("Max retries exceeded" in told or "Connection" in told)
+    return is_mlflows(error) and ("Max retries exceeded" in told or "Connection" in told)
+
+
+def is_mlflows(error: BaseException) -> bool:
+    """Whether MLflow's client raised it; MLflow is imported then, and not for asking."""
+    exceptions = sys.modules.get("mlflow.exceptions")
+    return exceptions is not None and isinstance(error, exceptions.MlflowException)
 
 
 def tag(run: str, tags: Mapping[str, str]) -> None:
@@ -158,11 +172,11 @@ def fetch_artifact(run: str, name: str, to: Path) -> Path:
     Raises:
         PipelineError: the run, or the artifact, is not there.
     """
-    from mlflow.exceptions import MlflowException
-
     try:
         return Path(client().download_artifacts(run, name, str(to)))
-    except (MlflowException, OSError) as error:
+    except Exception as error:
+        if not (is_mlflows(error) or isinstance(error, OSError)):
+            raise
         raise PipelineError(f"MLflow run {run} has no artifact {name}: {str(error)[:200]}") from None
 
 

@@ -1,0 +1,73 @@
+"""What readers of MLflow's store answer with: MLflow's entities, as far as the project reads them, under MLflow's names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class Unread(Exception):
+    """A reader cannot answer, or not surely as MLflow would: MLflow's own client has to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """An experiment."""
+
+    experiment_id: str
+    lifecycle_stage: str
+    """`active` or `deleted`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """A run without what was logged."""
+
+    run_id: str
+    run_name: str
+    status: str
+    artifact_uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a run logged; of each metric its last value."""
+
+    metrics: Mapping[str, float]
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run."""
+
+    info: Info
+    data: Data
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A value of a metric."""
+
+    step: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A registered model."""
+
+    name: str
+    tags: Mapping[str, str]
+    aliases: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """A version of a registered model."""
+
+    version: str
+    source: str
+    run_id: str
+    creation_timestamp: int
+    """Milliseconds since 1970."""
+    tags: Mapping[str, str]
