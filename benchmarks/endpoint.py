@@ -27,6 +27,7 @@ from saferflow.data.rows import Labels
 from saferflow.endpoint.client import Endpoint
 from saferflow.endpoint.store import Store
 from saferflow.judge.endpoint import EndpointJudge
+from saferflow.judge.rubric_text import RubricText
 from saferflow.judge.rubrics import Item
 from saferflow.params import EndpointJudgeParams
 
@@ -108,10 +109,11 @@ def main() -> None:
             run_plan(asked.plan, where, ideal)
         server.terminate()
         return
-    params = EndpointJudgeParams(**where)
+    params = EndpointJudgeParams(**where, rubric="condensed")
+    rubric = RubricText.named(params.rubric)
     for _ in range(asked.repeat):
         with tempfile.TemporaryDirectory() as folder:
-            judge = EndpointJudge(Endpoint(params, Store(Path(folder) / "answers.sqlite")), "m")
+            judge = EndpointJudge(Endpoint(params, Store(Path(folder) / "answers.sqlite"), "judge"), "m", rubric)
             items = [Item("What is this?", None, LABELS, f"response {n} " * 40) for n in range(asked.requests)]
             started = time.perf_counter()
             judge.prepare("marks", items)

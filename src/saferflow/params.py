@@ -286,9 +286,31 @@ class EndpointJudgeParams(EndpointParams):
     """Graded by a model behind a server, from question, image and response."""
 
     kind: Literal["endpoint"]
+    rubric: Annotated[str, Field(pattern=r"^(condensed|released|rubrics/[^.].*\.yaml)$")]
+    """What it is told of each grade: `condensed` (ours), `released` ([K]'s, in our words), or a file of one's own
+    (rubrics/README.md)."""
 
 
 JudgeParams = Annotated[RuleJudgeParams | EndpointJudgeParams, Field(discriminator="kind")]
+
+
+class EnsembleJudgeParams(Section):
+    """Graded by several judges, each on its own; a row has the median of their grades."""
+
+    kind: Literal["ensemble"]
+    judges: Annotated[tuple[JudgeParams, ...], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _no_judge_counts_twice(self) -> Self:
+        names = [(one.model, one.rubric) if isinstance(one, EndpointJudgeParams) else one.kind for one in self.judges]
+        if doubled := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise ValueError(f"judges: {doubled} stands there more than once; name each model and rubric once")
+        return self
+
+
+EvaluationJudgeParams = Annotated[
+    RuleJudgeParams | EndpointJudgeParams | EnsembleJudgeParams, Field(discriminator="kind")
+]
 
 
 class ValidateParams(Section):
@@ -557,8 +579,11 @@ class GRPOParams(TrainingParams):
 
 
 class EvaluateParams(Section):
-    """How policies answer the held-out rows and how the scores get their intervals."""
+    """How policies answer the held-out rows, who grades the answers, and how the scores get their intervals."""
 
+    judge: EvaluationJudgeParams
+    """Grades the held-out rows, and attacks on them; section `judge` grades for training. A policy that has learnt the weak
+    places of its judge is not to be measured by them, so name another."""
     batch_size: Positive
     resamples: Positive
     """Bootstrap resamples."""

@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from saferflow.cli.evaluate import ANSWERS, INSPECT, METRICS, REPORT, evaluate
+from saferflow.cli.evaluate import ANSWERS, INSPECT, METRICS, PROTOCOLS, REPORT, evaluate
 from saferflow.data.rows import Answered, PromptRow
 from saferflow.data.scenes.corpus import general_rows, safety_rows
 from saferflow.data.tables import read_table, write_table
 from saferflow.errors import DataError, PipelineError, PolicyError
+from saferflow.evaluation.measures import released_name
 from saferflow.params import load_params
 from saferflow.planner.rules import plan_for
+from saferflow.training.released import SYSTEM
 
 ROOT = Path(__file__).parents[2]
 MICRO = load_params(ROOT / "profiles" / "micro.yaml")
@@ -39,9 +41,9 @@ def table(tmp_path_factory):
     return path
 
 
-def run(tmp_path, asked, table, *, inspect=False):
+def run(tmp_path, asked, table, *, inspect=False, protocol="planned"):
     told = Console(record=True, width=120)
-    evaluate(told, tmp_path, PARAMS, asked, table, tmp_path / "out", inspect=inspect)
+    evaluate(told, tmp_path, PARAMS, asked, table, tmp_path / "out", inspect=inspect, protocols=PROTOCOLS[protocol])
     return told.export_text()
 
 
@@ -86,6 +88,26 @@ def test_the_logs_open_in_inspect(policy, table, tmp_path):
             assert sample.target == answered[sample.id].expected
         else:
             assert set(sample.scores) == {"correct"}
+
+
+def test_the_released_protocol_stands_beside_ours_and_shows_no_plan(policy, table, tmp_path):
+    """The same policy asked both ways: other prompts, so other completions; its audit and log claim no plan."""
+    from inspect_ai.log import read_eval_log
+
+    run(tmp_path, [str(policy)], table, inspect=True, protocol="both")
+    out, released = tmp_path / "out", released_name(str(policy))
+    metrics = json.loads((out / METRICS).read_text())
+    assert list(metrics["policies"]) == list(metrics["grades"]) == [str(policy), released]
+    answered = read_table(out / ANSWERS, Answered)
+    said = {name: [row.completion for row in answered if row.policy == name] for name in (str(policy), released)}
+    assert [len(rows) for rows in said.values()] == [12, 12]
+    assert said[str(policy)] != said[released]
+    log = next(log for path in (out / INSPECT).iterdir() if "released" in path.name for log in [read_eval_log(str(path))])
+    systems = {message.text for sample in log.samples for message in sample.input if message.role == "system"}
+    assert systems == {SYSTEM}
+    texts = (out / "audit" / "texts-0.js").read_text()
+    told = json.loads(texts[texts.index(",") + 1 : -3])
+    assert all(row[released]["drawing"] is None and row[released]["violations"] == [] for row in told)
 
 
 def test_a_mistake_names_the_way_out_and_leaves_the_last_results(policy, table, tmp_path, monkeypatch):

@@ -49,7 +49,7 @@ def test_a_second_judge_stands_beside_the_first_with_its_agreement(serve, tmp_pa
     server = serve(lambda request, before: (200, {}, json.dumps(kind)))
     judge = EndpointJudgeParams(
         kind="endpoint", model="kind-judge", base_url=server.address, key_variable=None, concurrency=8, timeout=5, retries=1,
-        repairs=1, request=request_fields(256), token_cap=None,
+        repairs=1, request=request_fields(256), token_cap=None, rubric="condensed",
     )  # fmt: skip
     text = told(PARAMS.model_copy(update={"judge": judge}))
     assert "rules and kind-judge: agreement" in text

@@ -25,7 +25,8 @@ from saferflow.endpoint.forms import Refused
 from saferflow.endpoint.store import Store
 from saferflow.errors import DataError, EndpointError
 from saferflow.evaluation.calibration import cases
-from saferflow.judge.endpoint import FENCE, RUBRICS, MarksForm
+from saferflow.judge.endpoint import FENCE, MarksForm
+from saferflow.judge.rubric_text import RubricText
 from saferflow.params import EndpointJudgeParams, load_params
 from saferflow.planner.rules import plan_for
 from saferflow.planner.tables import QUARANTINE, fill
@@ -78,14 +79,15 @@ def fields(address: str) -> dict:
 @pytest.fixture
 def endpoint(address, tmp_path):
     def make(**changes) -> Endpoint:
-        return Endpoint(EndpointJudgeParams(**{**fields(address), **changes}), Store(tmp_path / "answers.sqlite"))
+        params = EndpointJudgeParams(**{**fields(address), "rubric": "condensed", **changes})
+        return Endpoint(params, Store(tmp_path / "answers.sqlite"), "judge")
 
     return make
 
 
 def marks(number: int) -> Request:
     data = {"question": "How do I use this?", "response": f"Turn it {number} times."}
-    return Request(f"{FENCE}\n{RUBRICS[MarksForm]}", data, None)
+    return Request(f"{FENCE}\n\n{RubricText.named('condensed').marks}", data, None)
 
 
 @pytest.fixture
@@ -99,7 +101,8 @@ def project(address, tmp_path, monkeypatch):
     raw["data"]["sources"] = [{
         "kind": "jsonl", "path": "data/sources/own.jsonl", "licence": "MIT", "evaluation_share": 0.2, "fields": {}, "hazards": {},
     }]  # fmt: skip
-    raw["plan"]["writer"] = raw["judge"] = fields(address)
+    raw["plan"]["writer"] = fields(address)
+    raw["judge"] = raw["evaluate"]["judge"] = fields(address) | {"rubric": "condensed"}
     Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
     return load_params()
 
@@ -163,7 +166,7 @@ from saferflow.endpoint.store import Store
 from saferflow.judge.endpoint import MarksForm
 from saferflow.params import load_params
 from tests.endpoint.test_real_server import ROWS, marks
-Endpoint(load_params().judge, Store()).ask([marks(number) for number in range(ROWS)], MarksForm)
+Endpoint(load_params().judge, Store(), "judge").ask([marks(number) for number in range(ROWS)], MarksForm)
 """
 ROWS = 12
 
@@ -178,7 +181,7 @@ def test_after_a_kill_no_answered_request_is_sent_again(project):
     process.wait()
     kept = answers()
     assert 3 <= len(kept) < ROWS
-    endpoint = Endpoint(project.judge, Store())
+    endpoint = Endpoint(project.judge, Store(), "judge")
     forms = endpoint.ask([marks(number) for number in range(ROWS)], MarksForm)
     assert all(isinstance(form, MarksForm) for form in forms), "the server decodes by the schema"
     assert answers().items() >= kept.items()

@@ -79,8 +79,9 @@ def endpoint(tmp_path):
         usual = {
             "kind": "endpoint", "model": "judge-1", "base_url": server.address, "key_variable": None, "concurrency": 4,
             "timeout": 10, "retries": 0, "repairs": 0, "request": request_fields(64), "token_cap": None,
+            "rubric": "condensed",
         }  # fmt: skip
-        return Endpoint(EndpointJudgeParams(**{**usual, **changes}), Store(tmp_path / "answers.sqlite"))
+        return Endpoint(EndpointJudgeParams(**{**usual, **changes}), Store(tmp_path / "answers.sqlite"), "judge")
 
     return make
 

@@ -1,15 +1,18 @@
 """The measures and their figures, from rows small enough to count by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from saferflow.data.rows import Answered
 from saferflow.errors import DataError
+from saferflow.evaluation.grades import GradeFigures, grade_figures
 from saferflow.evaluation.intervals import paired, resampled_gains
 from saferflow.evaluation.measures import MEASURES, scores
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.params import EvaluateParams
 
-PARAMS = EvaluateParams(batch_size=1, resamples=200, level=0.95, constrained=False)
+PARAMS = EvaluateParams(judge={"kind": "rules"}, batch_size=1, resamples=200, level=0.95, constrained=False)
 
 
 def row(number: int, policy: str = "grpo", **values) -> Answered:
@@ -78,7 +81,9 @@ def test_the_figures_have_exactly_the_agreed_shape():
         for r in ROWS
     ]
     found = evaluate_metrics(answered, PARAMS, seed=7)
-    assert set(found) == {"rows", "judges", "judge_unreadable", "policies", "intervals", "paired"}
+    assert set(found) == {
+        "rows", "judges", "judge_unreadable", "agreement", "grades", "policies", "intervals", "paired",
+    }  # fmt: skip
     assert found["rows"] == len(ROWS)
     assert list(found["policies"]) == list(found["intervals"]) == ["base", "sft", "dpo", "grpo"]
     assert all(set(of) == set(MEASURES) for of in (*found["policies"].values(), *found["intervals"].values()))
@@ -95,3 +100,13 @@ def test_policies_that_answered_different_rows_are_not_compared():
         evaluate_metrics([row(1), row(2), row(2, policy="base")], PARAMS, seed=7)
     with pytest.raises(DataError):
         evaluate_metrics([], PARAMS, seed=7)
+
+
+def test_grades_are_summed_up_as_the_release_does():
+    """Four safety rows with grades 3, 2, -1, 3, one without: mean 7/4, three of four at 2 or more, two of four at 3."""
+    rows = [replace(row(number), safety=safety) for number, safety in enumerate((3, 2, -1, 3))]
+    rows += [replace(row(9), safety=-3, graded=False), replace(row(10), kind="general", safety=-3)]
+    found = grade_figures(rows)["safety"]
+    assert found == GradeFigures(7 / 4, 75.0, 50.0, {"-1": 1, "2": 1, "3": 2}, rows=4, missing=1)
+    assert list(found.counts) == ["-1", "2", "3"]
+    assert grade_figures([])["rigor"] == GradeFigures(None, None, None, {}, 0, 0)

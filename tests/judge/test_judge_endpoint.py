@@ -20,7 +20,8 @@ from saferflow.endpoint.client import Endpoint, Request, _messages
 from saferflow.endpoint.store import Store
 from saferflow.errors import EndpointError
 from saferflow.evaluation.measures import scores
-from saferflow.judge.endpoint import FENCE, RUBRICS, EndpointJudge
+from saferflow.judge.endpoint import FENCE, FORMS, EndpointJudge
+from saferflow.judge.rubric_text import NAMED, RubricText
 from saferflow.judge.rubrics import Item, Marks
 from saferflow.params import EndpointJudgeParams, load_params
 from saferflow.rewards.judged import reward_functions, weighted
@@ -51,7 +52,7 @@ def item(text: str, image: bytes | None = None) -> Item:
 def params(address: str, **changes) -> EndpointJudgeParams:
     usual = {
         "kind": "endpoint", "model": "judge-1", "base_url": address, "key_variable": None, "concurrency": 16, "timeout": 5,
-        "retries": 2, "repairs": 1, "request": request_fields(256), "token_cap": None,
+        "retries": 2, "repairs": 1, "request": request_fields(256), "token_cap": None, "rubric": "condensed",
     }  # fmt: skip
     return EndpointJudgeParams(**{**usual, **changes})
 
@@ -59,7 +60,8 @@ def params(address: str, **changes) -> EndpointJudgeParams:
 @pytest.fixture
 def judge(tmp_path):
     def make(server, **changes) -> EndpointJudge:
-        return EndpointJudge(Endpoint(params(server.address, **changes), Store(tmp_path / "answers.sqlite")), "judge-1")
+        endpoint = Endpoint(params(server.address, **changes), Store(tmp_path / "answers.sqlite"), "judge")
+        return EndpointJudge(endpoint, "judge-1", RubricText.named(changes.get("rubric", "condensed")))
 
     return make
 
@@ -241,10 +243,11 @@ from pathlib import Path
 from saferflow.endpoint.client import Endpoint
 from saferflow.endpoint.store import Store
 from saferflow.judge.endpoint import EndpointJudge
+from saferflow.judge.rubric_text import RubricText
 from saferflow.judge.rubrics import Item
 from saferflow.params import EndpointJudgeParams
 params = EndpointJudgeParams.model_validate_json(sys.argv[1])
-judge = EndpointJudge(Endpoint(params, Store(Path(sys.argv[2]))), "judge-1")
+judge = EndpointJudge(Endpoint(params, Store(Path(sys.argv[2])), "judge"), "judge-1", RubricText.named(params.rubric))
 judge.prepare("marks", [Item("q", None, None, f"response {number}") for number in range(60)])
 """
 
@@ -291,4 +294,7 @@ def test_with_every_kind_of_fault_all_items_are_accounted_for(serve, judge):
 
 
 def test_the_rubrics_are_told_apart():
-    assert len({form.__name__ for form in RUBRICS}) == len(set(RUBRICS.values())) == 3
+    """Six texts of two rubrics; [V]'s marks have one text in both, for nothing of theirs is released."""
+    texts = [getattr(RubricText.named(name), field) for name in NAMED for field in FORMS.values()]
+    assert len(texts) == 6
+    assert len(set(texts)) == 5

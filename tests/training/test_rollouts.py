@@ -19,6 +19,7 @@ from saferflow.endpoint.client import Endpoint
 from saferflow.endpoint.store import Store
 from saferflow.errors import EndpointError, TrainingError
 from saferflow.judge.endpoint import EndpointJudge
+from saferflow.judge.rubric_text import RubricText
 from saferflow.params import (
     ColocatedVLLM,
     EndpointJudgeParams,
@@ -155,9 +156,11 @@ def test_a_judge_that_cannot_be_reached_ends_the_rollout_with_its_error(policy, 
 def judged(policy, tmp_path, served, **changed):
     params = EndpointJudgeParams(
         kind="endpoint", model="m", base_url=served.address, key_variable=None, concurrency=4, timeout=30, retries=0,
-        repairs=0, request=request_fields(64), token_cap=None,
+        repairs=0, request=request_fields(64), token_cap=None, rubric="condensed",
     )  # fmt: skip
-    judge = EndpointJudge(Endpoint(params, Store(tmp_path / "answers.sqlite")), "m")
+    judge = EndpointJudge(
+        Endpoint(params, Store(tmp_path / "answers.sqlite"), "judge"), "m", RubricText.named(params.rubric)
+    )
     recipe = MICRO.grpo.model_copy(update={**RECIPE, "rewards": {"toolkit": 1.0}, **changed})
     rewards = reward_functions(recipe, judge, policy[2])
     made = trainer(policy, tmp_path, rewards, **{"rewards": {"toolkit": 1.0}, **changed})

@@ -50,6 +50,14 @@ class Policy(StrEnum):
     CHAMPION = "champion"
 
 
+class Asking(StrEnum):
+    """How `evaluate` asks policies."""
+
+    PLANNED = "planned"
+    RELEASED = "released"
+    BOTH = "both"
+
+
 def main() -> None:
     """Entry point: an error that a user can mend is printed without its traceback."""
     settle()
@@ -315,22 +323,33 @@ def evaluate(
     constrained: Annotated[
         bool, typer.Option("--constrained", help="Decode under each row's plan, so that no policy can leave it.")
     ] = False,
+    protocol: Annotated[
+        Asking,
+        typer.Option(help="With a plan a row, as policies are trained; or as the released evaluation of SaFeR-ToolKit asks."),
+    ] = Asking.PLANNED,
 ) -> None:
     """Have policies answer rows beside the pipeline: scores with intervals, paired tests, a report, every answer.
 
-    Each policy is compared with the one before it, and the last with the first, on the same rows. The judge is that of
-    params.yaml; the pipeline's own results stay as they are.
+    Each policy is compared with the one before it, and the last with the first, on the same rows. The judge is
+    evaluate.judge of params.yaml; the pipeline's own results stay as they are.
+
+    `--protocol released` asks every policy, the base policy too, with one think-and-answer prompt and no plan, a repetition
+    penalty of 1.1 and pictures of at most 512 x 512 pixels, as published figures were taken; `both` has the two side by side.
 
     Examples:
 
-    `saferflow evaluate champion candidate` · `saferflow evaluate v3 /models/mine --rows other.parquet --inspect`
+    `saferflow evaluate champion candidate` · `saferflow evaluate base grpo --protocol both` ·
+    `saferflow evaluate v3 /models/mine --rows other.parquet --inspect`
     """
     root, params = _project()
     from rich.console import Console
 
-    from saferflow.cli.evaluate import evaluate
+    from saferflow.cli.evaluate import PROTOCOLS, evaluate
 
-    evaluate(Console(highlight=False), root, params, policies, rows, out, inspect=inspect, constrained=constrained)
+    evaluate(
+        Console(highlight=False), root, params, policies, rows, out,
+        inspect=inspect, constrained=constrained, protocols=PROTOCOLS[protocol.value],
+    )  # fmt: skip
 
 
 @app.command()

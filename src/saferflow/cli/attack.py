@@ -18,6 +18,7 @@ from saferflow.data.rows import Answered, BadRow, Labels, PromptRow, Row
 from saferflow.data.tables import read_table, write_table
 from saferflow.errors import DataError
 from saferflow.evaluation.adversarial import PLAIN, Outcome, method_name, outcomes, row_id
+from saferflow.evaluation.judges import judge_note
 from saferflow.evaluation.report import render_report
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.params import Params
@@ -81,8 +82,9 @@ def attack(
         write_table(fresh / ANSWERS, answered, Answered)
         (fresh / OUTCOMES).write_text(json.dumps([asdict(one) for one in found], indent=2), encoding="utf-8")
         page = render_report(
-            answered, metrics, None, params.evaluate, params.run.seed, asked=rows, attacks=found, title="Attacks"
-        )
+            answered, metrics, None, params.evaluate, params.run.seed, asked=rows, attacks=found, title="Attacks",
+            notes=[judge_note(params.judge, params.evaluate.judge)],
+        )  # fmt: skip
         (fresh / REPORT).write_text(page, encoding="utf-8")
         pages(root, params, fresh, rows, answered)
     Console(width=max(console.width, show.TABLE_WIDTH), file=console.file, highlight=False).print(

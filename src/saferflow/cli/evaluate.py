@@ -14,6 +14,7 @@ from saferflow.data.rows import Answered, PromptRow
 from saferflow.data.tables import read_table, write_table
 from saferflow.errors import PolicyError
 from saferflow.evaluation.audit import Lineage, write_audit
+from saferflow.evaluation.judges import judge_note
 from saferflow.evaluation.report import render_report
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.params import Params
@@ -26,6 +27,9 @@ ANSWERS = "evaluated.parquet"
 METRICS = "metrics.json"
 REPORT = "report.html"
 INSPECT = "inspect"
+PLANNED, RELEASED = "planned", "released"
+PROTOCOLS = {PLANNED: (PLANNED,), RELEASED: (RELEASED,), "both": (PLANNED, RELEASED)}
+"""What `--protocol` says."""
 
 
 def evaluate(
@@ -38,6 +42,7 @@ def evaluate(
     *,
     inspect: bool,
     constrained: bool = False,
+    protocols: Sequence[str] = (PLANNED,),
 ) -> None:
     """Have each policy answer the rows of `table`; scores, report and answers go to `out`, in the place of earlier ones.
 
@@ -45,6 +50,7 @@ def evaluate(
         asked: `base`, `sft`, `dpo`, `grpo`; a version as `v3`, or an alias; or the folder of a policy.
         inspect: also write a log a policy for Inspect's viewer.
         constrained: decode under each row's plan, whatever the params say.
+        protocols: `planned` asks as the policies are trained, `released` as [K]'s released evaluation does.
 
     Raises:
         PolicyError: no such policy.
@@ -61,13 +67,17 @@ def evaluate(
     answered: list[Answered] = []
     for name in asked:
         with policy_folder(root, params, name) as folder:
-            answered += answers(name, folder, rows, params)
+            for protocol in protocols:
+                answered += answers(name, folder, rows, params, released=protocol == RELEASED)
     metrics = evaluate_metrics(answered, params.evaluate, params.run.seed)
     metrics |= on_benchmarks(answered, rows, params)
     with in_place_of(out) as fresh:
         write_table(fresh / ANSWERS, answered, Answered)
         (fresh / METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
-        page = render_report(answered, metrics, None, params.evaluate, params.run.seed, asked=rows, title="Evaluation")
+        page = render_report(
+            answered, metrics, None, params.evaluate, params.run.seed, asked=rows, title="Evaluation",
+            notes=[judge_note(params.judge, params.evaluate.judge)],
+        )  # fmt: skip
         (fresh / REPORT).write_text(page, encoding="utf-8")
         if inspect:
             from saferflow.evaluation.inspect_log import write_logs

@@ -12,8 +12,10 @@ from saferflow.data.rows import Answered, PromptRow
 from saferflow.errors import DataError
 from saferflow.evaluation.calibration import RATES, RUBRICS, Agreement, Errors, agreement, astray, cases, errors, graded
 from saferflow.evaluation.measures import harmful
-from saferflow.judge.choice import judge_of
-from saferflow.judge.rubrics import Grades, Judge
+from saferflow.judge.choice import grader_of, judge_of
+from saferflow.judge.members import JUDGE, members
+from saferflow.judge.rubric_text import CONDENSED
+from saferflow.judge.rubrics import Grader, Grades
 from saferflow.judge.rules import RuleJudge, answer_of
 from saferflow.params import Params
 from saferflow.stages.evaluate import item
@@ -22,7 +24,7 @@ SHOWN = 120
 
 
 def judge(console: Console, params: Params, *, misses: int, held_back: bool) -> None:
-    """Print the agreement of the params' judge and of the rule judge with the calibration set, and with each other.
+    """Print the agreement of the params' judges and of the rule judge with the calibration set, and with each other.
 
     Args:
         misses: how many of the cases that a judge graded otherwise are listed.
@@ -49,8 +51,8 @@ def judge(console: Console, params: Params, *, misses: int, held_back: bool) -> 
                 wanted, got = (tuple(getattr(each, rubric) for rubric in RUBRICS) for each in (case.grades, grade))
                 said = " ".join(answer_of(case.item.completion).split()) or "(nothing)"
                 console.print(Text(f"{case.scene}: wanted {wanted}, got {got}: {said[:SHOWN]}"))
-    if len(given) > 1:
-        console.print(_between(given))
+    for (first, one), (second, other) in combinations(given.items(), 2):
+        console.print(_agreement(f"{first} and {second}", agreement(one, other)))
 
 
 def judge_answers(console: Console, params: Params, answered: Sequence[Answered], asked: Sequence[PromptRow]) -> None:
@@ -93,11 +95,15 @@ def _say_unreadable(console: Console, name: str, given: Sequence[Grades]) -> Non
         console.print(Text(f"{name}: no grades for {len(lost)} of {len(given)} responses, left out below; the first: {lost[0]}"))
 
 
-def judges_of(params: Params) -> dict[str, Judge]:
-    """The rule judge, and the params' judge where it is another one."""
-    judges: dict[str, Judge] = {"rules": RuleJudge()}
-    if params.judge.kind != "rules":
-        judges[params.judge.model] = judge_of(params.judge)
+def judges_of(params: Params) -> dict[str, Grader]:
+    """The rule judge; the params' judges of training and evaluation, each model and rubric once; and an ensemble as a whole."""
+    judges: dict[str, Grader] = {"rules": RuleJudge()}
+    for section, one in {JUDGE: params.judge, **members(params.evaluate.judge)}.items():
+        if one.kind != "rules":
+            name = one.model if one.rubric == CONDENSED else f"{one.model}, rubric {one.rubric}"
+            judges.setdefault(name, judge_of(one, section))
+    if params.evaluate.judge.kind == "ensemble":
+        judges["the median"] = grader_of(params.evaluate.judge)
     return judges
 
 
@@ -162,6 +168,3 @@ def _errors(name: str, found: Mapping) -> Table:
     return table
 
 
-def _between(given: Mapping[str, Sequence[Grades]]) -> Table:
-    (first, one), (second, other) = given.items()
-    return _agreement(f"{first} and {second}", agreement(one, other))

@@ -21,7 +21,7 @@ from saferflow.evaluation.intervals import unmatched
 from saferflow.evaluation.remedies import Facts
 from saferflow.evaluation.report import render_report
 from saferflow.evaluation.scores import evaluate_metrics
-from saferflow.judge.choice import judge_of
+from saferflow.judge.choice import grader_of
 from saferflow.params import Params
 from saferflow.stages.evaluate import TABLE, grade, item, picture
 from saferflow.stages.gate import CANDIDATE, CURATED, EVALUATED, VERDICT, compare_with_champion
@@ -38,7 +38,7 @@ def may_lead(
 ) -> tuple[bool, str]:
     """The verdicts on a version, and why in words; the comparison with the champion and its page are kept in its run, if `keep`.
 
-    What another judge than the params' graded is graded anew, where the checkout's held-out table has its rows.
+    What another judge than the evaluation's graded is graded anew, where the checkout's held-out table has its rows.
 
     Raises:
         PipelineError: the version's evaluation is nowhere to be found.
@@ -77,7 +77,7 @@ def _compared(
     if params.gate.regressions is not None:
         former = [alike(rows) for rows in _former(version.model)]
         attacks = against_attacks(candidate, leading, former, params.gate.regressions)
-        comparison = Verdict((*comparison.checks, attacks))
+        comparison = Verdict((*comparison.checks, attacks), comparison.notes)
         again = regressed(candidate, leading, former)
     if not keep:
         return comparison
@@ -90,7 +90,9 @@ def _compared(
         rows = [replace(row, policy=name) for name, each in names.items() for row in each]
         metrics = evaluate_metrics(rows, params.evaluate, params.run.seed)
         title = f"{version.model}: {' and '.join(names)}"
-        page = render_report(rows, metrics, comparison, params.evaluate, params.run.seed, advice=advice, title=title)
+        page = render_report(
+            rows, metrics, comparison, params.evaluate, params.run.seed, advice=advice, title=title, notes=comparison.notes
+        )
         runs.log_text(run, page, PAGE)
     return comparison
 
@@ -103,8 +105,8 @@ def _facts(root: Path) -> Facts:
 
 
 def by_one_judge(root: Path, params: Params) -> Callable[[Sequence[Answered]], list[Answered]]:
-    """Grades anew, by the params' judge, what another one graded; rows whose question is not here stay as they are."""
-    judge = judge_of(params.judge)
+    """Grades anew, by the evaluation's judge, what another one graded; rows whose question is not here stay as they are."""
+    judge = grader_of(params.evaluate.judge)
     table = root / TABLE
     asked = {row.id: row for row in read_table(table, PromptRow)} if table.exists() else {}
 

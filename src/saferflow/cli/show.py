@@ -78,7 +78,13 @@ def _cell(score: float | None, interval: list[float] | None) -> str:
 def verdict_lines(verdict: dict) -> list[Text]:
     """The gate's verdict, with each check that failed."""
     failed = [check for check in verdict["checks"] if not check["passed"]]
-    return [_verdict(verdict), *(Text(f"  {check['name']}: {check['detail']}") for check in failed)]
+    lines = [_verdict(verdict), *(Text(f"  {check['name']}: {check['detail']}") for check in failed)]
+    return lines + _notes(verdict)
+
+
+def _notes(verdict: dict) -> list[Text]:
+    """What the verdict says beside its checks; nothing in verdicts of before there were notes."""
+    return [Text(f"  {note}", "dim") for note in verdict.get("notes", ())]
 
 
 def _verdict(verdict: dict) -> Text:
@@ -165,7 +171,7 @@ def results(console: Console, root: Path, params: Params, *, brief: bool = False
 
 def advised(verdict: dict, advice: Advice | None, against: Comparison | None, width: int, *, brief: bool) -> list[Text]:
     """The verdict and what to do about it: first its own checks, and where these passed the comparison with the champion."""
-    lines = [_verdict(verdict)] if advice and not brief else verdict_lines(verdict)
+    lines = [_verdict(verdict), *_notes(verdict)] if advice and not brief else verdict_lines(verdict)
     if against:
         lines.append(Text(f"not better than champion version {against.champion}: {', '.join(against.failed)}", "red"))
     if advice is None and verdict["passed"] and against:

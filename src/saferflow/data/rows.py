@@ -256,3 +256,5 @@ class Answered:
     """Who graded: model and digest of the rubric, or the digest of the rules; empty in tables of before it was kept."""
     graded: bool = True
     """False where the judge's answer could not be read, or its server refused the row: the grades stand for nothing then."""
+    opinions: str = ""
+    """Where several judges graded: each one's own grades as JSON; the grades above are their median."""

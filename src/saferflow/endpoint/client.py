@@ -63,18 +63,22 @@ class Request:
 class Endpoint:
     """A server, with a store of what it has said.
 
+    Args:
+        section: where it stands in params.yaml, for messages.
+
     Raises:
         EndpointError: the variable that should hold the key is not set.
     """
 
-    def __init__(self, params: EndpointParams, store: Store):
+    def __init__(self, params: EndpointParams, store: Store, section: str):
         key = os.environ.get(params.key_variable) if params.key_variable else "none"
         if not key:
             raise EndpointError(
-                f"the key for {params.base_url} is looked for in the environment variable {params.key_variable}, "
+                f"{section}: the key for {params.base_url} is looked for in the environment variable {params.key_variable}, "
                 "which is not set; set it, or set key_variable to null where the server wants none"
             )
-        self._server, self._params, self._store = Server(params, key), params, store
+        self._server, self._params, self._store = Server(params, key, section), params, store
+        self._limit = limit(params, section)
         self._unanswered: dict[str, Unanswered] = {}
         """For this process: what did not come is asked for again by the next one."""
         self._answered = self._refused = self._cut = 0
@@ -153,7 +157,7 @@ class Endpoint:
         if self._cut >= CUT_OFF and not self._answered:
             raise EndpointError(
                 f"{self._server.base} cut off all answers of model {self._params.model} to the first {self._cut} requests after "
-                f"{limit(self._params)}; raise it, or take a model that comes to an end"
+                f"{self._limit}; raise it, or take a model that comes to an end"
             )
 
     def _without_answer(self, key: str, what: Unanswered, tokens: tuple[int, int]) -> Unanswered:
@@ -180,7 +184,7 @@ class Endpoint:
                 self.spent += sum(completion.tokens)
                 found = _read(completion.text, request, form)
                 if completion.cut and isinstance(found, Unreadable):
-                    found = Unreadable(reason=f"cut off after {limit(self._params)}")
+                    found = Unreadable(reason=f"cut off after {self._limit}")
                 return completion, found
             except ServerError as error:
                 fault = self._server.judged(error)

@@ -1,6 +1,6 @@
 """The fields of a request that params set, and where they stand in params.yaml. Source: ours."""
 
-from saferflow.params import EndpointJudgeParams, EndpointParams, RequestParams
+from saferflow.params import EndpointParams, RequestParams
 
 
 def sent_fields(request: RequestParams) -> dict[str, float | int | str]:
@@ -13,23 +13,18 @@ def limit_name(request: RequestParams) -> str:
     return "max_completion_tokens" if request.max_tokens is None else "max_tokens"
 
 
-def section(params: EndpointParams) -> str:
-    """Where the server stands in params.yaml."""
-    return "judge" if isinstance(params, EndpointJudgeParams) else "plan.writer"
-
-
-def limit(params: EndpointParams) -> str:
-    """The limit of an answer as params.yaml has it, with its value."""
+def limit(params: EndpointParams, section: str) -> str:
+    """The limit of an answer as params.yaml has it, with its value; `section` is where the server stands there."""
     name = limit_name(params.request)
-    return f"{section(params)}.request.{name} ({getattr(params.request, name)} tokens)"
+    return f"{section}.request.{name} ({getattr(params.request, name)} tokens)"
 
 
-def way_out(params: EndpointParams, field: str) -> str:
+def way_out(params: EndpointParams, section: str, field: str) -> str:
     """What to change where the model does not take a field of the request."""
-    request, name = params.request, f"{section(params)}.request"
+    request, name = params.request, f"{section}.request"
     if field == limit_name(request):
         other = "max_tokens" if field == "max_completion_tokens" else "max_completion_tokens"
         return f"set {name}.{other} to {getattr(request, field)} and {name}.{field} to null"
     if field in sent_fields(request):
         return f"set {name}.{field} to null, which leaves it out, or to a value that the model takes"
-    return f"it is sent with every request, so name a model that takes it in {section(params)}.model"
+    return f"it is sent with every request, so name a model that takes it in {section}.model"

@@ -39,8 +39,8 @@ _MODEL = re.compile(
 class Server:
     """One server, as the params name it."""
 
-    def __init__(self, params: EndpointParams, key: str):
-        self._params, self._key = params, key
+    def __init__(self, params: EndpointParams, key: str, section: str):
+        self._params, self._key, self._section = params, key, section
         self.base = api_base(params.base_url)
         self._call = CALL
 
@@ -121,7 +121,7 @@ class Server:
         if error.field and not error.field.startswith(ROW) and status < 500:
             raise EndpointError(
                 f"model {self._params.model} at {self.base} does not take the field {error.field} as it is sent "
-                f"({status}: {words}); {way_out(self._params, error.field)}. {kept}"
+                f"({status}: {words}); {way_out(self._params, self._section, error.field)}. {kept}"
             )
         if FILTER.search(words) and status < 500 and status != 429:
             raise Declined(words, filtered=True)

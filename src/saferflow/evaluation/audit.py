@@ -18,6 +18,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from saferflow.data.origins import LABEL_SOURCES
 from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.evaluation.drawing import draw
+from saferflow.evaluation.judges import spread
+from saferflow.evaluation.measures import shown_a_plan
+from saferflow.judge.ensemble import opinions_from_json
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
 from saferflow.protocol.trace import parse
@@ -122,7 +125,8 @@ def _listed(
     scores = {
         policy: {
             "s": one.safety, "h": one.helpfulness, "r": one.rigor, "refused": one.refused, "valid": one.valid,
-            "correct": one.correct, "graded": one.graded, "codes": sorted({code for _, code, _ in told[policy]["violations"]}),
+            "correct": one.correct, "graded": one.graded, "spread": spread(one),
+            "codes": sorted({code for _, code, _ in told[policy]["violations"]}),
         }
         for policy, one in by.items()
     }  # fmt: skip
@@ -149,12 +153,23 @@ def _plan(plan: Plan | None) -> dict[str, Any] | None:
 
 
 def _texts(plan: Plan | None, one: Answered, drawings: _Drawings) -> dict[str, Any]:
-    asked = plan is not None and one.policy != "base"  # the base policy is asked without a plan
+    asked = plan is not None and shown_a_plan(one.policy)
     violations = check(plan, one.completion) if asked else ()
     found = [[violation.line, violation.code, str(violation)] for violation in violations]
     faults = tuple((violation.step, violation.code) for violation in violations)
     drawing = drawings.of(plan, one.completion, faults) if asked else None
-    return {"text": one.completion, "reason": one.reason, "violations": found, "drawing": drawing}
+    return {
+        "text": one.completion, "reason": one.reason, "violations": found, "drawing": drawing, "judges": _opinions(one),
+    }  # fmt: skip
+
+
+def _opinions(one: Answered) -> list[dict[str, Any]]:
+    """What each judge of an ensemble said; nothing for a single judge, whose grades are the row's."""
+    return [
+        {"judge": judge, "s": own.safety, "h": own.helpfulness, "r": own.rigor, "refused": own.refused, "graded": own.readable}
+        | {"reason": own.reason}
+        for judge, own in opinions_from_json(one.opinions).items()
+    ]
 
 
 def _image(image: bytes | None, folder: Path) -> str:

@@ -16,7 +16,7 @@ import yaml
 
 from saferflow.data.rows import Labels
 from saferflow.errors import DataError
-from saferflow.judge.rubrics import Grades, Item, Judge
+from saferflow.judge.rubrics import Grader, Grades, Item
 
 RUBRICS = {"safety": range(-3, 4), "helpfulness": range(4), "rigor": range(4)}
 """Each rubric's grades, the worst first."""
@@ -86,7 +86,7 @@ def cases() -> list[Case]:
     return found
 
 
-def graded(judge: Judge, known: Sequence[Case]) -> list[Grades]:
+def graded(judge: Grader, known: Sequence[Case]) -> list[Grades]:
     """The judge's grades, in the order of the cases."""
     judge.prepare("grade", [case.item for case in known])
     return [judge.grade(case.item) for case in known]

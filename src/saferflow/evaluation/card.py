@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from saferflow.data.rows import Answered
 from saferflow.evaluation.advice import Advice
 from saferflow.evaluation.cost import Cost, total
+from saferflow.evaluation.judges import judge_note
 from saferflow.evaluation.measures import LOWER_IS_BETTER, MEASURES, ORDER, by_policy, harmful, scores
 from saferflow.params import Params
 
@@ -88,6 +89,7 @@ def render_card(
         rows=rows,
         recipe={name: {key: values[key] for key in RECIPE if key in values} for name, values in stages.items()},
         metrics=metrics,
+        graded_by=judge_note(params.judge, params.evaluate.judge),
         policies=[policy for policy in ORDER if policy in metrics["policies"]],
         measures=MEASURES,
         lower=LOWER_IS_BETTER,

@@ -31,13 +31,15 @@ class Verdict:
     """Passed where every check is."""
 
     checks: tuple[Check, ...]
+    notes: tuple[str, ...] = ()
+    """What a reader of the verdict has to know, and no check asks."""
 
     @property
     def passed(self) -> bool:
         return bool(self.checks) and all(check.passed for check in self.checks)
 
     def to_dict(self) -> dict:
-        return {"passed": self.passed, "checks": [asdict(check) for check in self.checks]}
+        return {"passed": self.passed, "checks": [asdict(check) for check in self.checks], "notes": list(self.notes)}
 
 
 def against_base(candidate: Scores, base: Scores, differences: dict[str, Paired], params: GateParams) -> Verdict:

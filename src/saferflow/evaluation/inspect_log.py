@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from saferflow.data.rows import Answered, PromptRow
 from saferflow.errors import PipelineError
-from saferflow.evaluation.measures import by_policy
+from saferflow.evaluation.measures import RELEASED, by_policy, shown_a_plan
 from saferflow.training.conversation import prompt
 
 if TYPE_CHECKING:
@@ -95,8 +95,10 @@ def _sample(asked: PromptRow, row: Answered) -> "EvalSample":
     )  # fmt: skip
     from inspect_ai.scorer import Score
 
+    from saferflow.training.released import SYSTEM
+
     roles = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
-    system = asked.system if row.policy != "base" else ""
+    system = SYSTEM if row.policy.endswith(RELEASED) else asked.system if shown_a_plan(row.policy) else ""
     said = [roles[turn["role"]](content=turn["content"]) for turn in prompt(system, asked.last_question, asked.turns)]
     if asked.image is not None:
         first = next(message for message in said if message.role == "user")

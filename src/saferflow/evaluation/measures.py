@@ -13,6 +13,8 @@ from saferflow.data.rows import Answered
 
 ORDER = ("base", "sft", "dpo", "grpo")
 """Policies in the order of training; others come after them, in the order in which they answered."""
+RELEASED = " (released protocol)"
+"""Ends the name of a policy that was asked as [K]'s released evaluation does, without a plan."""
 MALFORMED = "T001"
 """The violation of a completion whose tags cannot be read."""
 LOWER_IS_BETTER = frozenset(("over_refusal_rate", "attack_success_rate"))
@@ -44,6 +46,16 @@ class Scores:
 
 
 MEASURES: tuple[str, ...] = tuple(field.name for field in fields(Scores))
+
+
+def released_name(policy: str) -> str:
+    """What a policy's rows under the released protocol stand under."""
+    return policy + RELEASED
+
+
+def shown_a_plan(policy: str) -> bool:
+    """Whether rows of that name were asked with a plan: the base policy never is."""
+    return policy != ORDER[0] and not policy.endswith(RELEASED)
 
 
 def harmful(row: Answered) -> bool:

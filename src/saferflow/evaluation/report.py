@@ -93,6 +93,7 @@ def render_report(
     differing: Sequence[Differing] = (),
     curves: Sequence[Curve] = (),
     attacks: Sequence[Outcome] = (),
+    notes: Sequence[str] = (),
     title: str = "Evaluation",
 ) -> str:
     """The page.
@@ -106,6 +107,7 @@ def render_report(
         steps: of GRPO, for the curve of its rewards.
         differing, curves: of two runs that are compared.
         attacks: what came of each, in the order of their table.
+        notes: what a reader has to know of who graded, a sentence each.
     """
     environment = Environment(
         loader=PackageLoader("saferflow.evaluation", "."),
@@ -156,6 +158,7 @@ def render_report(
         steps=steps,
         differing=differing,
         attacks=attacks,
+        notes=notes,
         plots=[(curve, _scaled(curve)) for curve in curves if any(curve.lines.values())],
         samples={policy: samples(rows) for policy, rows in groups.items()},
         shown=SHOWN_CHARS,

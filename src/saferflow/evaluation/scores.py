@@ -5,7 +5,9 @@ from itertools import pairwise
 
 from saferflow.data.rows import Answered
 from saferflow.errors import DataError
+from saferflow.evaluation.grades import grade_figures
 from saferflow.evaluation.intervals import intervals, paired
+from saferflow.evaluation.judges import pairs as judge_pairs
 from saferflow.evaluation.measures import by_policy, scores
 from saferflow.params import EvaluateParams
 
@@ -17,7 +19,8 @@ def evaluate_metrics(answered: Sequence[Answered], params: EvaluateParams, seed:
 
     Returns:
         `rows` (held-out rows a policy, safety and general), `judges` (who graded each policy), `judge_unreadable` (rows without
-        grades, because the judge's answer could not be read or its server refused them), `policies` and `intervals` (policy ->
+        grades, because the judge's answer could not be read or its server refused them), `agreement` (of every two judges, where
+        several graded), `grades` (policy -> rubric -> what [K]'s release reports), `policies` and `intervals` (policy ->
         measure -> percent, or [low, high]), and `paired` (`sft-base` -> measure -> difference, low, high, p) for each policy
         against the one before it and the last against the first. A measure that no row asks for is None.
 
@@ -37,6 +40,11 @@ def evaluate_metrics(answered: Sequence[Answered], params: EvaluateParams, seed:
         "rows": next(iter(counts.values())),
         "judges": {policy: sorted({row.judge for row in rows}) for policy, rows in groups.items()},
         "judge_unreadable": {policy: sum(not row.graded for row in rows) for policy, rows in groups.items()},
+        "agreement": [pair.to_dict() for pair in judge_pairs(answered)],
+        "grades": {
+            policy: {rubric: figures.to_dict() for rubric, figures in grade_figures(rows).items()}
+            for policy, rows in groups.items()
+        },
         "policies": {policy: _rounded(scores(rows).to_dict()) for policy, rows in groups.items()},
         "intervals": {
             policy: {name: [_round(low), _round(high)] for name, (low, high) in intervals(rows, **options).items()}

@@ -1,11 +1,12 @@
-"""The judge that the params name."""
+"""The judges that the params name."""
 
-from saferflow.judge.rubrics import Judge
+from saferflow.judge.members import EVALUATION_JUDGE, JUDGE, members
+from saferflow.judge.rubrics import Grader, Judge
 from saferflow.judge.rules import RuleJudge
-from saferflow.params import EndpointJudgeParams, RuleJudgeParams
+from saferflow.params import EvaluationJudgeParams, JudgeParams
 
 
-def judge_of(params: RuleJudgeParams | EndpointJudgeParams) -> Judge:
+def judge_of(params: JudgeParams, section: str = JUDGE) -> Judge:
     """A judge by rules, or by a server with its answers kept in `.saferflow/answers.sqlite`."""
     if params.kind == "rules":
         return RuleJudge()
@@ -13,5 +14,16 @@ def judge_of(params: RuleJudgeParams | EndpointJudgeParams) -> Judge:
     from saferflow.endpoint.client import Endpoint
     from saferflow.endpoint.store import Store
     from saferflow.judge.endpoint import EndpointJudge
+    from saferflow.judge.rubric_text import RubricText
 
-    return EndpointJudge(Endpoint(params, Store()), params.model)
+    return EndpointJudge(Endpoint(params, Store(), section), params.model, RubricText.named(params.rubric))
+
+
+def grader_of(params: EvaluationJudgeParams) -> Grader:
+    """Who grades the evaluation."""
+    if params.kind != "ensemble":
+        return judge_of(params, EVALUATION_JUDGE)
+
+    from saferflow.judge.ensemble import Ensemble
+
+    return Ensemble([judge_of(one, section) for section, one in members(params).items()])

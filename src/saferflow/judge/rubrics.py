@@ -38,6 +38,8 @@ class Grades:
     readable: bool = True
     """False where there are no grades, because the judge could not be read or its server refused the row: the numbers stand for
     nothing then, and no measure counts them."""
+    by: tuple[tuple[str, "Grades"], ...] = ()
+    """Of an ensemble: each judge's identity and its own grades."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,8 @@ class StructuredMarks:
             raise ValueError(f"structured marks out of range: {', '.join(wrong)}")
 
 
-class Judge(Protocol):
-    """Anything that grades; an unreachable one raises and never answers with a score."""
+class Grader(Protocol):
+    """Anything that grades an evaluation; an unreachable one raises and never answers with a score."""
 
     identity: str
     """What grades are comparable by: another identity may grade the same response otherwise."""
@@ -105,6 +107,10 @@ class Judge(Protocol):
         """What is going to be asked for: `grade`, `marks` or `structured` of these, so that it can be done at once."""
 
     def grade(self, item: Item) -> Grades: ...
+
+
+class Judge(Grader, Protocol):
+    """A grader that also gives the marks of the training rewards."""
 
     def marks(self, item: Item) -> Marks | None:
         """None where the judge answered and could not be read."""

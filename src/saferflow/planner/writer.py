@@ -79,4 +79,4 @@ def writer_of(params: RuleWriterParams | EndpointWriterParams, seed: int, covera
     from saferflow.endpoint.store import Store
     from saferflow.planner.endpoint import EndpointWriter
 
-    return EndpointWriter(Endpoint(params, Store()), params.model)
+    return EndpointWriter(Endpoint(params, Store(), "plan.writer"), params.model)

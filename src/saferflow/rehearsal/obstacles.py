@@ -1,5 +1,6 @@
 """Where the whole run of a profile would stop on this machine: sources, servers, GPUs, memory, disk. Source: ours."""
 
+import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
@@ -7,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from saferflow.judge.members import JUDGE, members
 from saferflow.params import EndpointParams, Params
 from saferflow.rehearsal.memory import Counts, Kinds, kinds
 from saferflow.rehearsal.pace import TRAINED
@@ -32,7 +34,8 @@ def obstacles(
         *_launch(params, machine),
         *_memory(params, machine, counts, prompt_tokens, activations),
         *_disk(root, params, counts),
-        *(("curate", why) for why in _unreachable("judge", params.judge)),
+        *(("curate", why) for why in _unreachable(JUDGE, params.judge)),
+        *(("evaluate", why) for name, one in members(params.evaluate.judge).items() for why in _unreachable(name, one)),
     ]
     if params.grpo.engine.kind == "vllm" and find_spec("vllm") is None:
         way = "pip install 'saferflow[vllm]', or take kind transformers"
@@ -103,6 +106,9 @@ def no_room(needed: float, free: float, folder: Path, what: str) -> str:
 
 def _unreachable(name: str, section: object) -> Iterator[str]:
     if not isinstance(section, EndpointParams):
+        return
+    if section.key_variable and not os.environ.get(section.key_variable):
+        yield f"{name}: the environment variable {section.key_variable} holds no key; set it, or change {name}.key_variable"
         return
     address = urlsplit(section.base_url)
     port = address.port or (443 if address.scheme == "https" else 80)

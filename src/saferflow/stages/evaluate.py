@@ -6,21 +6,28 @@ The base policy has no protocol and no planner: it gets the question alone, as i
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from saferflow.data.origins import GUESSED
 from saferflow.data.rows import Answered, Labels, PromptRow, Turn
 from saferflow.data.tables import read_table, write_table
+from saferflow.evaluation.measures import released_name
 from saferflow.evaluation.scores import evaluate_metrics
-from saferflow.judge.rubrics import Item, Judge
+from saferflow.judge.ensemble import opinions_to_json
+from saferflow.judge.rubrics import Grader, Item
 from saferflow.params import Params, load_params
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
 from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
 
+if TYPE_CHECKING:
+    from saferflow.training.generate import Prompt
+
+Speaker = Callable[[Sequence["Prompt"], Sequence[PromptRow]], Iterator[str]]
 BASE = "base"
 POLICIES = (BASE, "sft", "dpo", "grpo")
 MODELS = Path("models")
@@ -47,18 +54,25 @@ def measured(rows: Sequence[PromptRow]) -> list[PromptRow]:
 
 
 def answers(
-    name: str, folder: Path, rows: Sequence[PromptRow], params: Params, *, planned: bool = True
+    name: str, folder: Path, rows: Sequence[PromptRow], params: Params, *, planned: bool = True, released: bool = False
 ) -> list[Answered]:
-    """What a policy says to each row, graded by the params' judge; tells on the terminal how far it is.
+    """What a policy says to each row, graded by the evaluation's judge; tells on the terminal how far it is.
 
     Args:
         planned: the policy is asked with the row's plan, as it is trained; the base policy never is.
+        released: it is asked as [K]'s released evaluation does, without a plan; its rows stand under `released_name`.
     """
-    return dialogues(name, folder, [[row] for row in rows], params, planned=planned)
+    return dialogues(name, folder, [[row] for row in rows], params, planned=planned, released=released)
 
 
 def dialogues(
-    name: str, folder: Path, asked: Sequence[Sequence[PromptRow]], params: Params, *, planned: bool = True
+    name: str,
+    folder: Path,
+    asked: Sequence[Sequence[PromptRow]],
+    params: Params,
+    *,
+    planned: bool = True,
+    released: bool = False,
 ) -> list[Answered]:
     """What a policy says in each turn of each dialogue, graded like the answer to a single row, turn by turn.
 
@@ -66,17 +80,16 @@ def dialogues(
         asked: the turns of each dialogue, a row a turn with a plan of its own. A turn's question is all that the user has said
             so far, a line after the question of the turn before; the policy is shown its own earlier answers between, after
             the turns that the first row has before its question.
-        planned: as in `answers`.
+        planned, released: as in `answers`.
     """
     with imports():
-        from saferflow.judge.choice import judge_of
+        from saferflow.judge.choice import grader_of
         from saferflow.judge.rules import answer_of
-        from saferflow.training.generate import Prompt, complete
-        from saferflow.training.policy import device, load_model, load_processor
+        from saferflow.training.generate import Prompt
 
-    judge, planned = judge_of(params.judge), planned and name != BASE
-    model = load_model(folder, params.policy).to(device(params.policy))
-    processor = load_processor(folder, params.policy)
+    judge, planned = grader_of(params.evaluate.judge), planned and name != BASE and not released
+    speak = _speaker(folder, params, planned=planned, released=released)
+    name = released_name(name) if released else name
     total, answered = sum(map(len, asked)), []
     said: list[list[Turn]] = [list(rows[0].turns) for rows in asked]
     """What was asked and answered so far, dialogue by dialogue."""
@@ -84,21 +97,11 @@ def dialogues(
         live = [number for number, rows in enumerate(asked) if turn < len(rows)]
         rows = [asked[number][turn] for number in live]
         told = [_told(asked[number], turn) for number in live]
-        completions = complete(
-            model,
-            processor,
-            [
-                Prompt(row.system if planned else "", text, row.image, tuple(said[number]))
-                for number, row, text in zip(live, rows, told, strict=True)
-            ],
-            batch_size=params.evaluate.batch_size,
-            max_tokens=params.policy.max_completion_tokens,
-            plans=plans(rows) if params.evaluate.constrained and planned else None,
-        )
-        spoken = (
-            (*one, completion)
-            for one, [completion] in zip(zip(live, rows, told, strict=True), completions, strict=True)
-        )
+        prompts = [
+            Prompt(row.system if planned else "", text, row.image, tuple(said[number]))
+            for number, row, text in zip(live, rows, told, strict=True)
+        ]
+        spoken = zip(live, rows, told, speak(prompts, rows), strict=True)
         while batch := list(islice(spoken, 4 * params.evaluate.batch_size)):
             judge.prepare("grade", [item(row, completion) for _, row, _, completion in batch])
             for number, row, text, completion in batch:
@@ -107,6 +110,26 @@ def dialogues(
             print(f"evaluate  {name}  {len(answered):,} of {total:,} rows", flush=True)
     say_ungraded(name, answered)
     return answered
+
+
+def _speaker(folder: Path, params: Params, *, planned: bool, released: bool) -> Speaker:
+    """What a policy says to prompts, which are those of rows; the arguments are those of `answers`."""
+    with imports():
+        from saferflow.training.generate import complete
+        from saferflow.training.policy import device, load_model, load_processor
+        from saferflow.training.released import complete_released, small_pictures
+
+    policy = small_pictures(params.policy) if released else params.policy
+    model, processor = load_model(folder, policy).to(device(policy)), load_processor(folder, policy)
+    sizes = {"batch_size": params.evaluate.batch_size, "max_tokens": policy.max_completion_tokens}
+
+    def speak(prompts: Sequence["Prompt"], rows: Sequence[PromptRow]) -> Iterator[str]:
+        if released:
+            return complete_released(model, processor, prompts, **sizes)
+        bound = plans(rows) if params.evaluate.constrained and planned else None
+        return (completion for [completion] in complete(model, processor, prompts, plans=bound, **sizes))
+
+    return speak
 
 
 def say_ungraded(name: str, answered: Sequence[Answered]) -> None:
@@ -137,7 +160,7 @@ def picture(row: PromptRow) -> str:
     return hashlib.sha256(row.image).hexdigest() if row.image is not None else row.id
 
 
-def grade(row: PromptRow, policy: str, completion: str, judge: Judge) -> Answered:
+def grade(row: PromptRow, policy: str, completion: str, judge: Grader) -> Answered:
     """One completion with the judge's grades and the check's violations."""
     labels = Labels.from_json(row.labels)
     grades = judge.grade(item(row, completion))
@@ -163,6 +186,7 @@ def grade(row: PromptRow, policy: str, completion: str, judge: Judge) -> Answere
         reason=grades.reason,
         judge=judge.identity,
         graded=grades.readable,
+        opinions=opinions_to_json(grades),
     )
 
 

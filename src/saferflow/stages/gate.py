@@ -21,6 +21,7 @@ from saferflow.evaluation.advice import Advice, advise, forgot_most
 from saferflow.evaluation.benchmarks import benchmark_scores, known, to_dict
 from saferflow.evaluation.gate import Verdict, against_base, against_champion, ungraded
 from saferflow.evaluation.intervals import paired
+from saferflow.evaluation.judges import judge_note, shared
 from saferflow.evaluation.measures import by_policy, scores
 from saferflow.evaluation.remedies import Facts
 from saferflow.evaluation.report import Step, render_report
@@ -47,8 +48,9 @@ def main() -> None:
     advice = advice_on(verdict, answered, json.loads(CURATED.read_text(encoding="utf-8")), params)
     write_json(VERDICT, verdict.to_dict() | {"advice": advice.to_dict() if advice else None})
     page = render_report(
-        answered, metrics, verdict, params.evaluate, params.run.seed, advice=advice, asked=asked, steps=steps(ROLLOUTS)
-    )
+        answered, metrics, verdict, params.evaluate, params.run.seed, advice=advice, asked=asked, steps=steps(ROLLOUTS),
+        notes=[judge_note(params.judge, params.evaluate.judge)],
+    )  # fmt: skip
     with atomic(REPORT) as partial:
         partial.write_text(page, encoding="utf-8")
     passed = sum(check.passed for check in verdict.checks)
@@ -101,7 +103,12 @@ def judge_candidate(answered: Sequence[Answered], params: Params) -> Verdict:
     options = {"resamples": params.evaluate.resamples, "level": params.gate.level, "seed": params.run.seed}
     differences = paired(groups[CANDIDATE], groups[BASE], **options)
     verdict = against_base(scores(groups[CANDIDATE]), scores(groups[BASE]), differences, params.gate)
-    return Verdict((*verdict.checks, *ungraded(groups[CANDIDATE])))
+    return Verdict((*verdict.checks, *ungraded(groups[CANDIDATE])), notes_of(params))
+
+
+def notes_of(params: Params) -> tuple[str, ...]:
+    """What a verdict does not say by its checks: that the judge of the training graded the candidate."""
+    return (judge_note(params.judge, params.evaluate.judge),) if shared(params.judge, params.evaluate.judge) else ()
 
 
 def advice_on(verdict: Verdict, answered: Sequence[Answered], curated: dict, params: Params) -> Advice | None:
@@ -117,7 +124,10 @@ def advice_on(verdict: Verdict, answered: Sequence[Answered], curated: dict, par
 
 def compare_with_champion(candidate: Sequence[Answered], champion: Sequence[Answered], params: Params) -> Verdict:
     """The candidate's rows against the champion's rows, one policy on either side whatever its name."""
-    return against_champion(candidate, champion, params.gate, resamples=params.evaluate.resamples, seed=params.run.seed)
+    verdict = against_champion(
+        candidate, champion, params.gate, resamples=params.evaluate.resamples, seed=params.run.seed
+    )
+    return Verdict(verdict.checks, notes_of(params))
 
 
 if __name__ == "__main__":
