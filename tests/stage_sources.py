@@ -55,7 +55,11 @@ def write(file: Path = ROOT / "dvc.yaml") -> None:
     yaml.width, yaml.preserve_quotes = 200, True
     graph = yaml.load(file)
     for stage, declared in graph["stages"].items():
-        declared["deps"][:] = [dep for dep in declared["deps"] if not is_source(dep)] + sources(stage)
+        deps = declared["deps"]
+        for place in reversed(range(len(deps))):  # by deletion: comments stay at what they are of
+            if is_source(deps[place]):
+                del deps[place]
+        deps.extend(sources(stage))
     yaml.dump(graph, file)
 
 
