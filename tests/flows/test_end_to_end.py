@@ -240,7 +240,7 @@ def test_a_second_run_runs_no_stage_and_says_so(checkout):
 
 
 def test_a_registered_version_answers_over_http_what_it_answered_in_the_evaluation(checkout):
-    """`saferflow serve`, asked as anybody asks a server."""
+    """`saferflow serve --bare`, asked as anybody asks a server."""
     import base64
 
     from openai import APIConnectionError, OpenAI
@@ -250,7 +250,7 @@ def test_a_registered_version_answers_over_http_what_it_answered_in_the_evaluati
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-c", "from saferflow.cli import main; main()", "serve", "v1", "--port", str(port)]
+    command = [sys.executable, "-c", "from saferflow.cli import main; main()", "serve", "v1", "--bare", "--port", str(port)]
     environ = {**os.environ, "PYTHONPATH": str(checkout / "src")}
     log = (checkout.parent / "serve.log").open("w+")
     server = subprocess.Popen(command, cwd=checkout, env=environ, stdout=log, stderr=log)
