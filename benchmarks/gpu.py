@@ -179,13 +179,11 @@ def _trained(stage: str, params: Any, model: Any, processor: Any, log: Callable[
 
 def _fits(stage: str, params: Any) -> bool:
     """Whether the stage trains in full on what is free."""
-    from transformers import AutoConfig
-
     from saferflow.rehearsal.memory import Counts, kinds
     from saferflow.rehearsal.rehearsal import look
-    from saferflow.training.policy import source
+    from saferflow.training.policy import load_config
 
-    counts = Counts.of(AutoConfig.from_pretrained(source(Path("models/base"))), params.policy)
+    counts = Counts.of(load_config(Path("models/base")), params.policy)
     return kinds(stage, counts, params, 0).total + SLACK <= look().memory
 
 

@@ -103,13 +103,11 @@ class Run:
 
     def _count(self) -> None:
         """Read the base policy's files, now that they are there."""
-        from transformers import AutoConfig
-
-        from saferflow.training.policy import load_processor, source
+        from saferflow.training.policy import load_config, load_processor
 
         policy = self.recipe.params.policy
         base = self.folder / "models" / "base"
-        config = AutoConfig.from_pretrained(source(base))
+        config = load_config(base)
         self.counts = Counts.of(config, policy)
         config.text_config.num_hidden_layers, config.vision_config.depth = self.layers
         config.text_config.layer_types = [config.text_config.layer_types[0]] * self.layers[0]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from huggingface_hub import hf_hub_download
 from peft import PeftModel
-from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig, PretrainedConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.utils import is_flash_attn_2_available
 
 from saferflow.errors import PolicyError
@@ -99,6 +99,12 @@ def _refuse_what_is_no_policy(where: str, revision: str | None) -> None:
         ) from None
     if kind != "qwen2_5_vl":
         raise PolicyError(f"{where} is a {kind}, not a qwen2_5_vl; set policy.base to a Qwen2.5-VL checkpoint")
+
+
+def load_config(folder: Path) -> PretrainedConfig:
+    """The shape of a policy's model, without its weights."""
+    where, revision = source(folder)
+    return AutoConfig.from_pretrained(where, revision=revision or "main", trust_remote_code=False)
 
 
 def load_processor(folder: Path, params: PolicyParams) -> Qwen2_5_VLProcessor:
