@@ -1,7 +1,7 @@
 # The task vocabulary. `run` and `test` do all of their own set-up.
 PYTHON ?= python3.11
 ARGS ?=
-SIDE_BY_SIDE ?= -n 2 --dist loadfile
+SIDE_BY_SIDE ?= -n 2 --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help

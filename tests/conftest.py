@@ -1,4 +1,7 @@
-"""Switches for every test: no network, no telemetry, no setting of the person who runs them; and an OpenAI-compatible server."""
+"""Switches for every test: no network, no telemetry, no setting of the person who runs them; and an OpenAI-compatible server.
+
+Files run side by side (Makefile), each on one worker, and those of `slowest.tsv` go first.
+"""
 
 import json
 import os
@@ -7,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +27,29 @@ for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PREFECT
     if name not in environment.TELEMETRY_OFF:
         del os.environ[name]
 environment.offline()
+
+SLOWEST = Path(__file__).with_name("slowest.tsv")
+"""Seconds of each of the slowest files, in the default run and among the slow tests."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slowest files first: a long one that is given out last keeps one worker while the others have nothing to do."""
+    lines = [line.split("\t") for line in SLOWEST.read_text(encoding="utf-8").splitlines()[1:]]
+    seconds = {(run == "slow", file): float(cost) for run, cost, file in lines}
+
+    def cost(item: pytest.Item) -> float:
+        file = item.path.relative_to(SLOWEST.parents[1]).as_posix()
+        return seconds.get((item.get_closest_marker("slow") is not None, file), 0.0)
+
+    items.sort(key=cost, reverse=True)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this run share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
 
 Answer = Callable[[dict[str, Any], int], tuple[int, dict[str, str], str | bytes | None]]
 """Gets the request and how often the same came before; returns status, headers, and the model's text, or the body as bytes

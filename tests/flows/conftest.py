@@ -12,6 +12,7 @@ from typing import Self
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from saferflow.tracking import environment, services
 
@@ -127,12 +128,16 @@ def api(tmp_path_factory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, api) -> Project:
-    """A toy project whose pipeline has run once; tests copy it."""
-    project = Project(make(tmp_path_factory.mktemp("toy") / "project"), api)
-    status, output = project.run()
-    assert status == 0, output
-    (project.root / "output.txt").write_text(output)
+def finished(shared_folder, api) -> Project:
+    """A toy project whose pipeline has run once, in whichever worker wants it first; tests copy it."""
+    project = Project(shared_folder / "toy", api)
+    output_file = project.root / "output.txt"
+    with FileLock(shared_folder / "toy.lock"):
+        if not output_file.exists():
+            make(project.root)
+            status, output = project.run()
+            assert status == 0, output
+            output_file.write_text(output)
     return project
 
 
