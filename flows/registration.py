@@ -13,7 +13,7 @@ from saferflow.errors import PipelineError
 from saferflow.evaluation.card import Origin, render_card
 from saferflow.evaluation.cost import Cost, cost_of, total
 from saferflow.params import Params
-from saferflow.tracking import graph, lineage, registry, runs, signing
+from saferflow.tracking import graph, lineage, logged_model, registry, runs, signing
 
 MODEL = "models/grpo"
 POLICY = "grpo"
@@ -31,10 +31,13 @@ class Registered:
     version: registry.Version
     new: bool
     promoted: bool
+    """Whether the version is the champion and was not before."""
     reason: str
     """Why the version is or is not the champion, in words."""
     waits: bool = False
     """Whether it may lead as soon as a person agrees."""
+    unchanged: bool = False
+    """Whether it was the champion before, and stays it."""
 
 
 def pending(root: Path, params: Params) -> bool:
@@ -82,7 +85,8 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
     new = version is None
     champion = registry.by_alias(model, registry.CHAMPION)
     if new:
-        version = registry.register(model, model_source, parent, _with_parents(tags, champion))
+        logged = logged_model.log(root, model, parent, model_source, digest[0])
+        version = registry.register(model, model_source, parent, _with_parents(tags, champion), logged)
     else:
         registry.retag(version, tags)
         version = registry.by_number(model, version.number)
@@ -91,12 +95,14 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
         version = registry.by_number(model, version.number)
     registry.nominate(version)
     allowed, reason = may_lead(root, params, version, champion)
-    waits = allowed and params.gate.sign_off and not (champion and champion.number == version.number)
+    unchanged = allowed and champion is not None and champion.number == version.number
+    waits = allowed and params.gate.sign_off and not unchanged
     if waits:
         allowed, reason = False, f"{reason}; a person has to agree (gate.sign_off): saferflow promote {version.number}"
-    if allowed:
+    promoted = allowed and not unchanged
+    if promoted:
         registry.promote(version, reason, champion.number if champion else None)
-    told = f"{'Promoted' if allowed else 'Not promoted'}: {reason}."
+    told = f"{'Promoted' if promoted else 'Unchanged' if unchanged else 'Not promoted'}: {reason}."
     costs = {stage: cost_of(runs.figures(run)) for stage, run in stage_runs.items()}
     runs.log_numbers(parent, {"cost": asdict(total(costs))})
     card = _card(root, params, entries, parent, version, verdict, told, costs)
@@ -106,7 +112,7 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
     scores = json.loads((root / SCORES).read_text(encoding="utf-8"))
     runs.log_numbers(parent, scores["policies"][POLICY])
     runs.log_numbers(parent, scores["intervals"][POLICY])
-    return Registered(registry.by_digest(model, digest[0]), new, allowed, reason, waits)
+    return Registered(registry.by_digest(model, digest[0]), new, promoted, reason, waits, unchanged)
 
 
 def _card(

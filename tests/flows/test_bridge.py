@@ -97,7 +97,9 @@ def test_the_first_passing_version_is_candidate_and_champion(finished):
     assert version.tags["saferflow.model.md5"] == graph.out_digest(entries["grpo"], "models/grpo")[0]
     assert version.tags["saferflow.gate"] == "passed"
     assert {f"saferflow.{stage}.run" for stage in STAGES} <= set(version.tags)
-    assert version.source == f"runs:/{finished.stage_runs()['grpo'].info.run_id}/model"
+    assert version.tags["saferflow.model.source"] == f"runs:/{finished.stage_runs()['grpo'].info.run_id}/model"
+    logged = finished.mlflow().get_logged_model(version.source.removeprefix("models:/"))
+    assert (logged.status, logged.source_run_id) == ("READY", version.tags["saferflow.run"])
 
 
 def test_the_closing_lines_show_scores_verdict_version_and_where_to_look(finished):
