@@ -12,8 +12,9 @@ from saferflow.data.tables import read_table
 from saferflow.errors import PipelineError
 from saferflow.evaluation.card import Origin, render_card
 from saferflow.evaluation.cost import Cost, cost_of, total
+from saferflow.evaluation.summary import render_summary
 from saferflow.params import Params
-from saferflow.tracking import graph, lineage, logged_model, registry, runs, signing
+from saferflow.tracking import graph, lineage, logged_model, prompts, registry, runs, signing
 
 MODEL = "models/grpo"
 POLICY = "grpo"
@@ -75,6 +76,7 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
     tags = {
         **lineage.run_tags(root, params.run.profile, ""),
         **lineage.version_tags(entries, stage_runs),
+        **prompts.register(params),
         registry.MODEL_DIGEST: digest[0],
         registry.EVALUATION_RUN: parent,
         lineage.PREFIX + "run": parent,
@@ -108,8 +110,9 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
     card = _card(root, params, entries, parent, version, verdict, told, costs)
     runs.log_text(parent, card, CARD)
     registry.describe(version, card, f"artifact `{CARD}` of run {parent}")
-    runs.tag(parent, {lineage.PREFIX + "version": str(version.number), runs.NOTE: told})
     scores = json.loads((root / SCORES).read_text(encoding="utf-8"))
+    summary = render_summary(told, scores, _links(parent, version, stage_runs))
+    runs.tag(parent, {lineage.PREFIX + "version": str(version.number), runs.NOTE: summary})
     runs.log_numbers(parent, scores["policies"][POLICY])
     runs.log_numbers(parent, scores["intervals"][POLICY])
     return Registered(registry.by_digest(model, digest[0]), new, promoted, reason, waits, unchanged)
@@ -135,6 +138,17 @@ def _card(
     rows = {name: plan[name] for name in TABLES if name in plan}
     answered = read_table(root / EVALUATED, Answered)
     return render_card(origin, params, sources, rows, scores, verdict, answered, told, costs)
+
+
+def _links(parent: str, version: registry.Version, stage_runs: dict[str, str]) -> list[tuple[str, str]]:
+    """(text, address) of the pages that belong to a pipeline's run, within MLflow's own pages."""
+    pages = f"#/experiments/{runs.experiment()}/runs"
+    return [
+        (f"{version.model} version {version.number}", f"#/models/{version.model}/versions/{version.number}"),
+        ("model card", f"{pages}/{parent}/artifacts/{CARD}"),
+        ("verdict", f"{pages}/{parent}/artifacts/{Path(VERDICT).name}"),
+        *((stage, f"{pages}/{run}") for stage, run in stage_runs.items()),
+    ]
 
 
 def _with_parents(tags: dict[str, str], champion: registry.Version | None) -> dict[str, str]:

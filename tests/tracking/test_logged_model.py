@@ -5,14 +5,15 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -33,6 +34,34 @@ mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model(sys.argv[2])
 import saferflow
 print(json.dumps([saferflow.__file__, model.predict(pandas.DataFrame(json.loads(sys.argv[3]))).to_dict("records")]))
+"""
+EVALUATE = """
+import json, sys
+import mlflow, pandas
+from mlflow.genai.scorers import scorer
+
+mlflow.set_tracking_uri(sys.argv[1])
+mlflow.set_experiment("align")
+questions = json.loads(sys.argv[2])
+length = mlflow.models.make_metric(
+    eval_fn=lambda predictions, targets: float(sum(map(len, predictions))), greater_is_better=True, name="length"
+)
+figures = mlflow.models.evaluate(
+    "models:/saferflow@champion", pandas.DataFrame({"question": questions, "expected": ["refuse", "answer"]}),
+    targets="expected", predictions="completion", extra_metrics=[length],
+).metrics
+model = mlflow.pyfunc.load_model("models:/saferflow@champion")
+
+@scorer
+def length(outputs):
+    return len(outputs["completion"])
+
+rows = mlflow.genai.evaluate(
+    data=[{"inputs": {"question": question}} for question in questions], scorers=[length],
+    predict_fn=lambda question: model.predict(pandas.DataFrame({"question": [question]})).to_dict("records")[0],
+)
+spans = [[span.name for span in trace.data.spans][1:] for trace in mlflow.search_traces(return_type="list")]
+print(json.dumps([figures["length"], rows.metrics["length/mean"], spans]))
 """
 
 
@@ -66,26 +95,35 @@ def spoken(project, picture) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def store(project, tmp_path_factory):
-    """The address of a store whose registry has the policy as champion, with its weights as an artifact."""
-    folder = tmp_path_factory.mktemp("store")
-    address = f"sqlite:///{folder}/mlflow.db"
-    client = MlflowClient(address)
-    experiment = client.create_experiment("align", artifact_location=(folder / "runs").as_uri())
-    run = client.create_run(experiment).info.run_id
-    client.log_artifacts(run, str(project / "models" / "base"), "model")
+def store(project, database, tmp_path_factory):
+    """The address of a store whose registry has the policy as champion."""
+    return registered(project, project / "models" / "base", tmp_path_factory.mktemp("store"), database)
+
+
+def registered(root: Path, weights: Path, folder: Path, database: Path) -> str:
+    """A store in the folder with a champion, whose weights are an artifact; gives its address."""
+    shutil.copy(database, folder / "mlflow.db")
+    client = MlflowClient(address := f"sqlite:///{folder}/mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for module in (runs, registry, logged_model):
-            patch.setattr(module, "client", lambda: client)
-        patch.setattr(logged_model, "experiment", lambda: experiment)
-        source, digest = f"runs:/{run}/model", folder_digest(project / "models" / "base")
+        run = begun(client, folder, patch)
+        client.log_artifacts(run, str(weights), "model")
+        source, digest = f"runs:/{run}/model", folder_digest(weights)
         registry.ensure_model("saferflow")
-        logged = logged_model.log(project, "saferflow", run, source, digest)
+        logged = logged_model.log(root, "saferflow", run, source, digest)
         version = registry.register("saferflow", source, run, {registry.MODEL_DIGEST: digest}, logged)
         registry.promote(version, "the first", None)
         assert registry.by_alias("saferflow", registry.CHAMPION).source == source
     return address
+
+
+def begun(client: MlflowClient, folder: Path, patch: pytest.MonkeyPatch) -> str:
+    """A run in a store that the modules use while the patch holds."""
+    experiment = client.create_experiment("align", artifact_location=(folder / "runs").as_uri())
+    for module in (runs, registry, logged_model):
+        patch.setattr(module, "client", lambda: client)
+    patch.setattr(logged_model, "experiment", lambda: experiment)
+    return client.create_run(experiment).info.run_id
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +173,7 @@ def predict(python, folder, store: str, model: str, columns: dict) -> tuple[str,
     return tuple(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.slow
 def test_mlflow_loads_the_champion_without_the_checkout_and_it_says_what_chat_says(
     python, store, spoken, picture, tmp_path
 ):
@@ -147,19 +186,43 @@ def test_mlflow_loads_the_champion_without_the_checkout_and_it_says_what_chat_sa
     assert str(ROOT) not in code
 
 
-def test_a_logged_model_names_what_it_needs_and_holds_neither_weights_nor_pickle(store, project):
-    client = MlflowClient(store)
+def test_a_logged_model_names_what_it_needs_and_holds_neither_weights_nor_pickle(database, tmp_path):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "model.safetensors").write_bytes(b"weights")
+    shutil.copy(ROOT / "profiles" / "micro.yaml", tmp_path / "params.yaml")
+    client = MlflowClient(registered(tmp_path, weights, tmp_path, database))
     version = client.get_model_version_by_alias("saferflow", "champion")
     logged = client.get_logged_model(version.source.removeprefix("models:/"))
     folder = Path(logged.artifact_location.removeprefix("file://"))
     model = yaml.safe_load((folder / "MLmodel").read_text())
-    assert model["signature"]["inputs"]
-    assert model["saved_input_example_info"]
+    assert [column["name"] for column in json.loads(model["signature"]["inputs"])] == ["question", "image"]
+    assert json.loads((folder / "input_example.json").read_text())["data"] == [[logged_model.QUESTION]]
     assert model["flavors"]["python_function"]["code"] == "code"
+    assert (folder / "code" / "saferflow" / "training" / "chat.py").exists()
     assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pickle", ".safetensors")]
     address = json.loads((folder / "artifacts" / "version" / "version.json").read_text())
-    assert address["md5"] == folder_digest(project / "models" / "base")
+    assert address["md5"] == folder_digest(weights)
     assert (folder / "requirements.txt").read_text().split() == logged_model.requirements()
+    assert [output.model_id for output in client.get_run(version.run_id).outputs.model_outputs] == [logged.model_id]
+
+
+def test_the_configuration_of_dvc_goes_along_without_its_secrets(tmp_path, monkeypatch):
+    monkeypatch.setattr(dvc_remote, "cache_of", lambda root: root / "cache")
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text(
+        "[core]\n    remote = disk\n['remote \"disk\"']\n    url = ../../remote\n"
+        "['remote \"bucket\"']\n    url = s3://bucket/dvc\n    endpointurl = http://minio:9000\n    secret_access_key = hush\n"
+    )
+    (tmp_path / ".dvc" / "config.local").write_text("['remote \"bucket\"']\n    access_key_id = hush\n")
+    (tmp_path / "model").mkdir()
+    dvc_remote.write_config(tmp_path, tmp_path / "model")
+    written = (tmp_path / "model" / ".dvc" / "config").read_text()
+    assert "remote = disk" in written
+    assert f"url = {tmp_path.parent}/remote" in written
+    assert "endpointurl = http://minio:9000" in written
+    assert "hush" not in written
+    assert dvc_remote.cache_named(tmp_path / "model") == tmp_path / "cache"
 
 
 @pytest.mark.slow
@@ -176,39 +239,33 @@ def test_weights_that_were_changed_are_not_loaded(python, store, tmp_path):
     assert done.returncode != 0
     assert "are not those that were registered" in done.stderr
 
-
+@pytest.mark.slow
 def test_weights_that_dvc_keeps_are_fetched_from_its_remote_where_the_cache_is_not(
     python, project, spoken, tmp_path, monkeypatch
 ):
     checkout, elsewhere = tmp_path / "checkout", tmp_path / "elsewhere"
-    for folder in (checkout, elsewhere):
-        folder.mkdir()
-    monkeypatch.chdir(checkout)
-    (checkout / "params.yaml").write_bytes((project / "params.yaml").read_bytes())
-    subprocess.run(["cp", "-r", str(project / "models" / "base"), "model"], check=True)
-    for command in (
-        ["init", "-q", "--no-scm"],
-        ["remote", "add", "-d", "shared", "../remote"],
-        ["remote", "modify", "--local", "shared", "password", "secret"],
-        ["add", "-q", "model"],
-        ["push", "-q"],
-    ):
-        subprocess.run([sys.executable, "-m", "dvc", *command], check=True, capture_output=True)
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    experiment = client.create_experiment("align", artifact_location=(tmp_path / "runs").as_uri())
-    run_id = client.create_run(experiment).info.run_id
-    monkeypatch.setattr(logged_model, "client", lambda: client)
-    monkeypatch.setattr(logged_model, "experiment", lambda: experiment)
-    digest = folder_digest(checkout / "model")
+    elsewhere.mkdir()
+    shutil.copytree(project / "models" / "base", checkout / "model")
+    shutil.copy(project / "params.yaml", checkout)
+    for command in (["init", "-q", "--no-scm"], ["remote", "add", "-d", "disk", "../remote"], ["add", "model"], ["push"]):
+        subprocess.run([sys.executable, "-m", "dvc", *command], cwd=checkout, check=True, capture_output=True)
+    client = MlflowClient(store := f"sqlite:///{tmp_path}/mlflow.db")
+    run_id, digest = begun(client, tmp_path, monkeypatch), folder_digest(checkout / "model")
     logged = logged_model.log(checkout, "saferflow", run_id, dvc_address(digest, "models/grpo"), digest)
     checkout.rename(tmp_path / "gone")
-    _, rows = predict(
-        python, elsewhere, f"sqlite:///{tmp_path}/mlflow.db", f"models:/{logged}", {"question": QUESTIONS[:1]}
-    )
+    _, rows = predict(python, elsewhere, store, f"models:/{logged}", {"question": QUESTIONS[:1]})
     assert [row["completion"] for row in rows] == spoken[:1]
-    [config] = (tmp_path / "runs").rglob(".dvc/config")
-    assert "secret" not in config.read_text()
-    assert dvc_remote.cache_named(config.parents[1]) == checkout / ".dvc" / "cache"
+
+
+@pytest.mark.slow
+def test_mlflow_evaluates_the_champion_with_a_trace_per_row(python, store, project, tmp_path):
+    speaker = load(project / "models" / "base", load_params(project / "params.yaml"))
+    lengths = [len(speaker.reply(None, question).completion) for question in QUESTIONS]
+    done = run(python, tmp_path, "-c", EVALUATE, store, json.dumps(QUESTIONS))
+    assert done.returncode == 0, done.stderr[-3000:]
+    total, mean, spans = json.loads(done.stdout.splitlines()[-1])
+    assert (total, mean) == (sum(lengths), sum(lengths) / 2)
+    assert spans == [["answer", "plan", "generate", "check"]] * 2
 
 
 @pytest.mark.slow
@@ -226,21 +283,17 @@ def test_mlflow_serves_the_champion(python, store, spoken, tmp_path):
         server = subprocess.Popen(command, cwd=tmp_path, env=settings, stdout=output, stderr=output)
     try:
         body = {"dataframe_records": [{"question": QUESTIONS[0]}], "params": {"constrained": False}}
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/invocations",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
         limit = time.monotonic() + 240
         while True:
             try:
-                with urllib.request.urlopen(request, timeout=60) as reply:
-                    [row] = json.load(reply)["predictions"]
+                reply = httpx.post(f"http://127.0.0.1:{port}/invocations", json=body, timeout=60)
                 break
-            except (ConnectionError, urllib.error.URLError):
+            except httpx.TransportError:
                 assert time.monotonic() < limit, log.read_text()[-3000:]
                 assert server.poll() is None, log.read_text()[-3000:]
                 time.sleep(0.5)
+        assert reply.status_code == 200, reply.text
+        [row] = reply.json()["predictions"]
     finally:
         server.terminate()
         server.wait(timeout=30)

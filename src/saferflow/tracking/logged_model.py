@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 from urllib.parse import urlparse
 
 import saferflow
-from saferflow.errors import PipelineError
 from saferflow.tracking import dvc_remote
 from saferflow.tracking.runs import client, experiment
 
@@ -62,9 +61,10 @@ def _write_version(root: Path, folder: Path, model: str, source: str, digest: st
 
 def _save(folder: Path, version: Path, model_id: str, run: str) -> None:
     import pandas as pd
-    from mlflow import pyfunc
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    from mlflow import pyfunc
 
     text = [ColSpec("string", name) for name in ("answer", "completion", "plan")]
     options = [ParamSpec(name, "boolean", default=False) for name in ("constrained", "trace")]

@@ -10,11 +10,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+import mlflow
 from saferflow.data.images import take_image
 from saferflow.data.values import is_empty
 from saferflow.errors import PipelineError
@@ -41,7 +41,7 @@ class ServedPolicy(PythonModel):
         version = json.loads((folder / "version.json").read_text(encoding="utf-8"))
         self._params = load_params(folder / "params.yaml")
         with weights_at(version["source"], version["md5"], version["model"], project=folder, fetch=_fetch) as weights:
-            self._speaker: "Speaker" = load(weights, self._params)
+            self._speaker: Speaker = load(weights, self._params)
 
     def predict(
         self, context: PythonModelContext | None, model_input: pd.DataFrame, params: dict[str, Any] | None = None
