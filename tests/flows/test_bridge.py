@@ -79,7 +79,7 @@ def test_a_runs_lineage_is_kept_as_a_file_too(finished):
 def test_the_data_that_a_stage_read_is_its_dataset_with_dvcs_digest_and_address(finished):
     entries, found = graph.lock_entries(finished.root), finished.stage_runs()
     [dep] = [dep for dep in entries["gate"]["deps"] if dep["path"] == "data/evaluated.parquet"]
-    [read] = found["gate"].inputs.dataset_inputs
+    [read] = [each for each in found["gate"].inputs.dataset_inputs if each.dataset.name == dep["path"]]
     assert (read.dataset.name, read.dataset.digest) == (dep["path"], dep["md5"])
     assert json.loads(read.dataset.source)["uri"] == f"dvc://{dep['md5']}/{dep['path']}"
     assert [(tag.key, tag.value) for tag in read.tags] == [("mlflow.data.context", "evaluation")]
