@@ -320,6 +320,9 @@ def evaluate(
         Path, typer.Option(metavar="FOLDER", help="Where scores, report and answers go, in the place of earlier ones.")
     ] = Path("reports/evaluate"),
     inspect: Annotated[bool, typer.Option("--inspect", help="Also write a log a policy for Inspect's viewer.")] = False,
+    traces: Annotated[
+        bool, typer.Option("--traces", help="Also write an MLflow run with a trace and the grades of each answer.")
+    ] = False,
     constrained: Annotated[
         bool, typer.Option("--constrained", help="Decode under each row's plan, so that no policy can leave it.")
     ] = False,
@@ -348,7 +351,7 @@ def evaluate(
 
     evaluate(
         Console(highlight=False), root, params, policies, rows, out,
-        inspect=inspect, constrained=constrained, protocols=PROTOCOLS[protocol.value],
+        inspect=inspect, traces=traces, constrained=constrained, protocols=PROTOCOLS[protocol.value],
     )  # fmt: skip
 
 
