@@ -1,6 +1,6 @@
 """Questions to a policy that is loaded once: plan, completion, and the check's verdict on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from saferflow.planner.rules import plan_for
 from saferflow.protocol.check import Violation, check
 from saferflow.protocol.plan import Plan
 from saferflow.protocol.trace import Response, parse
+from saferflow.training.drafts import Drafter
 from saferflow.training.generate import Prompt, complete
 from saferflow.training.policy import device, load_model, load_processor
 from saferflow.training.processor import Qwen2_5_VLProcessor
@@ -39,6 +40,38 @@ class Speaker:
     processor: Qwen2_5_VLProcessor
     params: Params
 
+    def plan(self, image: bytes | None, question: str) -> Plan:
+        """The plan of a question; `image` is an encoded image, or None."""
+        plan = plan_for(question, image)
+        return plan if self.params.plan.topologies else plan.linear()
+
+    def complete(
+        self,
+        plan: Plan,
+        image: bytes | None,
+        question: str,
+        *,
+        constrained: bool = False,
+        hear: Callable[[str], None] | None = None,
+    ) -> str:
+        """The completion under a plan.
+
+        Args:
+            constrained: decode under the plan's grammar.
+            hear: gets the completion so far after each forward pass.
+        """
+        prompt = Prompt(plan.system_prompt(self.params.plan.prompt_detail), question, image)
+        [[completion]] = complete(
+            self.model,
+            self.processor,
+            [prompt],
+            batch_size=1,
+            max_tokens=self.params.policy.max_completion_tokens,
+            plans=[plan] if constrained else None,
+            drafter=_Listening(self.processor, hear) if hear else None,
+        )
+        return completion
+
     def reply(
         self,
         image: bytes | None,
@@ -47,29 +80,26 @@ class Speaker:
         constrained: bool = False,
         step: Step = lambda name: nullcontext(),
     ) -> ChatReply:
-        """Answer one question.
-
-        Args:
-            image: an encoded image, or None.
-            constrained: decode under the plan's grammar.
-            step: is entered for each step of the answer.
-        """
+        """Answer one question; `step` is entered for each step of the answer."""
         with step("plan"):
-            plan = plan_for(question, image)
-            plan = plan if self.params.plan.topologies else plan.linear()
-        prompt = Prompt(plan.system_prompt(self.params.plan.prompt_detail), question, image)
+            plan = self.plan(image, question)
         with step("generate"):
-            [[completion]] = complete(
-                self.model,
-                self.processor,
-                [prompt],
-                batch_size=1,
-                max_tokens=self.params.policy.max_completion_tokens,
-                plans=[plan] if constrained else None,
-            )
+            completion = self.complete(plan, image, question, constrained=constrained)
         with step("check"):
             violations = check(plan, completion)
         return ChatReply(plan, completion, parse(completion), violations)
+
+
+class _Listening(Drafter):
+    """Tells what is said as it is learnt; drafts decide how many passes there are, never what is said."""
+
+    def __init__(self, processor: Qwen2_5_VLProcessor, hear: Callable[[str], None]):
+        super().__init__()
+        self._processor, self._hear = processor, hear
+
+    def learn(self, text: Sequence[int], new: int) -> None:
+        super().learn(text, new)
+        self._hear(self._processor.tokenizer.decode(text, skip_special_tokens=True))
 
 
 def load(folder: Path, params: Params) -> Speaker:
@@ -80,14 +110,3 @@ def load(folder: Path, params: Params) -> Speaker:
     """
     processor = load_processor(folder, params.policy)
     return Speaker(load_model(folder, params.policy).to(device(params.policy)), processor, params)
-
-
-def respond(
-    folder: Path, image: bytes | None, question: str, params: Params, *, constrained: bool = False
-) -> ChatReply:
-    """Load the policy in `folder` and ask it one question, as `Speaker.reply`.
-
-    Raises:
-        PolicyError: no policy can be loaded from the folder.
-    """
-    return load(folder, params).reply(image, question, constrained=constrained)
