@@ -158,7 +158,12 @@ def packages(wanted: list[Requirement]) -> list[Distribution]:
 
 def environ(**more: str) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    return own | {"HF_HUB_OFFLINE": "1", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"} | more
+    settings = {
+        "HF_HUB_OFFLINE": "1",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    }
+    return own | settings | more
 
 
 def run(python, folder, *command: str) -> subprocess.CompletedProcess:
