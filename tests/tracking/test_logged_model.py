@@ -205,6 +205,7 @@ def test_a_logged_model_names_what_it_needs_and_holds_neither_weights_nor_pickle
     assert json.loads((folder / "input_example.json").read_text())["data"] == [[logged_model.QUESTION]]
     assert model["flavors"]["python_function"]["code"] == "code"
     assert (folder / "code" / "saferflow" / "training" / "chat.py").exists()
+    assert not (folder / "code" / "saferflow" / "cli").exists()  # loading needs none of it
     assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pickle", ".safetensors")]
     address = json.loads((folder / "artifacts" / "version" / "version.json").read_text())
     assert address["md5"] == folder_digest(weights)

@@ -9,11 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlparse
 
-import saferflow
-from saferflow.tracking import dvc_remote
+from saferflow.tracking import dvc_remote, sources
 from saferflow.tracking.runs import client, experiment
 
-PACKAGE = Path(saferflow.__file__).parent
 CODE = Path(__file__).with_name("served.py")
 REQUIREMENTS = (
     "mlflow", "dvc", "filelock", "huggingface-hub", "llguidance", "numpy", "pandas", "peft", "pillow", "psutil", "pydantic",
@@ -42,7 +40,9 @@ def log(root: Path, model: str, run: str, source: str, digest: str) -> str:
     with TemporaryDirectory() as temporary:
         version = Path(temporary) / "version"
         _write_version(root, version, model, source, digest)
-        _save(Path(temporary) / "model", version, logged.model_id, run)
+        code = Path(temporary) / "code"
+        sources.copy_needed(CODE, code)
+        _save(Path(temporary) / "model", version, code / sources.PACKAGE.name, logged.model_id, run)
         client().log_model_artifacts(logged.model_id, str(Path(temporary) / "model"))
     client().finalize_logged_model(logged.model_id, "READY")
     _link(run, logged.model_id)
@@ -59,7 +59,7 @@ def _write_version(root: Path, folder: Path, model: str, source: str, digest: st
         dvc_remote.write_config(root, folder)
 
 
-def _save(folder: Path, version: Path, model_id: str, run: str) -> None:
+def _save(folder: Path, version: Path, code: Path, model_id: str, run: str) -> None:
     import pandas as pd
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
@@ -76,7 +76,7 @@ def _save(folder: Path, version: Path, model_id: str, run: str) -> None:
     pyfunc.save_model(
         str(folder),
         python_model=str(CODE),
-        code_paths=[str(PACKAGE)],
+        code_paths=[str(code)],
         artifacts={"version": str(version)},
         signature=signature,
         input_example=pd.DataFrame({"question": [QUESTION]}),
