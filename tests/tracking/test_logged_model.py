@@ -60,6 +60,7 @@ rows = mlflow.genai.evaluate(
     data=[{"inputs": {"question": question}} for question in questions], scorers=[length],
     predict_fn=lambda question: model.predict(pandas.DataFrame({"question": [question]})).to_dict("records")[0],
 )
+mlflow.flush_trace_async_logging()
 spans = [[span.name for span in trace.data.spans][1:] for trace in mlflow.search_traces(return_type="list")]
 print(json.dumps([figures["length"], rows.metrics["length/mean"], spans]))
 """
