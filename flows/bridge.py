@@ -31,7 +31,20 @@ from saferflow.data.profile import LARGE
 from saferflow.errors import PipelineError, SaferflowError
 from saferflow.params import NodesParams, Params, load_params
 from saferflow.shell import settle
-from saferflow.tracking import curves, data_versions, graph, lineage, live, rollouts, runs, services, trouble, weights
+from saferflow.tracking import (
+    curves,
+    data_versions,
+    datasets,
+    evaluation_table,
+    graph,
+    lineage,
+    live,
+    rollouts,
+    runs,
+    services,
+    trouble,
+    weights,
+)
 
 ARTIFACT_LIMIT = 64 * 2**20
 """Bytes. A model folder up to this size is copied into MLflow; of a larger one MLflow gets the address and digest."""
@@ -186,6 +199,8 @@ class Pipeline:
         self.makers[stage.name] = maker or run
         found = {lineage.CACHED: str(outcome != RAN).lower()} | ({lineage.PRODUCED_BY: maker} if maker else {})
         runs.tag(run, {**lineage.stage_tags(entry), **found})
+        for page in (run, self.parent):
+            datasets.log_inputs(page, stage.name, entry, self.tags[lineage.PREFIX + "git.commit"])
         runs.log_params(run, next(iter(entry.get("params", {}).values()), {}))
         if outcome == RAN and (drawn := curves.draw(run)) is not None:  # before the final numbers, which are no curves
             runs.log_text(run, drawn, "curves.svg")
@@ -201,6 +216,8 @@ class Pipeline:
                 runs.log_artifact(run, self.root / out)
                 if out == rollouts.FILE:
                     rollouts.log_table(run, self.root / out)
+            elif out == evaluation_table.FILE:
+                evaluation_table.log_table(run, self.root / out)
             elif out.startswith("models/"):
                 digest, size = graph.out_digest(entry, out) or ("", 0)
                 if size <= ARTIFACT_LIMIT:

@@ -12,8 +12,9 @@ from saferflow.data.tables import read_table
 from saferflow.errors import PipelineError
 from saferflow.evaluation.card import Origin, render_card
 from saferflow.evaluation.cost import Cost, cost_of, total
+from saferflow.evaluation.summary import render_summary
 from saferflow.params import Params
-from saferflow.tracking import graph, lineage, registry, runs, signing
+from saferflow.tracking import graph, lineage, logged_model, prompts, registry, runs, signing
 
 MODEL = "models/grpo"
 POLICY = "grpo"
@@ -31,10 +32,13 @@ class Registered:
     version: registry.Version
     new: bool
     promoted: bool
+    """Whether the version is the champion and was not before."""
     reason: str
     """Why the version is or is not the champion, in words."""
     waits: bool = False
     """Whether it may lead as soon as a person agrees."""
+    unchanged: bool = False
+    """Whether it was the champion before, and stays it."""
 
 
 def pending(root: Path, params: Params) -> bool:
@@ -72,6 +76,7 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
     tags = {
         **lineage.run_tags(root, params.run.profile, ""),
         **lineage.version_tags(entries, stage_runs),
+        **prompts.register(params),
         registry.MODEL_DIGEST: digest[0],
         registry.EVALUATION_RUN: parent,
         lineage.PREFIX + "run": parent,
@@ -82,7 +87,8 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
     new = version is None
     champion = registry.by_alias(model, registry.CHAMPION)
     if new:
-        version = registry.register(model, model_source, parent, _with_parents(tags, champion))
+        logged = logged_model.log(root, model, parent, model_source, digest[0])
+        version = registry.register(model, model_source, parent, _with_parents(tags, champion), logged)
     else:
         registry.retag(version, tags)
         version = registry.by_number(model, version.number)
@@ -91,22 +97,25 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
         version = registry.by_number(model, version.number)
     registry.nominate(version)
     allowed, reason = may_lead(root, params, version, champion)
-    waits = allowed and params.gate.sign_off and not (champion and champion.number == version.number)
+    unchanged = allowed and champion is not None and champion.number == version.number
+    waits = allowed and params.gate.sign_off and not unchanged
     if waits:
         allowed, reason = False, f"{reason}; a person has to agree (gate.sign_off): saferflow promote {version.number}"
-    if allowed:
+    promoted = allowed and not unchanged
+    if promoted:
         registry.promote(version, reason, champion.number if champion else None)
-    told = f"{'Promoted' if allowed else 'Not promoted'}: {reason}."
+    told = f"{'Promoted' if promoted else 'Unchanged' if unchanged else 'Not promoted'}: {reason}."
     costs = {stage: cost_of(runs.figures(run)) for stage, run in stage_runs.items()}
     runs.log_numbers(parent, {"cost": asdict(total(costs))})
     card = _card(root, params, entries, parent, version, verdict, told, costs)
     runs.log_text(parent, card, CARD)
     registry.describe(version, card, f"artifact `{CARD}` of run {parent}")
-    runs.tag(parent, {lineage.PREFIX + "version": str(version.number), runs.NOTE: told})
     scores = json.loads((root / SCORES).read_text(encoding="utf-8"))
+    summary = render_summary(told, scores, _links(parent, version, stage_runs))
+    runs.tag(parent, {lineage.PREFIX + "version": str(version.number), runs.NOTE: summary})
     runs.log_numbers(parent, scores["policies"][POLICY])
     runs.log_numbers(parent, scores["intervals"][POLICY])
-    return Registered(registry.by_digest(model, digest[0]), new, allowed, reason, waits)
+    return Registered(registry.by_digest(model, digest[0]), new, promoted, reason, waits, unchanged)
 
 
 def _card(
@@ -129,6 +138,17 @@ def _card(
     rows = {name: plan[name] for name in TABLES if name in plan}
     answered = read_table(root / EVALUATED, Answered)
     return render_card(origin, params, sources, rows, scores, verdict, answered, told, costs)
+
+
+def _links(parent: str, version: registry.Version, stage_runs: dict[str, str]) -> list[tuple[str, str]]:
+    """(text, address) of the pages that belong to a pipeline's run, within MLflow's own pages."""
+    pages = f"#/experiments/{runs.experiment()}/runs"
+    return [
+        (f"{version.model} version {version.number}", f"#/models/{version.model}/versions/{version.number}"),
+        ("model card", f"{pages}/{parent}/artifacts/{CARD}"),
+        ("verdict", f"{pages}/{parent}/artifacts/{Path(VERDICT).name}"),
+        *((stage, f"{pages}/{run}") for stage, run in stage_runs.items()),
+    ]
 
 
 def _with_parents(tags: dict[str, str], champion: registry.Version | None) -> dict[str, str]:

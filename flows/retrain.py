@@ -8,7 +8,7 @@ import argparse
 import asyncio
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from flows import process
 from flows.align import align
 from flows.bridge import console, reachable
 from flows.checkout import alone, prepared
-from flows.registration import pending
+from flows.registration import Registered, pending
 from saferflow.errors import SaferflowError
 from saferflow.params import Params, load_params
 from saferflow.tracking import environment, graph, lineage, registry, runs
@@ -30,8 +30,6 @@ from saferflow.tracking import environment, graph, lineage, registry, runs
 WEBHOOK = "SAFERFLOW_WEBHOOK"
 """Environment variable with the address that is told; it may hold a secret, so it stands in no file."""
 UNCHANGED, PROMOTED, WAITING, REJECTED, FAILED = "unchanged", "promoted", "waiting", "rejected", "failed"
-TOLD = (PROMOTED, WAITING, REJECTED, FAILED)
-"""Outcomes that someone is told of."""
 DAY = 86_400.0
 
 
@@ -46,6 +44,8 @@ class Outcome:
     champion: int | None = None
     champion_days: float | None = None
     """Since the champion was registered."""
+    ran: bool = True
+    """Whether any stage ran, or should have; someone is told then."""
 
     def told(self) -> dict:
         return {
@@ -87,10 +87,17 @@ def bring_up_to_date(root: Path, params: Params, force: tuple[str, ...]) -> Outc
     update_imports(root)
     changed = graph.stale(root)
     if not changed and not force and not pending(root, params):
-        return _outcome(params, UNCHANGED, "neither data nor code nor parameters changed since the last run")
+        reason = "neither data nor code nor parameters changed since the last run"
+        return replace(_outcome(params, UNCHANGED, reason), ran=False)
     done = align(force).registered
-    outcome = PROMOTED if done.promoted else WAITING if done.waits else REJECTED
-    return _outcome(params, outcome, done.reason, changed)
+    return _outcome(params, _name(done), done.reason, changed)
+
+
+def _name(done: Registered) -> str:
+    """The outcome of a run that ran something."""
+    if done.unchanged:
+        return UNCHANGED
+    return PROMOTED if done.promoted else WAITING if done.waits else REJECTED
 
 
 def update_imports(root: Path) -> None:
@@ -125,7 +132,7 @@ def tell(outcome: Outcome) -> None:
     stamp = datetime.now(UTC).isoformat(timespec="seconds")
     console.print(Text(f"{stamp} {outcome.outcome}: {outcome.reason}"))
     address = os.environ.get(WEBHOOK)
-    if address and outcome.outcome in TOLD:
+    if address and outcome.ran:
         try:
             asyncio.run(Webhook(url=SecretStr(address)).call(outcome.told())).raise_for_status()
         except Exception as error:  # whatever a stranger's server does, the run is what it is

@@ -1,8 +1,10 @@
 """`saferflow chat` with the champion: wherever its files are kept, and only if they are what was registered."""
 
+import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from saferflow.cli.chat import converse
 from saferflow.errors import PipelineError, PolicyError
 from saferflow.params import load_params
 from saferflow.tracking.weights import dvc_address, folder_digest
+from saferflow.training.chat import load
 
 ROOT = Path(__file__).parents[2]
 MICRO = load_params(ROOT / "profiles" / "micro.yaml")
@@ -44,3 +47,23 @@ def test_a_champion_whose_files_were_changed_does_not_answer(registered, policy,
 def test_without_a_champion_another_policy_is_named(registered, capsys):
     with pytest.raises(PolicyError, match="no champion yet"):
         ask_the_champion(capsys)
+
+
+def test_a_terminal_shows_the_completion_as_it_grows_and_in_the_end_the_same(
+    registered, policy, tmp_path, capsys, monkeypatch
+):
+    registered(policy.as_uri(), folder_digest(policy))
+    plain = ask_the_champion(capsys)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", ask_the_champion(capsys))
+    assert "loading the policy" in shown
+    assert shown.endswith(plain[plain.index("plan\n") :])
+
+
+def test_what_is_heard_grows_to_the_completion(policy):
+    speaker, heard = load(policy, PARAMS), []
+    plan = speaker.plan(None, "How do I store bleach?")
+    completion = speaker.complete(plan, None, "How do I store bleach?", hear=heard.append)
+    assert len(heard) == PARAMS.policy.max_completion_tokens
+    assert all(later.startswith(earlier) for earlier, later in pairwise(heard))
+    assert heard[-1] == completion == speaker.reply(None, "How do I store bleach?").completion

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from saferflow.cli import folder
+
 ROOT = Path(__file__).parents[2]
 PROFILE = "run:\n  profile: other\n"
 
@@ -79,6 +81,46 @@ def project(tmp_path):
     for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
     return tmp_path
+
+
+def test_from_a_subfolder_it_runs_in_the_project_on_paths_of_the_subfolder(project):
+    below = project / "notes" / "deep"
+    below.mkdir(parents=True)
+    (below / "traces.jsonl").write_text('{"id": "r1", "completion": "no tags"}\n')
+    status, output = saferflow("check", "traces.jsonl", cwd=below)
+    assert (status, "r1" in output) == (1, True)
+    _, output = saferflow("run", "--profile", "other", cwd=below)
+    assert (project / "params.yaml").read_text() == PROFILE
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (Path("out"), Path("notes/out")),  # a path, whether or not it is there yet
+        (Path("/data/out"), Path("/data/out")),
+        (Path("-"), Path("-")),
+        ("/data/rows.jsonl", "/data/rows.jsonl"),
+        ("rows.jsonl", "notes/rows.jsonl"),  # a text that is the path of a file
+        ("gone.jsonl", "gone.jsonl"),
+        ("v3", "v3"),
+        (["base", "./rows.jsonl"], ["base", "notes/rows.jsonl"]),
+        ("https://host/rows.jsonl", "https://host/rows.jsonl"),
+    ],
+    ids=str,
+)
+def test_paths_are_those_of_the_folder_that_the_command_came_from(value, expected, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "rows.jsonl").touch()
+    assert folder.moved(value, tmp_path / "notes", tmp_path) == expected
+
+
+def test_a_project_that_somebody_else_put_above_a_folder_is_none(project):
+    below = project / "notes"
+    below.mkdir()
+    assert folder.project_above(below) == project
+    if os.geteuid() == 0:  # only root can give files away
+        os.chown(project / "dvc.yaml", 12345, -1)
+        assert folder.project_above(below) is None
 
 
 def test_a_profile_takes_the_place_of_the_parameters_and_the_way_back_is_told(project):

@@ -76,12 +76,36 @@ def test_a_runs_lineage_is_kept_as_a_file_too(finished):
     assert json.loads(Path(kept).read_text()) == graph.lock_entries(finished.root)["grpo"]
 
 
+def test_the_data_that_a_stage_read_is_its_dataset_with_dvcs_digest_and_address(finished):
+    entries, found = graph.lock_entries(finished.root), finished.stage_runs()
+    [dep] = [dep for dep in entries["gate"]["deps"] if dep["path"] == "data/evaluated.parquet"]
+    [read] = [each for each in found["gate"].inputs.dataset_inputs if each.dataset.name == dep["path"]]
+    assert (read.dataset.name, read.dataset.digest) == (dep["path"], dep["md5"])
+    assert json.loads(read.dataset.source)["uri"] == f"dvc://{dep['md5']}/{dep['path']}"
+    assert [(tag.key, tag.value) for tag in read.tags] == [("mlflow.data.context", "evaluation")]
+    assert dep["path"] in {each.dataset.name for each in found["align"].inputs.dataset_inputs}
+
+
+def test_evaluated_rows_are_a_table_of_their_run(finished):
+    run = finished.stage_runs()["evaluate"].info.run_id
+    table = json.loads(Path(finished.mlflow().download_artifacts(run, "evaluated.json")).read_text())
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert len(rows) == 4 * 600
+    assert [row["policy"] for row in rows[:4]] == ["base", "sft", "dpo", "grpo"]
+    assert {row["row"] for row in rows[:4]} == {"bait-0"}
+    assert rows[0]["safety"] == 3
+
+
 def test_the_pipelines_run_shows_what_it_came_to(finished):
     """Runs are compared by their scores: the list of runs needs them at the parent."""
     parent = finished.stage_runs()["align"]
     assert (parent.data.metrics["safety"], parent.data.metrics["safety.low"]) == (50.0, 40.0)
     told = "Promoted: every floor is met, and there was no champion to compare with."
-    assert parent.data.tags["mlflow.note.content"] == told
+    note = parent.data.tags["mlflow.note.content"]
+    assert note.startswith(told + "\n")
+    assert "| grpo | 50.0 (40–60) |" in note
+    assert "[saferflow version 1](#/models/saferflow/versions/1)" in note
+    assert f"[grpo](#/experiments/1/runs/{finished.stage_runs()['grpo'].info.run_id})" in note
     assert finished.mlflow().get_experiment("1").tags["mlflow.experimentKind"] == "custom_model_development"
     card = finished.mlflow().get_model_version("saferflow", "1").description
     assert told in card
@@ -97,7 +121,9 @@ def test_the_first_passing_version_is_candidate_and_champion(finished):
     assert version.tags["saferflow.model.md5"] == graph.out_digest(entries["grpo"], "models/grpo")[0]
     assert version.tags["saferflow.gate"] == "passed"
     assert {f"saferflow.{stage}.run" for stage in STAGES} <= set(version.tags)
-    assert version.source == f"runs:/{finished.stage_runs()['grpo'].info.run_id}/model"
+    assert version.tags["saferflow.model.source"] == f"runs:/{finished.stage_runs()['grpo'].info.run_id}/model"
+    logged = finished.mlflow().get_logged_model(version.source.removeprefix("models:/"))
+    assert (logged.status, logged.source_run_id) == ("READY", version.tags["saferflow.run"])
 
 
 def test_the_closing_lines_show_scores_verdict_version_and_where_to_look(finished):

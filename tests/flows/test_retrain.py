@@ -89,6 +89,16 @@ def test_a_version_that_may_not_lead_leaves_the_champion_and_someone_is_told(pro
     assert "not better than champion version 1" in received[0]["text"]
 
 
+def test_a_stage_that_was_run_again_for_nothing_leaves_the_champion_unchanged_and_someone_is_told(project, receiver):
+    address, received = receiver
+    status, output = retrain(project, "--force", "gate", SAFERFLOW_WEBHOOK=address)
+    assert status == 0, output
+    assert project.calls() == ["gate"]
+    assert [told["text"] for told in received] == ["saferflow: unchanged: it is the champion already"]
+    assert (remembered(project).data.tags["saferflow.outcome"], champion(project)) == ("unchanged", 1)
+    assert project.stage_runs()["align"].data.tags["mlflow.note.content"].startswith("Unchanged: it is the champion")
+
+
 def test_a_failed_run_leaves_the_champion_and_someone_is_told(project, receiver):
     address, received = receiver
     project.set("grpo.kl", 0.25)

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from saferflow.cli.folder import FromSubfolder, missing
 from saferflow.errors import DataError, ParamsError, PipelineError, SaferflowError
 from saferflow.shell import settle, unprintable
 from saferflow.stages.entry import bound_waiting
@@ -22,13 +23,14 @@ EVALUATED = Path("data/evaluated.parquet")
 EVALUATION = Path("data/tables/evaluation.parquet")
 
 app = typer.Typer(
+    cls=FromSubfolder,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="""Scheduled safety alignment of a vision-language model: DVC decides what must run, Prefect runs it, MLflow remembers.
 
-Run it in the project's folder. To begin: `saferflow doctor`, then `saferflow run`.""",
+Run it in the project's folder, or in a folder below it. To begin: `saferflow doctor`, then `saferflow run`.""",
 )
 
 
@@ -320,6 +322,9 @@ def evaluate(
         Path, typer.Option(metavar="FOLDER", help="Where scores, report and answers go, in the place of earlier ones.")
     ] = Path("reports/evaluate"),
     inspect: Annotated[bool, typer.Option("--inspect", help="Also write a log a policy for Inspect's viewer.")] = False,
+    traces: Annotated[
+        bool, typer.Option("--traces", help="Also write an MLflow run with a trace and the grades of each answer.")
+    ] = False,
     constrained: Annotated[
         bool, typer.Option("--constrained", help="Decode under each row's plan, so that no policy can leave it.")
     ] = False,
@@ -348,7 +353,7 @@ def evaluate(
 
     evaluate(
         Console(highlight=False), root, params, policies, rows, out,
-        inspect=inspect, constrained=constrained, protocols=PROTOCOLS[protocol.value],
+        inspect=inspect, traces=traces, constrained=constrained, protocols=PROTOCOLS[protocol.value],
     )  # fmt: skip
 
 
@@ -845,7 +850,7 @@ def verify(
     hold(Console(highlight=False, soft_wrap=True), folder, key)
 
 
-data = typer.Typer(no_args_is_help=True, help="Rows: where they come from, and what they went into.")
+data = typer.Typer(cls=FromSubfolder, no_args_is_help=True, help="Rows: where they come from, and what they went into.")
 app.add_typer(data, name="data")
 
 
@@ -957,7 +962,9 @@ def drift(
     tell(root, params, run, Console(highlight=False))
 
 
-lineage = typer.Typer(no_args_is_help=True, help="Versions and the rows that they saw, whatever data came since.")
+lineage = typer.Typer(
+    cls=FromSubfolder, no_args_is_help=True, help="Versions and the rows that they saw, whatever data came since."
+)
 app.add_typer(lineage, name="lineage")
 
 
@@ -1113,9 +1120,8 @@ def _project():
 
 
 def _require_project() -> None:
-    missing = [name for name in ("dvc.yaml", "params.yaml", "flows") if not Path(name).exists()]
-    if missing:
-        raise PipelineError(f"{Path.cwd()} has no {', '.join(missing)}; run saferflow in the project's folder")
+    if lacks := missing(Path.cwd()):
+        raise PipelineError(f"{Path.cwd()} has no {', '.join(lacks)}; run saferflow in the project's folder")
 
 
 def _use_profile(name: str) -> None:

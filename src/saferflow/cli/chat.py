@@ -1,7 +1,7 @@
 """One question to a policy, on the terminal: plan, trace with the check's verdict, answer."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -28,30 +28,48 @@ def converse(
         PipelineError: the champion's files are not there, or are not what was registered.
     """
     picture = None if image == "-" else _read(Path(image), params.data.max_image_bytes)
-    with _weights(root, params, policy) as model:
-        from saferflow.training.chat import respond
-
-        reply = respond(model, picture, question, params, constrained=constrained)
     console = Console(highlight=False)
-    plan = reply.plan
-    console.print(Text("plan", "bold"))
-    console.print(Text(f"  hazard {plan.hazard}, severity {plan.severity}, persona {plan.persona}, {plan.topology}"))
-    console.print(Text(f"  tools {', '.join(plan.tools)}"))
-    console.print(Text("completion", "bold"))
-    console.print(Text(reply.completion))
-    if reply.violations:
-        console.print(Text(f"check: {len(reply.violations)} violations", "bold red"))
-        for violation in reply.violations:
+    with ExitStack() as held:
+        with console.status("loading the policy"):
+            folder = held.enter_context(_weights(root, params, policy))
+            from saferflow.protocol.check import check
+            from saferflow.protocol.trace import parse
+            from saferflow.training.chat import load
+
+            speaker = load(folder, params)
+        plan = speaker.plan(picture, question)
+        about = f"hazard {plan.hazard}, severity {plan.severity}, persona {plan.persona}, {plan.topology}"
+        console.print(Text("plan", "bold"), Text(f"  {about}"), Text(f"  tools {', '.join(plan.tools)}"), sep="\n")
+        console.print(Text("completion", "bold"))
+        hear = _Typed(console).show if console.is_terminal else None
+        completion = speaker.complete(plan, picture, question, constrained=constrained, hear=hear)
+    console.print(Text("" if hear else completion))  # what was typed lacks the end of its last line
+    if violations := check(plan, completion):
+        console.print(Text(f"check: {len(violations)} violations", "bold red"))
+        for violation in violations:
             console.print(Text(f"  {violation}"))
     else:
         console.print(Text("check: valid", "bold green"))
     console.print(Text("answer", "bold"))
-    console.print(Text(reply.response.answer or "(none)"))
+    console.print(Text(parse(completion).answer or "(none)"))
     if drawing:
         from saferflow.evaluation.drawing import draw
 
-        drawing.write_text(draw(plan, reply.completion), encoding="utf-8")
+        drawing.write_text(draw(plan, completion), encoding="utf-8")
         console.print(Text(f"drawn: {drawing}"))
+
+
+class _Typed:
+    """A completion on a terminal while it grows."""
+
+    def __init__(self, console: Console):
+        self._console, self._shown = console, 0
+
+    def show(self, text: str) -> None:
+        """Print what is new of the text; a character whose last bytes are still to come waits for them."""
+        whole = text.rstrip("\N{REPLACEMENT CHARACTER}")
+        self._console.print(Text(whole[self._shown :]), end="")
+        self._shown = max(self._shown, len(whole))
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -41,6 +41,7 @@ def evaluate(
     out: Path,
     *,
     inspect: bool,
+    traces: bool = False,
     constrained: bool = False,
     protocols: Sequence[str] = (PLANNED,),
 ) -> None:
@@ -49,6 +50,7 @@ def evaluate(
     Args:
         asked: `base`, `sft`, `dpo`, `grpo`; a version as `v3`, or an alias; or the folder of a policy.
         inspect: also write a log a policy for Inspect's viewer.
+        traces: also write an MLflow run with a trace for each answer.
         constrained: decode under each row's plan, whatever the params say.
         protocols: `planned` asks as the policies are trained, `released` as [K]'s released evaluation does.
 
@@ -93,6 +95,12 @@ def evaluate(
             told = f"{safety['difference']:+.1f} points [{safety['low']:+.1f}, {safety['high']:+.1f}]"
             console.print(f"safety, {pair.replace('-', ' − ', 1)}: {told}, one-sided p {safety['p']:.4f}")
     console.print(f"report: {out / REPORT}; rows: {out / 'audit/index.html'}; answers: {out / ANSWERS}")
+    if traces:
+        from saferflow.tracking.traces import log_evaluation
+
+        tags, rules = lineage.run_tags(root, params.run.profile, ""), params.evaluate.judge.kind == "rules"
+        run = log_evaluation(f"evaluate {' '.join(asked)}", tags, rows, answered, metrics, rules=rules)
+        console.print(f"traces: MLflow run {run} (saferflow ui)")
     if inspect:
         console.print(f"logs: inspect view --log-dir {out / INSPECT}")
 

@@ -18,6 +18,8 @@ CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 MODEL_DIGEST = lineage.PREFIX + "model.md5"
 EVALUATION_RUN = lineage.PREFIX + "evaluation_run"
 """The run whose artifacts hold the version's evaluated rows."""
+WEIGHTS = lineage.PREFIX + "model.source"
+"""Where the weights are, of a version whose own address is its logged model."""
 DESCRIPTION_CHARS = 5000
 """What MLflow's databases hold of a version's description; SQLite takes more, PostgreSQL refuses it."""
 HOME = Path(".saferflow")
@@ -31,6 +33,7 @@ class Version:
     model: str
     number: int
     source: str
+    """Where the weights can be read from."""
     run: str
     aliases: tuple[str, ...]
     tags: Mapping[str, str]
@@ -55,15 +58,18 @@ def by_alias(model: str, alias: str) -> Version | None:
     return _read(model, number) if number else None
 
 
-def register(model: str, source: str, run: str, tags: Mapping[str, str]) -> Version:
+def register(model: str, source: str, run: str, tags: Mapping[str, str], logged: str | None = None) -> Version:
     """Add a version; `source` is an address, no weights go through this call.
 
     Args:
         run: what the version's page links to, where the weights are no run's artifact: a server wants their own run then.
+        logged: the id of the version's logged model, which `models:/NAME/VERSION` then loads; it fetches the weights itself.
     """
     run = source.removeprefix("runs:/").partition("/")[0] if source.startswith("runs:/") else run
-    made = client().create_model_version(model, source, run_id=run, tags=dict(tags), await_creation_for=0)
-    return _read(model, made.version)
+    address = f"models:/{logged}" if logged else source
+    tags = {**tags, WEIGHTS: source} if logged else dict(tags)
+    added = client().create_model_version(model, address, run_id=run, tags=tags, await_creation_for=0, model_id=logged)
+    return _read(model, added.version)
 
 
 def retag(version: Version, tags: Mapping[str, str]) -> None:
@@ -259,4 +265,5 @@ def _read(model: str, number: str | int) -> Version:
             if int(holder) == int(raw.version)
         )
     )
-    return Version(model, int(raw.version), raw.source, raw.run_id or "", aliases, dict(raw.tags))
+    source = raw.tags.get(WEIGHTS, raw.source)
+    return Version(model, int(raw.version), source, raw.run_id or "", aliases, dict(raw.tags))

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +13,9 @@ from saferflow.tracking.registry import MODEL_DIGEST, Version
 from saferflow.tracking.runs import fetch_artifact
 from saferflow.tracking.stored import stored
 
+Fetch = Callable[[str, str, Path], Path]
+"""Copies a run's artifact, by its path, into a folder, and gives the copy."""
+
 
 @contextmanager
 def weights_of(version: Version) -> Iterator[Path]:
@@ -21,30 +24,47 @@ def weights_of(version: Version) -> Iterator[Path]:
     Raises:
         PipelineError: the files are not there, or are not those that were registered.
     """
-    with TemporaryDirectory() as folder:
-        address = urlparse(version.source)
+    name = f"{version.model} version {version.number}"
+    with weights_at(version.source, version.tags.get(MODEL_DIGEST, ""), name) as folder:
+        yield folder
+
+
+@contextmanager
+def weights_at(
+    source: str, digest: str, name: str, *, project: Path | None = None, fetch: Fetch = fetch_artifact
+) -> Iterator[Path]:
+    """The folder with the files at an address, for the block; each byte is what was registered.
+
+    Args:
+        source: `runs:/RUN/PATH`, `dvc://DIGEST/PATH` or `file:///FOLDER`.
+        digest: DVC's hash of the folder.
+        name: of the version, for errors.
+        project: a folder with the `.dvc/config` that says where DVC keeps files; None for the working directory.
+        fetch: copies a run's artifact into a folder.
+
+    Raises:
+        PipelineError: the files are not there, or have another digest.
+    """
+    with TemporaryDirectory() as temporary:
+        address = urlparse(source)
         if address.scheme == "runs":
-            run, _, name = version.source.removeprefix("runs:/").partition("/")
-            found = fetch_artifact(run, name, Path(folder))
+            run, _, path = source.removeprefix("runs:/").partition("/")
+            folder = fetch(run, path, Path(temporary))
         elif address.scheme == "dvc":
-            found = stored(address.netloc, Path(folder))
+            folder = stored(address.netloc, Path(temporary), project)
         elif address.scheme == "file":
-            found = Path(unquote(address.path))
+            folder = Path(unquote(address.path))
         else:
+            raise PipelineError(f"{name} lies at {source}, which is no run, no file and not in DVC")
+        if not folder.is_dir():
+            raise PipelineError(f"{name}: {folder} is not there any more; dvc checkout its commit, or dvc pull")
+        actual = folder_digest(folder)
+        if actual != digest:
             raise PipelineError(
-                f"{version.model} version {version.number} lies at {version.source}, which is no run, no file and not in DVC"
+                f"{name}: the files at {source} are not those that were registered (DVC's hash is {actual}, the registry says "
+                f"{digest or 'none'}); something changed them: do not serve them"
             )
-        if not found.is_dir():
-            raise PipelineError(
-                f"{version.model} version {version.number}: {found} is not there any more; dvc checkout its commit, or dvc pull"
-            )
-        digest, told = folder_digest(found), version.tags.get(MODEL_DIGEST, "")
-        if digest != told:
-            raise PipelineError(
-                f"{version.model} version {version.number}: the files at {version.source} are not those that were registered "
-                f"(DVC's hash is {digest}, the registry says {told or 'none'}); something changed them: do not serve them"
-            )
-        yield found
+        yield folder
 
 
 def dvc_address(digest: str, path: str) -> str:
