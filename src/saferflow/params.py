@@ -634,6 +634,17 @@ class GateParams(Section):
     level: Annotated[float, Field(gt=0.5, lt=1)]
 
 
+class StoreParams(Section):
+    """Served requests and answers kept on this machine, for incidents and drift; they may hold what users say of themselves."""
+
+    days: Annotated[float, Field(gt=0)]
+    """After which an exchange is deleted."""
+    pictures: bool
+    """Whether pictures are kept; False keeps their digests alone."""
+    redact: tuple[Annotated[str, Field(min_length=1)], ...]
+    """Names of fields, of requests and responses, whose values are not kept: `user`, `metadata`, `reasoning_content`, ..."""
+
+
 class ServeParams(Section):
     """`saferflow serve`: no stage reads this."""
 
@@ -653,6 +664,8 @@ class ServeParams(Section):
     """That such a server has for a plan."""
     guarded_seconds: Annotated[float, Field(gt=0)]
     """That another model has for an answer, with --guard."""
+    store: StoreParams | None
+    """Null: nothing of a request is kept."""
 
 
 class Params(Section):
