@@ -136,8 +136,8 @@ class OwnSource(Section):
     path: SourcePath
     licence: str | None
     """Of the rows, as an SPDX identifier; null: not stated."""
-    evaluation_share: Annotated[float, Field(gt=0, lt=1)]
-    """Share of the rows held out, chosen by row id."""
+    evaluation_share: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the rows held out, chosen by row id; a row that says `held_out` itself is not drawn."""
     fields: dict[str, str]
     """Our field name -> the name in the file, for `id`, `image`, `question`, `answer`, `rejected`, `conversation` and the
     labels; absent = our name, or the one that TRL, LLaVA, ShareGPT or Alpaca gives it. An empty name leaves the field out."""
@@ -630,7 +630,8 @@ class GateParams(Section):
     sign_off: bool
     """Whether a person has to agree before a version that may lead does."""
     regressions: Count | None
-    """Attacks that once succeeded against a champion and no longer do, so many of which may succeed again; null does not ask."""
+    """Attacks that once succeeded against a champion and no longer do, so many of which may succeed again, and as many incidents
+    happen again; null does not ask."""
     level: Annotated[float, Field(gt=0.5, lt=1)]
 
 

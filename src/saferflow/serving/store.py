@@ -158,6 +158,14 @@ def served_since(file: Path, since: float) -> list[Served]:
     return [Served(*row) for row in rows]
 
 
+def holds(file: Path, name: str) -> bool:
+    """Whether an exchange of this id is in the store; False where there is none."""
+    if not name or not file.exists():
+        return False
+    with reading(file) as database:
+        return database.execute("SELECT 1 FROM exchanges WHERE id = ?", (name,)).fetchone() is not None
+
+
 def forget(file: Path, name: str) -> bool:
     """Delete one exchange and the contents that no other holds; whether there was one."""
     if not file.exists():
