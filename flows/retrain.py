@@ -1,6 +1,7 @@
 """Scheduled retraining: look for new data, run what is stale, and tell someone what came of it. `python -m flows.retrain`
 
-Nothing new means that nothing runs, and the record says so. A run that fails, or whose version may not lead, leaves the
+Nothing new means that nothing runs, and the record says so; where served requests lie far from the training rows, someone is told
+that rows are missing: the same rows again would give the same policy. A run that fails, or whose version may not lead, leaves the
 champion where it is.
 """
 
@@ -8,7 +9,8 @@ import argparse
 import asyncio
 import os
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,14 +25,18 @@ from flows.align import align
 from flows.bridge import console, reachable
 from flows.checkout import alone, prepared
 from flows.registration import pending
+from saferflow.data.profile import LARGE, Shift
 from saferflow.errors import SaferflowError
 from saferflow.params import Params, load_params
+from saferflow.serving.drift import shifts_here
 from saferflow.tracking import environment, graph, lineage, registry, runs
 
 WEBHOOK = "SAFERFLOW_WEBHOOK"
 """Environment variable with the address that is told; it may hold a secret, so it stands in no file."""
-UNCHANGED, PROMOTED, WAITING, REJECTED, FAILED = "unchanged", "promoted", "waiting", "rejected", "failed"
-TOLD = (PROMOTED, WAITING, REJECTED, FAILED)
+UNCHANGED, DRIFTED, PROMOTED, WAITING, REJECTED, FAILED = (
+    "unchanged", "drifted", "promoted", "waiting", "rejected", "failed",
+)  # fmt: skip
+TOLD = (DRIFTED, PROMOTED, WAITING, REJECTED, FAILED)
 """Outcomes that someone is told of."""
 DAY = 86_400.0
 
@@ -46,6 +52,8 @@ class Outcome:
     champion: int | None = None
     champion_days: float | None = None
     """Since the champion was registered."""
+    served: dict[str, float] = field(default_factory=dict)
+    """Aspect -> population stability index of served requests against the training rows; empty where none can be told."""
 
     def told(self) -> dict:
         return {
@@ -55,6 +63,7 @@ class Outcome:
             "changed": {stage: list(why) for stage, why in self.changed.items()},
             "champion": self.champion,
             "champion_days": self.champion_days,
+            "served": self.served,
         }
 
 
@@ -86,11 +95,44 @@ def bring_up_to_date(root: Path, params: Params, force: tuple[str, ...]) -> Outc
     """Run what is stale, if anything is."""
     update_imports(root)
     changed = graph.stale(root)
+    shifts = served_shifts(root, params)
     if not changed and not force and not pending(root, params):
-        return _outcome(params, UNCHANGED, "neither data nor code nor parameters changed since the last run")
+        outcome, reason = undisturbed(shifts)
+        return replace(_outcome(params, outcome, reason), served=_indices(shifts))
     done = align(force).registered
     outcome = PROMOTED if done.promoted else WAITING if done.waits else REJECTED
-    return _outcome(params, outcome, done.reason, changed)
+    return replace(_outcome(params, outcome, done.reason, changed), served=_indices(shifts))
+
+
+def served_shifts(root: Path, params: Params) -> list[Shift]:
+    """How far served requests lie from the training rows; nothing, and why on the terminal, where that cannot be told."""
+    if params.serve.store is None:
+        return []
+    try:
+        return shifts_here(root, params)[0]
+    except SaferflowError as error:
+        console.print(Text(f"no drift of served requests: {error}"))
+        return []
+
+
+def undisturbed(shifts: Sequence[Shift]) -> tuple[str, str]:
+    """Outcome and reason of a run that found nothing new to train on."""
+    reason = "neither data nor code nor parameters changed since the last run"
+    large = [shift for shift in shifts if shift.index >= LARGE]
+    if not large:
+        return UNCHANGED, reason
+    told = "; ".join(f"{shift.aspect} {shift.index:.2f}, {_most(shift)}" for shift in large)
+    way = "add rows like them: saferflow incident add, saferflow data add; saferflow data drift --served shows more"
+    return DRIFTED, f"{reason}, but served requests lie far from the training rows ({told}); {way}"
+
+
+def _most(shift: Shift) -> str:
+    name, trained, served = shift.moves[0]
+    return f"{name} {100 * trained:.1f}% of the rows and {100 * served:.1f}% of the requests"
+
+
+def _indices(shifts: Sequence[Shift]) -> dict[str, float]:
+    return {shift.aspect: round(shift.index, 4) for shift in shifts}
 
 
 def update_imports(root: Path) -> None:
@@ -116,7 +158,9 @@ def remember(root: Path, params: Params, outcome: Outcome) -> None:
         runs.NOTE: f"{outcome.outcome}: {outcome.reason}",
     }
     run = runs.start("retrain", tags)
-    runs.log_numbers(run, {"champion_days": outcome.champion_days} if outcome.champion_days is not None else {})
+    numbers = {"champion_days": outcome.champion_days} if outcome.champion_days is not None else {}
+    numbers |= {f"served_drift_{aspect.replace(' ', '_')}": index for aspect, index in outcome.served.items()}
+    runs.log_numbers(run, numbers)
     runs.finish(run, "FAILED" if outcome.outcome == FAILED else "FINISHED")
 
 

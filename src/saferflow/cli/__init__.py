@@ -940,21 +940,32 @@ def drift(
             metavar="RUN", help="The run to compare with; the newest that had other data where none is named."
         ),
     ] = None,
+    served: Annotated[
+        bool, typer.Option("--served", help="The requests that the server kept, against this checkout's training tables.")
+    ] = False,
 ) -> None:
-    """How far the tables have moved from a former version of the data: sources, hazards, decisions, lengths.
+    """How far the tables have moved from a former version of the data: sources, hazards, decisions, suspicions, lengths.
 
-    RUN is an MLflow run id, a version as `v3`, an alias, or a git commit, as for `saferflow compare`.
+    RUN is an MLflow run id, a version as `v3`, an alias, or a git commit, as for `saferflow compare`. With `--served`: how far
+    served requests lie from the training rows, in hazards, decisions, suspicions, lengths and broken rules; `serve.store` keeps
+    them.
 
     Examples:
 
-    `saferflow data drift` · `saferflow data drift champion`
+    `saferflow data drift` · `saferflow data drift champion` · `saferflow data drift --served`
     """
+    if served and run:
+        raise PipelineError("--served compares with this checkout's training tables; leave the run out")
     root, params = _project()
     from rich.console import Console
 
-    from saferflow.cli.drift import tell
+    from saferflow.cli.drift import tell, tell_served
 
-    tell(root, params, run, Console(highlight=False))
+    console = Console(highlight=False)
+    if served:
+        tell_served(root, params, console)
+    else:
+        tell(root, params, run, console)
 
 
 incident = typer.Typer(no_args_is_help=True, help="Requests that were answered wrongly: labelled, trained on, asked again.")

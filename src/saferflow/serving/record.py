@@ -56,8 +56,7 @@ class Record:
             raw: the request's body.
         """
         served = served_of(conversation, answer)
-        with self._lock:
-            self._last.append(served)
+        self.count(served)
         if self._store is None:
             return
         try:
@@ -65,6 +64,11 @@ class Record:
         except PipelineError as error:
             self._unkept.inc()
             LOG.error("an answer was not kept: %s", error)
+
+    def count(self, served: Served) -> None:
+        """Take a request into the window of the drift."""
+        with self._lock:
+            self._last.append(served)
 
     def text(self) -> bytes:
         """The record's numbers in Prometheus' text format."""
