@@ -185,6 +185,8 @@ def test_an_exchange_without_its_words_or_its_picture_asks_for_them(undisturbed)
     assert (FOLDER / made.image).read_bytes() == image
     with pytest.raises(PipelineError, match="holds no exchange 'chatcmpl-3'"):
         bring("chatcmpl-3")
+    with pytest.raises(DataError, match="no such file; and no completion"):
+        bring("report.json")
 
 
 def test_removal_takes_the_exchange_out_of_the_store_too(undisturbed):

@@ -49,6 +49,8 @@ FORMER = environment.HOME / "incidents"
 POINTER = FOLDER.with_suffix(".dvc")
 ENTRY = OwnSource(kind="jsonl", path=str(FOLDER), licence=None, evaluation_share=0, fields={}, hazards={})
 """Of `data.sources`; the share is never drawn, for each row says its side."""
+COMPLETION = "chatcmpl-"
+"""How the ids of exchanges begin."""
 SHOWN = 60
 """Characters of a text in the list."""
 
@@ -89,6 +91,8 @@ def add(
         PipelineError: the store does not hold the exchange.
     """
     file = root / asked
+    if not file.exists() and not asked.startswith(COMPLETION):
+        raise DataError(f"{asked}: no such file; and no completion, whose id begins with {COMPLETION}")
     cases = reported(file, params, why) if file.exists() else [kept(root, params, asked, why, picture)]
     cases = [_labelled(case, label, asked) for case in cases]
     with _changing(root, console) as incidents:
@@ -132,7 +136,7 @@ def show(console: Console, root: Path, *, as_json: bool) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("incident", "right is", "hazard", "side", "reports", "first", "question", "why"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading in ("incident", "first"))
     for one in incidents:
         first = one.reports[0]
         told = (one.decision, one.hazard or "-", "held out" if one.held_out else "training", str(len(one.reports)))
