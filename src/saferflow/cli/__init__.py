@@ -851,7 +851,10 @@ app.add_typer(data, name="data")
 
 @data.command()
 def trace(
-    row: Annotated[str, typer.Argument(help="A row's id, as in the tables and on the audit pages.")],
+    row: Annotated[
+        str,
+        typer.Argument(help="A row's id, as in the tables and on the audit pages; or a completion's that was reported."),
+    ],
     output: Annotated[Format, typer.Option("--format", help="Lines, or one JSON object.")] = Format.TEXT,
 ) -> None:
     """Where a row came from, which tables hold it, which runs read those very tables, which versions were made from them.
