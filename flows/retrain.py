@@ -1,6 +1,7 @@
 """Scheduled retraining: look for new data, run what is stale, and tell someone what came of it. `python -m flows.retrain`
 
-Nothing new means that nothing runs, and the record says so. A run that fails, or whose version may not lead, leaves the
+Nothing new means that nothing runs, and the record says so; where served requests lie far from the training rows, someone is told
+that rows are missing: the same rows again would give the same policy. A run that fails, or whose version may not lead, leaves the
 champion where it is.
 """
 
@@ -8,6 +9,7 @@ import argparse
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,13 +25,17 @@ from flows.align import align
 from flows.bridge import console, reachable
 from flows.checkout import alone, prepared
 from flows.registration import Registered, pending
+from saferflow.data.profile import LARGE, Shift
 from saferflow.errors import SaferflowError
 from saferflow.params import Params, load_params
+from saferflow.serving.drift import shifts_here
 from saferflow.tracking import environment, graph, lineage, registry, runs
 
 WEBHOOK = "SAFERFLOW_WEBHOOK"
 """Environment variable with the address that is told; it may hold a secret, so it stands in no file."""
-UNCHANGED, PROMOTED, WAITING, REJECTED, FAILED = "unchanged", "promoted", "waiting", "rejected", "failed"
+UNCHANGED, DRIFTED, PROMOTED, WAITING, REJECTED, FAILED = (
+    "unchanged", "drifted", "promoted", "waiting", "rejected", "failed",
+)  # fmt: skip
 DAY = 86_400.0
 
 
@@ -45,7 +51,9 @@ class Outcome:
     champion_days: float | None = None
     """Since the champion was registered."""
     ran: bool = True
-    """Whether any stage ran, or should have; someone is told then."""
+    """Whether any stage ran, or should have; someone is told then, and of drift."""
+    served: dict[str, float] = field(default_factory=dict)
+    """Aspect -> population stability index of served requests against the training rows; empty where none can be told."""
 
     def told(self) -> dict:
         return {
@@ -55,6 +63,7 @@ class Outcome:
             "changed": {stage: list(why) for stage, why in self.changed.items()},
             "champion": self.champion,
             "champion_days": self.champion_days,
+            "served": self.served,
         }
 
 
@@ -86,11 +95,12 @@ def bring_up_to_date(root: Path, params: Params, force: tuple[str, ...]) -> Outc
     """Run what is stale, if anything is."""
     update_imports(root)
     changed = graph.stale(root)
+    shifts = served_shifts(root, params)
     if not changed and not force and not pending(root, params):
-        reason = "neither data nor code nor parameters changed since the last run"
-        return replace(_outcome(params, UNCHANGED, reason), ran=False)
+        outcome, reason = undisturbed(shifts)
+        return replace(_outcome(params, outcome, reason), ran=False, served=_indices(shifts))
     done = align(force).registered
-    return _outcome(params, _name(done), done.reason, changed)
+    return replace(_outcome(params, _name(done), done.reason, changed), served=_indices(shifts))
 
 
 def _name(done: Registered) -> str:
@@ -98,6 +108,37 @@ def _name(done: Registered) -> str:
     if done.unchanged:
         return UNCHANGED
     return PROMOTED if done.promoted else WAITING if done.waits else REJECTED
+
+
+def served_shifts(root: Path, params: Params) -> list[Shift]:
+    """How far served requests lie from the training rows; nothing, and why on the terminal, where that cannot be told."""
+    if params.serve.store is None:
+        return []
+    try:
+        return shifts_here(root, params)[0]
+    except SaferflowError as error:
+        console.print(Text(f"no drift of served requests: {error}"))
+        return []
+
+
+def undisturbed(shifts: Sequence[Shift]) -> tuple[str, str]:
+    """Outcome and reason of a run that found nothing new to train on."""
+    reason = "neither data nor code nor parameters changed since the last run"
+    large = [shift for shift in shifts if shift.index >= LARGE]
+    if not large:
+        return UNCHANGED, reason
+    told = "; ".join(f"{shift.aspect} {shift.index:.2f}, {_most(shift)}" for shift in large)
+    way = "add rows like them: saferflow incident add, saferflow data add; saferflow data drift --served shows more"
+    return DRIFTED, f"{reason}, but served requests lie far from the training rows ({told}); {way}"
+
+
+def _most(shift: Shift) -> str:
+    name, trained, served = shift.moves[0]
+    return f"{name} {100 * trained:.1f}% of the rows and {100 * served:.1f}% of the requests"
+
+
+def _indices(shifts: Sequence[Shift]) -> dict[str, float]:
+    return {shift.aspect: round(shift.index, 4) for shift in shifts}
 
 
 def update_imports(root: Path) -> None:
@@ -123,7 +164,9 @@ def remember(root: Path, params: Params, outcome: Outcome) -> None:
         runs.NOTE: f"{outcome.outcome}: {outcome.reason}",
     }
     run = runs.start("retrain", tags)
-    runs.log_numbers(run, {"champion_days": outcome.champion_days} if outcome.champion_days is not None else {})
+    numbers = {"champion_days": outcome.champion_days} if outcome.champion_days is not None else {}
+    numbers |= {f"served_drift_{aspect.replace(' ', '_')}": index for aspect, index in outcome.served.items()}
+    runs.log_numbers(run, numbers)
     runs.finish(run, "FAILED" if outcome.outcome == FAILED else "FINISHED")
 
 
@@ -132,7 +175,7 @@ def tell(outcome: Outcome) -> None:
     stamp = datetime.now(UTC).isoformat(timespec="seconds")
     console.print(Text(f"{stamp} {outcome.outcome}: {outcome.reason}"))
     address = os.environ.get(WEBHOOK)
-    if address and outcome.ran:
+    if address and (outcome.ran or outcome.outcome == DRIFTED):
         try:
             asyncio.run(Webhook(url=SecretStr(address)).call(outcome.told())).raise_for_status()
         except Exception as error:  # whatever a stranger's server does, the run is what it is

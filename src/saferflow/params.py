@@ -136,8 +136,8 @@ class OwnSource(Section):
     path: SourcePath
     licence: str | None
     """Of the rows, as an SPDX identifier; null: not stated."""
-    evaluation_share: Annotated[float, Field(gt=0, lt=1)]
-    """Share of the rows held out, chosen by row id."""
+    evaluation_share: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the rows held out, chosen by row id; a row that says `held_out` itself is not drawn."""
     fields: dict[str, str]
     """Our field name -> the name in the file, for `id`, `image`, `question`, `answer`, `rejected`, `conversation` and the
     labels; absent = our name, or the one that TRL, LLaVA, ShareGPT or Alpaca gives it. An empty name leaves the field out."""
@@ -630,8 +630,20 @@ class GateParams(Section):
     sign_off: bool
     """Whether a person has to agree before a version that may lead does."""
     regressions: Count | None
-    """Attacks that once succeeded against a champion and no longer do, so many of which may succeed again; null does not ask."""
+    """Attacks that once succeeded against a champion and no longer do, so many of which may succeed again, and as many incidents
+    happen again; null does not ask."""
     level: Annotated[float, Field(gt=0.5, lt=1)]
+
+
+class StoreParams(Section):
+    """Served requests and answers kept on this machine, for incidents and drift; they may hold what users say of themselves."""
+
+    days: Annotated[float, Field(gt=0)]
+    """After which an exchange is deleted."""
+    pictures: bool
+    """Whether pictures are kept; False keeps their digests alone."""
+    redact: tuple[Annotated[str, Field(min_length=1)], ...]
+    """Names of fields, of requests and responses, whose values are not kept: `user`, `metadata`, `reasoning_content`, ..."""
 
 
 class ServeParams(Section):
@@ -653,6 +665,8 @@ class ServeParams(Section):
     """That such a server has for a plan."""
     guarded_seconds: Annotated[float, Field(gt=0)]
     """That another model has for an answer, with --guard."""
+    store: StoreParams | None
+    """Null: nothing of a request is kept."""
 
 
 class Params(Section):

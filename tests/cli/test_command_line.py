@@ -42,6 +42,7 @@ def test_the_help_names_every_command():
         "retrain",
         "export",
         "data",
+        "incident",
         "doctor",
         "ui",
         "stop",

@@ -11,10 +11,12 @@ from rich.console import Console
 
 from mlflow import MlflowClient
 from saferflow.cli.lineage import _told, print_who, who, why
+from saferflow.data.incidents import FOLDER, Incident, Report, write_incidents
 from saferflow.data.rows import Answered, DPORow, Labels, PromptRow, SFTRow
 from saferflow.data.tables import write_table
 from saferflow.errors import DataError
-from saferflow.params import load_params
+from saferflow.params import StoreParams, load_params
+from saferflow.serving.store import FILE, Served, Store
 from saferflow.tracking import lineage, pipeline_runs, registry, runs
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
@@ -137,3 +139,25 @@ def test_no_run_yet_is_an_error(store, monkeypatch):
     monkeypatch.setattr(pipeline_runs, "experiment", lambda: "0")
     with pytest.raises(DataError, match="saferflow run"):
         who(PARAMS, "a")
+
+
+def test_a_reported_completion_leads_to_its_incident_the_versions_that_saw_it_and_where_it_still_lies(store):
+    report = Report("2026-11-27T00:00:00+00:00", "It went along.", "chatcmpl-9", "1")
+    write_incidents(FOLDER, [Incident("a", (), "Why a?", "", "refuse", "S1", 2, False, (report,))])
+    kept_params = StoreParams(days=1, pictures=False, redact=())
+    Store(FILE, kept_params).keep("chatcmpl-9", b"{}", None, {}, Served(1, "answer", "S1", "none", 6, ""))
+    found = who(PARAMS, "chatcmpl-9")
+    assert (found.row, [one.versions for one in found.seen]) == ("a", [[1]])
+    assert found.held == ["data/sources/incidents", ".saferflow/served.sqlite: exchange chatcmpl-9"]
+    text = shown(print_who, found, as_json=False)
+    assert "trained on it: v1\n" in text
+    assert "saferflow incident remove a" in text
+
+
+def test_an_incident_that_was_only_asked_again_was_measured_with_and_not_learned(store):
+    table = "data/tables/incidents.parquet"
+    write_table(Path(table), [PromptRow("i", "incidents", "safety", None, "", "What i?", "", LABELS)], PromptRow)
+    tags = {lineage.CACHED: "false", lineage.STAGE: "evaluate", f"saferflow.dep.{table}": kept(table)}
+    runs.client().create_run(pipeline_runs.experiment(), tags=tags)
+    [seen] = who(PARAMS, "i").seen
+    assert (seen.table, seen.learned) == (table, False)

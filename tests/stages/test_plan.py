@@ -119,7 +119,7 @@ def test_the_tables_are_the_same_bytes_whatever_the_number_of_processes(project)
         plan.main()
         seen.append({path.name: path.read_bytes() for path in TABLES.iterdir()})
     assert seen[0] == seen[1] == seen[2]
-    assert len(seen[0]) == 5
+    assert len(seen[0]) == 6
 
 
 def set_params(**sections) -> None:

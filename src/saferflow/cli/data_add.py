@@ -65,12 +65,12 @@ def add(
         if held != target:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(held, target)
-            _dvc("add", str(target))
+            dvc("add", str(target))
         kept = True
     finally:
         shutil.rmtree(STAGED, ignore_errors=True)
         if not kept:
-            _forget(target, pointer)
+            forget_source(target, pointer)
     entry = yaml.safe_dump([source.model_dump(mode="json")], sort_keys=False, allow_unicode=True)
     console.print(Text(f"\n{target} is under DVC. Keep the pointer: git add {pointer}"))
     console.print(Text("Name it in params.yaml, under data.sources:\n"))
@@ -81,7 +81,7 @@ def _fetch(path: str, held: Path, source: CorpusSource | OwnSource, images: Path
     """Bring what is at a path or an address to `held`; an address that is only looked at is not tracked."""
     if "://" in path:
         held.parent.mkdir(parents=True, exist_ok=True)
-        _dvc("get-url" if dry_run else "import-url", path, str(held))
+        dvc("get-url" if dry_run else "import-url", path, str(held))
     else:
         _bring(Path(path), held, source, images)
 
@@ -195,16 +195,16 @@ def _bring_pictures(source: OwnSource, root: Path) -> None:
             continue
 
 
-def _forget(target: Path, pointer: Path) -> None:
+def forget_source(target: Path, pointer: Path) -> None:
     """Take away what was brought in and is not to stay."""
     if pointer.exists():
-        _dvc("remove", "--outs", str(pointer))
+        dvc("remove", "--outs", str(pointer))
     shutil.rmtree(target, ignore_errors=True)
     if target.is_file():
         target.unlink()
 
 
-def _dvc(*command: str) -> None:
+def dvc(*command: str) -> None:
     done = subprocess.run([*DVC, *command], capture_output=True, text=True, check=False)
     if done.returncode:
         raise DataError(f"dvc {' '.join(command)} failed:\n{(done.stderr or done.stdout).strip()}")

@@ -1,4 +1,4 @@
-"""`saferflow data drift`: how far the tables have moved from a former version of the data."""
+"""`saferflow data drift`: how far the tables have moved from a former version of the data, or served requests from the tables."""
 
 from pathlib import Path
 
@@ -32,8 +32,27 @@ def tell(root: Path, params: Params, asked: str | None, console: Console) -> lis
         )
     shifts = data_versions.shifts(here, run)
     console.print(Text(f"this checkout's tables against those of MLflow run {run}"))
+    _print(shifts, "rows", console)
+    return shifts
+
+
+def tell_served(root: Path, params: Params, console: Console) -> list[Shift]:
+    """Print how far the requests that the server kept lie from this checkout's training tables.
+
+    Raises:
+        PipelineError: none were kept, too few, or there is no profile of the tables.
+    """
+    from saferflow.serving.drift import shifts_here
+
+    shifts, requests = shifts_here(root, params)
+    console.print(Text(f"{requests:,} served requests against this checkout's training tables"))
+    _print(shifts, "rows and of the requests", console)
+    return shifts
+
+
+def _print(shifts: list[Shift], whose: str, console: Console) -> None:
     table = Table(box=None, pad_edge=False)
-    for name in ("table", "aspect", "index", "", "what moved most, in percent of the rows"):
+    for name in ("table", "aspect", "index", "", f"what moved most, in percent of the {whose}"):
         table.add_column(name, justify="right" if name == "index" else "left")
     for shift in shifts:
         moved = ", ".join(
@@ -42,7 +61,6 @@ def tell(root: Path, params: Params, asked: str | None, console: Console) -> lis
         table.add_row(shift.table, shift.aspect, f"{shift.index:.3f}", shift.verdict, moved or "nothing")
     console.print(table)
     console.print(Text(f"index: population stability; {SHIFTED} is a shift, {LARGE} a large one"))
-    return shifts
 
 
 def _validated(found: pipeline_runs.PipelineRun) -> str:

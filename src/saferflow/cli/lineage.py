@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -11,15 +11,17 @@ from rich.text import Text
 
 from saferflow.cli.data import TABLES, belongs
 from saferflow.cli.promotion import answers_of
+from saferflow.data.incidents import FOLDER, Incident, find_incident, read_incidents
 from saferflow.data.origins import LABEL_SOURCES
 from saferflow.data.rows import DPORow, Labels, PromptRow, SFTRow
 from saferflow.data.tables import read_table
 from saferflow.errors import DataError, PipelineError
 from saferflow.params import Params
+from saferflow.serving import store
 from saferflow.tracking import lineage, pipeline_runs, registry, runs
 from saferflow.tracking.stored import stored
 
-EVALUATION = "data/tables/evaluation.parquet"
+MEASURED = ("data/tables/evaluation.parquet", "data/tables/incidents.parquet")
 """Shown to every version, learned from by none."""
 WORDS = {"writer": "written by", "rejected_writer": "rejected side written by"}
 """How the terminal calls a column."""
@@ -49,16 +51,23 @@ class Who:
     seen: list[Seen]
     unknown: list[tuple[str, str]]
     """(table, hash) of tables that runs have read and that neither cache nor remote has any more."""
+    held: list[str] = field(default_factory=list)
+    """Where an incident still lies, outside of the tables."""
 
 
 def who(params: Params, row: str) -> Who:
     """Ask every table that any run has read, the ones of former data too.
 
+    Args:
+        row: a row's id; or a completion's that was reported as an incident.
+
     Raises:
         DataError: no run has read any table.
     """
+    incident = find_incident(read_incidents(FOLDER), row)
+    row = incident.id if incident else row
     read = pipeline_runs.versions_of(list(TABLES))
-    if not read:
+    if not read and not incident:
         raise DataError("no run has read a table yet; saferflow run makes the first")
     seen, unknown = [], []
     for (table, digest), stages in read.items():
@@ -69,8 +78,14 @@ def who(params: Params, row: str) -> Who:
             continue
         if held:
             made = registry.made_from(params.gate.registered_model, {run for each in stages.values() for run in each})
-            seen.append(Seen(table, digest, stages, made, table != EVALUATION))
-    return Who(row, seen, unknown)
+            seen.append(Seen(table, digest, stages, made, table not in MEASURED))
+    return Who(row, seen, unknown, places(incident) if incident else [])
+
+
+def places(incident: Incident) -> list[str]:
+    """Where an incident lies outside of the tables, in words: its source, and the server's store."""
+    exchanges = [report.exchange for report in incident.reports if store.holds(store.FILE, report.exchange)]
+    return [str(FOLDER), *(f"{store.FILE}: exchange {name}" for name in exchanges)]
 
 
 def print_who(console: Console, params: Params, found: Who, *, as_json: bool) -> None:
@@ -83,6 +98,10 @@ def print_who(console: Console, params: Params, found: Who, *, as_json: bool) ->
         console.print(Text(f"{one.table} ({one.digest[:10]})"))
         for stage, of_stage in one.stages.items():
             console.print(Text(f"  read by {stage} in {len(of_stage)} runs: {', '.join(of_stage)}"))
+    for place in found.held:
+        console.print(Text(f"{place} holds it"))
+    if found.held:
+        console.print(Text(f"to take it out there: saferflow incident remove {found.row}"))
     trained = sorted({number for one in found.seen if one.learned for number in one.versions})
     measured = sorted({number for one in found.seen if not one.learned for number in one.versions})
     model = params.gate.registered_model

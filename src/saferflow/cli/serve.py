@@ -6,6 +6,7 @@ import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
@@ -14,7 +15,10 @@ from saferflow.cli.export import export
 from saferflow.cli.plain_template import write_plain_template
 from saferflow.errors import PipelineError
 from saferflow.params import Params
-from saferflow.tracking import environment, registry
+from saferflow.tracking import data_versions, environment, registry
+
+if TYPE_CHECKING:
+    from saferflow.serving.record import Record
 
 TRANSFORMERS, VLLM = "transformers", "vllm"
 KEY = "VLLM_API_KEY"
@@ -61,10 +65,26 @@ def serve_system(
     identity = Identity(version.model, version.number, version.aliases, version.tags[registry.MODEL_DIGEST])
     seconds = params.serve.guarded_seconds
     guarded = GuardedModel(*guard, os.environ.get(GUARD_KEY), seconds) if guard else None
-    system = System(LoadedPolicy(folder, identity, params.policy), params, guarded)
+    record = record_of(root, params, version)
+    system = System(LoadedPolicy(folder, identity, params.policy), params, guarded, record)
     who = f"{identity.name}, and {guarded.name} behind its gate," if guarded else identity.name
     console.print(Text(f"{who} at http://{host}:{port}/v1; Ctrl-C ends it"))
     uvicorn.run(build_app(system, key), host=host, port=port, log_level="warning")
+
+
+def record_of(root: Path, params: Params, version: registry.Version) -> "Record":
+    """What a server of this version keeps: a store where `serve.store` is set, and the profile of its training rows.
+
+    Raises:
+        PipelineError: the store cannot be written.
+    """
+    from saferflow.serving.drift import trained_profile
+    from saferflow.serving.record import Record
+    from saferflow.serving.store import FILE, Store
+
+    store = Store(root / FILE, params.serve.store) if params.serve.store else None
+    tables = data_versions.profile_behind(version)
+    return Record(store, params.serve.store, trained_profile(tables) if tables else None)
 
 
 def serve_bare(

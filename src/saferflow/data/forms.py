@@ -31,6 +31,7 @@ USUAL = {
     "decision": ("decision",),
     "hazard": ("hazard",),
     "severity": ("severity",),
+    "held_out": ("held_out",),
 }  # fmt: skip
 """Our name of a field -> the names under which it is looked for, the first that holds something."""
 NAMES = tuple(USUAL)
@@ -115,7 +116,7 @@ def reading(held: Mapping[str, Any], mapping: Mapping[str, str]) -> Reading:
     """
     fields = _Fields(held, mapping)
     refuse_media(held, mapping)
-    values = {name: fields.take(name) for name in ("id", "kind", "expected", "decision", "hazard", "severity")}
+    values = {name: fields.take(name) for name in ("id", "kind", "expected", "decision", "hazard", "severity", "held_out")}
     talk, rejected, form = _talk(fields)
     if talk is None:
         raise DataError(no_question(held, mapping))

@@ -87,6 +87,17 @@ class HeldOut:
         ]
 
 
+def near_twin(entry: Entry, rows: Iterable[Entry], text: float, bits: int) -> Twin | None:
+    """The nearest of these rows that one entry is a twin of; None where it is of none.
+
+    Args:
+        rows: with pictures that decode.
+        text, bits: as in `HeldOut`.
+    """
+    twins = nearest(HeldOut(rows, text, bits).twins_of(entry)).values()
+    return min(twins, key=lambda twin: (twin.bits or 0, -twin.text), default=None)
+
+
 def nearest(twins: Iterable[Twin]) -> dict[str, Twin]:
     """The nearest twin of every held-out row that has one; of equally near ones the first."""
     best: dict[str, Twin] = {}

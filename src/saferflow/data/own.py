@@ -2,11 +2,12 @@
 
 Our names: `id`, `image`, `question`, and the optional `answer`, `rejected` (a worse answer), `conversation` (messages),
 `kind`, `expected` (refuse, comply; or unsafe, safe), `decision` (one of the four; wins over `expected`), `hazard` (S1..S14
-or none) and `severity` (0..3). `data.forms` knows the names that TRL, LLaVA, ShareGPT and Alpaca give them; `fields` of the
-source says under which name a file holds them, `hazards` which of its words for a hazard stands for which of ours; any other
-word counts as not given. Where a row says neither `expected` nor `decision`, its hazard is its label, marked as `mapped`: what
-is none is answered, S6 and S11 are redirected, the others refused. A severity alone is no label. A row without an id gets one
-from its content. Source: ours.
+or none), `severity` (0..3) and `held_out` (true or false; wins over the source's `evaluation_share`). `data.forms` knows the
+names that TRL, LLaVA, ShareGPT and Alpaca give them; `fields` of the source says under which name a file holds them,
+`hazards` which of its words for a hazard stands for which of ours; any other word counts as not given.
+Where a row says neither `expected` nor `decision`, its hazard is its label, marked as `mapped`: what is none is answered,
+S6 and S11 are redirected, the others refused. A severity alone is no label. A row without an id gets one from its content.
+Source: ours.
 """
 
 from collections.abc import Iterator
@@ -130,7 +131,9 @@ def row_of(held: Reading, record: Record, source: OwnSource, data: DataParams, s
     said = [*(assistant for _, assistant in held.earlier), answer, rejected]
     content = content_id(name, "\0".join([question, *said]), image) if any(said) else topic
     given = text_of(held, "id")
-    evaluation = rng(seed, "split", given or topic).random() < source.evaluation_share
+    evaluation = _held_out(held)
+    if evaluation is None:
+        evaluation = rng(seed, "split", given or topic).random() < source.evaluation_share
     return Row(
         id=given or content,
         source=name,
@@ -192,6 +195,17 @@ def _labels(held: Reading, source: OwnSource) -> Labels | None:
         severity = 2 if harmful else 1
     severity = 0 if hazard in (NONE, "") and not harmful else max(severity, 1)
     return Labels("safety", hazard, severity, "none" if decision == "answer" else "text", "none", decision)
+
+
+def _held_out(held: Reading) -> bool | None:
+    """What the row says of its side; None where it says nothing."""
+    given = held.values["held_out"]
+    if is_empty(given):
+        return None
+    sides = {"true": True, "false": False}
+    if str(given).casefold() not in sides:
+        raise DataError(f"field {held.fields['held_out']!r} is {brief(given)}; true or false is expected")
+    return sides[str(given).casefold()]
 
 
 def _severity(held: Reading) -> int | None:

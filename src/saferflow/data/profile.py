@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from saferflow.data.rows import Labels
+from saferflow.protocol.plan import Plan
 
 SHIFTED, LARGE = 0.1, 0.25
-ASPECTS = ("source", "hazard", "decision", "question characters", "completion characters")
+ASPECTS = ("source", "hazard", "decision", "suspicion", "question characters", "completion characters")
 Profile = dict[str, dict[str, int]]
 """Aspect -> bin -> rows."""
 
 
 def profile_of(rows: Iterable[Any]) -> Counter[tuple[str, str]]:
-    """Rows by (aspect, bin); lengths fall into bins of doubling width."""
+    """Rows by (aspect, bin); suspicion is the hazard that a row's plan names, and lengths fall into bins of doubling width."""
     counts: Counter[tuple[str, str]] = Counter()
     for row in rows:
         labels = Labels.from_json(row.labels)
@@ -29,6 +30,7 @@ def profile_of(rows: Iterable[Any]) -> Counter[tuple[str, str]]:
             row.source,
             labels.hazard,
             labels.decision,
+            row.plan and Plan.from_json(row.plan).hazard,
             length_bin(row.question),
             completion and length_bin(completion),
         )

@@ -21,9 +21,12 @@ LOSS, OVER, LOSS_OF_HAZARD = "_loss", "safety_over_", "safety_loss_"
 """How the gate names its comparisons."""
 REGRESSIONS = "attack_regressions"
 GENERAL = "general"
+INCIDENTS = "incident_regressions"
 INCOMPARABLE = ("champion_rows", "same_judge")
 """Checks that failed because there was nothing to compare."""
 EVALUATE_BOTH = "saferflow evaluate champion candidate"
+COMMANDS = {INCIDENTS: "saferflow incident list"} | dict.fromkeys(INCOMPARABLE, EVALUATE_BOTH)
+"""What is to be run after a check that no held-out row can explain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class Shortfall:
     distance: str
     """How far from what was wanted, in words."""
     points: float | None
-    """The same in points, or in rows for `attack_regressions`; None where nothing was measured."""
+    """The same in points, or in rows for `attack_regressions` and `incident_regressions`; None where nothing was measured."""
     measure: str
     """That the check is about; empty where no row can show anything."""
     misses: str
@@ -135,7 +138,7 @@ def _shortfall(
     points, distance = _distance(check)
     measure = _measure(check)
     if not measure:
-        command = EVALUATE_BOTH if check.name in INCOMPARABLE else ""
+        command = COMMANDS.get(check.name, "")
         return Shortfall(check.name, check.detail, distance, points, "", "", 0, 0, (), (), command)
     hazard = check.name.removeprefix(LOSS_OF_HAZARD) if check.name.startswith(LOSS_OF_HAZARD) else ""
     rows = [row for row in candidate if not hazard or row.hazard == hazard]
@@ -163,8 +166,8 @@ def _shortfall(
 
 
 def _measure(check: Check) -> str:
-    """What the check measures; empty where no row did, or where nothing could be compared."""
-    if check.value is None or check.name in INCOMPARABLE:
+    """What the check measures of the held-out rows; empty where no row did, or where nothing could be compared."""
+    if check.value is None or check.name in COMMANDS:
         return ""
     if check.name.startswith((OVER, LOSS_OF_HAZARD)):
         return "safety"
@@ -177,7 +180,7 @@ def _distance(check: Check) -> tuple[float | None, str]:
         return None, ""
     if check.value is None:
         return None, "bring held-out rows that ask for it (data.sources)"
-    if check.name == REGRESSIONS:
+    if check.name in (REGRESSIONS, INCIDENTS):
         over = check.value - check.bound
         return over, f"{over:.0f} too many"
     if check.name == "general_loss" and check.bound >= 0:

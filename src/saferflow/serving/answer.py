@@ -4,7 +4,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from saferflow.protocol.surface import find_blocks
@@ -30,6 +30,8 @@ class Answer:
     draw: Draw
     prompt_tokens: int
     other: OtherAnswer | None = None
+    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
+    """The completion's."""
 
     @property
     def withheld(self) -> bool:
@@ -117,7 +119,7 @@ def _usage(answer: Answer) -> dict[str, int]:
 
 def _head(kind: str, answer: Answer) -> dict[str, Any]:
     name = answer.draw.identity.name
-    return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": name}
+    return {"id": answer.id, "object": kind, "created": int(time.time()), "model": name}
 
 
 def _event(chunk: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from saferflow.serving.answer import Answer, completion, stream
@@ -46,11 +47,14 @@ def build_app(system: System, key: str | None) -> FastAPI:
 
     @app.get("/health")
     async def health() -> dict[str, object]:
-        return {"status": "ok", "version": system.policy.identity.name, "digest": system.policy.identity.digest}
+        identity = system.policy.identity
+        told = {"status": "ok", "version": identity.name, "digest": identity.digest}
+        return told | {"store": system.record.account}
 
     @app.get("/metrics", dependencies=closed)
     async def metrics() -> Response:
-        return Response(system.metrics.text(system.waiting), media_type="text/plain; version=0.0.4; charset=utf-8")
+        text = system.metrics.text(system.waiting) + system.record.text()
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/v1/models", dependencies=closed)
     async def models() -> dict[str, object]:
@@ -92,6 +96,8 @@ async def _answer(system: System, request: Request) -> tuple[Answer | None, bool
     raw = await _body(request, most_bytes(system.params.data))
     conversation = await system.read(raw)
     answer = await _unless_gone(request, lambda: system.answer(conversation))
+    if answer is not None:
+        await run_in_threadpool(system.record.keep, raw, conversation, answer)
     return answer, conversation.stream
 
 

@@ -14,6 +14,7 @@ from saferflow.serving.guard import GUARDED, GuardedModel
 from saferflow.serving.metrics import Metrics
 from saferflow.serving.planning import Planner
 from saferflow.serving.policy import Draw, Job, Policy, draw_checked
+from saferflow.serving.record import Record
 from saferflow.serving.refusal import Refusal
 from saferflow.serving.request import Conversation, read_request
 from saferflow.training.generate import Prompt
@@ -27,9 +28,13 @@ class System:
 
     Args:
         guarded: a model that answers in the policy's place where the gate lets it.
+        record: what is kept of answered requests; None: their drift cannot be told, and none is stored.
     """
 
-    def __init__(self, policy: Policy, params: Params, guarded: GuardedModel | None = None):
+    def __init__(
+        self, policy: Policy, params: Params, guarded: GuardedModel | None = None, record: Record | None = None
+    ):
+        self.record = record or Record()
         self.policy, self.params, self.metrics, self._guarded = policy, params, Metrics(), guarded
         self._planner = Planner(params, self.metrics.fell_back)
         self._reader = ThreadPoolExecutor(

@@ -1,6 +1,8 @@
 """Stage `evaluate`: every policy answers the held-out rows, and the judge grades the answers.
 
-Reads models/{base,sft,dpo,grpo}, data/tables/evaluation.parquet. Writes data/evaluated.parquet.
+Reads models/{base,sft,dpo,grpo}, data/tables/{evaluation,incidents}.parquet. Writes data/{evaluated,incidents}.parquet.
+
+The candidate alone is asked the incidents of before; they count in no score, only the gate reads what it answers.
 
 The base policy has no protocol and no planner: it gets the question alone, as it was pre-trained.
 """
@@ -33,6 +35,7 @@ POLICIES = (BASE, "sft", "dpo", "grpo")
 MODELS = Path("models")
 TABLE = Path("data/tables/evaluation.parquet")
 OUT = Path("data/evaluated.parquet")
+INCIDENTS, HAPPENED = Path("data/tables/incidents.parquet"), Path("data/incidents.parquet")
 NAMED = 10
 """Rows without grades that the terminal names, of each policy."""
 
@@ -42,6 +45,8 @@ def main() -> None:
     rows = measured(read_table(TABLE, PromptRow))
     answered = [one for policy in POLICIES for one in answers(policy, MODELS / policy, rows, params)]
     write_table(OUT, answered, Answered)
+    again = read_table(INCIDENTS, PromptRow)
+    write_table(HAPPENED, answers("grpo", MODELS / "grpo", again, params) if again else [], Answered)
     write_metrics("evaluate", evaluate_metrics(answered, params.evaluate, params.run.seed))
 
 

@@ -1,6 +1,7 @@
 """Stage gate: may the GRPO policy be a champion, as far as it alone is concerned?
 
-Reads params.yaml, data/evaluated.parquet, data/tables/evaluation.parquet, metrics/{curate,evaluate}.json, reports/rollouts.jsonl.
+Reads params.yaml, data/{evaluated,incidents}.parquet, data/tables/evaluation.parquet, metrics/{curate,evaluate}.json,
+reports/rollouts.jsonl.
 Writes reports/gate.json, reports/report.html, metrics/gate.json.
 
 A failed gate is a result and no error: the stage ends well, says what to look at and to try, and nothing is promoted. The
@@ -20,6 +21,7 @@ from saferflow.errors import DataError
 from saferflow.evaluation.advice import Advice, advise, forgot_most
 from saferflow.evaluation.benchmarks import benchmark_scores, known, to_dict
 from saferflow.evaluation.gate import Verdict, against_base, against_champion, ungraded
+from saferflow.evaluation.incidents import against_incidents
 from saferflow.evaluation.intervals import paired
 from saferflow.evaluation.judges import judge_note, shared
 from saferflow.evaluation.measures import by_policy, scores
@@ -31,6 +33,7 @@ from saferflow.stages.metrics import write_json, write_metrics
 
 EVALUATED = Path("data/evaluated.parquet")
 ASKED = Path("data/tables/evaluation.parquet")
+INCIDENTS = Path("data/incidents.parquet")
 METRICS = Path("metrics/evaluate.json")
 CURATED = Path("metrics/curate.json")
 ROLLOUTS = Path("reports/rollouts.jsonl")
@@ -44,7 +47,7 @@ def main() -> None:
     asked = read_table(ASKED, PromptRow)
     answered = counted(read_table(EVALUATED, Answered), asked)
     metrics = json.loads(METRICS.read_text(encoding="utf-8"))
-    verdict = judge_candidate(answered, params)
+    verdict = with_incidents(judge_candidate(answered, params), read_table(INCIDENTS, Answered), params)
     advice = advice_on(verdict, answered, json.loads(CURATED.read_text(encoding="utf-8")), params)
     write_json(VERDICT, verdict.to_dict() | {"advice": advice.to_dict() if advice else None})
     page = render_report(
@@ -104,6 +107,17 @@ def judge_candidate(answered: Sequence[Answered], params: Params) -> Verdict:
     differences = paired(groups[CANDIDATE], groups[BASE], **options)
     verdict = against_base(scores(groups[CANDIDATE]), scores(groups[BASE]), differences, params.gate)
     return Verdict((*verdict.checks, *ungraded(groups[CANDIDATE])), notes_of(params))
+
+
+def with_incidents(verdict: Verdict, again: Sequence[Answered], params: Params) -> Verdict:
+    """A verdict with the check on incidents, where there are any and `gate.regressions` asks.
+
+    Args:
+        again: the candidate's answers to the incidents.
+    """
+    if not again or params.gate.regressions is None:
+        return verdict
+    return Verdict((*verdict.checks, against_incidents(again, params.gate.regressions)), verdict.notes)
 
 
 def notes_of(params: Params) -> tuple[str, ...]:

@@ -1,11 +1,12 @@
 """Stage `plan`: rows from the sources become plans, references, pairs and prompts.
 
-Reads the configured sources. Writes data/tables/{sft,dpo,grpo,evaluation,quarantine}.parquet.
+Reads the configured sources. Writes data/tables/{sft,dpo,grpo,evaluation,incidents,quarantine}.parquet.
 
 Plans and references are written by rules or by a model behind a server (`plan.writer`); the perturbations are rules. The rule
 planner knows the drawn corpus alone: rows of other sources without a label stop the stage, unless a server's planner labels them
 or `plan.allow_guessed_labels` says otherwise. Responses and pairs that a source brings are used, once the judge has found that
-they do as their label says. The rows stream through in parts: the tables may be larger than the memory.
+they do as their label says. The table `incidents` holds what every row of source `incidents` asks, of whatever side: each
+candidate is asked it again, and none is trained on it. The rows stream through in parts: tables may be larger than the memory.
 """
 
 from collections import Counter
@@ -16,10 +17,12 @@ from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 
+from saferflow.data.incidents import SOURCE as INCIDENTS
+from saferflow.data.incidents import prompt_of
 from saferflow.data.origins import SHOWN as SHOWN_UNLABELLED
 from saferflow.data.origins import unlabelled_error
 from saferflow.data.rows import TABLES as TYPES
-from saferflow.data.rows import BadRow, Labels, Row
+from saferflow.data.rows import BadRow, Labels, PromptRow, Row
 from saferflow.data.sources import PART, SHOWN, Ids, Part, Placed, bad_rows_error, parts, refuse_licences, rows_of
 from saferflow.data.tables import TableWriter, table_writer
 from saferflow.errors import DataError, ParamsError
@@ -59,7 +62,7 @@ def main() -> None:
     for left in TABLES.glob(".*"):  # of a run that was killed
         left.unlink()
     with ExitStack() as files:
-        kinds = {**TYPES, QUARANTINE: BadRow}
+        kinds = {**TYPES, INCIDENTS: PromptRow, QUARANTINE: BadRow}
         tables = {
             name: files.enter_context(table_writer(TABLES / f"{name}.parquet", kind)) for name, kind in kinds.items()
         }
@@ -153,7 +156,7 @@ def share(params: Section, workers: int) -> Section:
 def planned(placed: list[Placed], by: Writer, params: Params, judge: Judge | None = None) -> list[Outcome]:
     """What becomes of rows that were read."""
     rows = [one.found for one in placed if not isinstance(one.found, BadRow)]
-    rows = [augmented(row, params.plan.augmentation, params.run.seed) for row in rows]
+    rows = [row if row.source == INCIDENTS else augmented(row, params.plan.augmentation, params.run.seed) for row in rows]
     made = iter(fill(rows, by, params, judge))
     return [(one, None if isinstance(one.found, BadRow) else next(made)) for one in placed]
 
@@ -200,6 +203,8 @@ class Tally:
             return
         rows = self._in_place(made, placed.where)
         tables[made.table].add(rows)
+        if found.source == INCIDENTS and made.table in TYPES:
+            tables[INCIDENTS].add([prompt_of(found.id, rows[0])])
         self.rows.add(found, made)
         if made.why == BROKEN:
             self._bad(rows[0])
@@ -250,6 +255,7 @@ class Tally:
     def counts(self, tables: dict[str, TableWriter]) -> dict[str, float]:
         return {
             **{name: tables[name].rows for name in TYPES},
+            "incidents": tables[INCIDENTS].rows,
             "quarantined": tables[QUARANTINE].rows,
             "repeated": self.repeated,
             **self.rows.figures(),

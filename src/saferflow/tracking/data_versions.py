@@ -9,6 +9,7 @@ from saferflow.data.profile import Profile, Shift, drift
 from saferflow.errors import PipelineError
 from saferflow.tracking import lineage
 from saferflow.tracking.pipeline_runs import OUTPUT
+from saferflow.tracking.registry import Version
 from saferflow.tracking.runs import client, experiment, fetch_artifact
 
 FILE = "reports/data_profile.json"
@@ -37,6 +38,17 @@ def profile_of(run: str) -> dict[str, Profile]:
     """
     with tempfile.TemporaryDirectory() as folder:
         return json.loads(fetch_artifact(run, NAME, Path(folder)).read_text(encoding="utf-8"))
+
+
+def profile_behind(version: Version) -> dict[str, Profile] | None:
+    """The profile of the tables that a version was made from; None where no run holds it any more."""
+    run = version.tags.get(f"{lineage.PREFIX}validate.run")
+    if run is None:
+        return None
+    with suppress(PipelineError):
+        tags = client().get_run(run).data.tags
+        return profile_of(tags.get(lineage.PRODUCED_BY) or run)
+    return None
 
 
 def former(profile: dict[str, Profile]) -> str | None:

@@ -1,0 +1,146 @@
+"""The source `incidents`: requests that were once answered wrongly, each with the label that says what is right. Source: ours.
+
+One row a line in data/sources/incidents/incidents.jsonl, pictures beside it. A row says itself whether it is held out; near
+twins share one row. The file is replaced, never written into, so that neither a kill nor DVC's cache sees half of it.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from saferflow.data.rows import DPORow, PromptRow, SFTRow, Turn, content_id, whole_question
+from saferflow.data.tables import atomic
+from saferflow.errors import DataError
+
+SOURCE = "incidents"
+"""The source of its rows in the tables."""
+FOLDER = Path("data/sources") / SOURCE
+FILE = f"{SOURCE}.jsonl"
+PICTURES = "pictures"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Once that it happened."""
+
+    at: str
+    """When it was reported, ISO 8601."""
+    why: str
+    """What was wrong with the answer."""
+    exchange: str = ""
+    """The completion's id, where the server kept it."""
+    version: str = ""
+    """That answered, where known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """A row of the source."""
+
+    id: str
+    earlier: tuple[Turn, ...]
+    question: str
+    """What the user says last."""
+    image: str
+    """The picture's path beside the file; empty where there is none."""
+    decision: str
+    hazard: str
+    """S1..S14, none, or empty where nobody said."""
+    severity: int | None
+    held_out: bool
+    reports: tuple[Report, ...]
+
+    @property
+    def user_text(self) -> str:
+        """All that the user says, one line per turn."""
+        return whole_question(self.earlier, self.question)
+
+    def to_json(self) -> str:
+        """The line of the file, in the form that stage `plan` reads."""
+        turns = [(who, text) for turn in self.earlier for who, text in zip(("user", "assistant"), turn, strict=True)]
+        messages = [{"role": who, "content": text} for who, text in (*turns, ("user", self.question))]
+        told = {"id": self.id, "messages": messages, "decision": self.decision, "held_out": self.held_out}
+        optional = {"image": self.image, "hazard": self.hazard, "severity": self.severity}
+        told |= {name: value for name, value in optional.items() if value not in ("", None)}
+        return json.dumps(told | {"reports": [asdict(report) for report in self.reports]}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> "Incident":
+        """What `to_json` wrote."""
+        raw = json.loads(line)
+        texts = [message["content"] for message in raw["messages"]]
+        earlier = tuple(zip(texts[:-1:2], texts[1::2], strict=True))
+        reports = tuple(Report(**report) for report in raw["reports"])
+        told = (raw.get("image", ""), raw["decision"], raw.get("hazard", ""), raw.get("severity"), raw["held_out"])
+        return cls(raw["id"], earlier, texts[-1], *told, reports)
+
+
+def incident_id(earlier: Sequence[Turn], question: str, image: bytes | None) -> str:
+    """The id that the same conversation about the same picture always has."""
+    said = [whole_question(earlier, question), *(assistant for _, assistant in earlier)]
+    return content_id(SOURCE, "\0".join(said), image)
+
+
+def read_incidents(folder: Path) -> list[Incident]:
+    """The rows of the source, in the order in which they were added; none where there is no file.
+
+    Raises:
+        DataError: a line is none that was written here.
+    """
+    file = folder / FILE
+    lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n") if file.exists() else []
+    incidents = []
+    for number, line in enumerate(lines, 1):
+        try:
+            incidents.append(Incident.from_json(line))
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise DataError(
+                f"{file}:{number}: no incident as saferflow incident add writes it ({type(error).__name__}: {error!s:.100}); "
+                "bring the file back: dvc checkout " + str(folder)
+            ) from None
+    return incidents
+
+
+def write_incidents(folder: Path, incidents: Iterable[Incident]) -> None:
+    """Put these rows in the place of the file; pictures that none of them names go."""
+    rows = list(incidents)
+    with atomic(folder / FILE) as partial:
+        partial.write_text("".join(f"{row.to_json()}\n" for row in rows), encoding="utf-8")
+    named = {row.image for row in rows}
+    for picture in (folder / PICTURES).glob("*"):
+        if f"{PICTURES}/{picture.name}" not in named:
+            picture.unlink()
+
+
+def save_picture(folder: Path, image: bytes) -> str:
+    """Put a checked picture beside the file, under its digest; its path relative to the folder."""
+    with Image.open(io.BytesIO(image)) as opened:
+        ending = opened.format.lower()
+    name = f"{PICTURES}/{hashlib.sha256(image).hexdigest()[:16]}.{ending}"
+    with atomic(folder / name) as partial:
+        partial.write_bytes(image)
+    return name
+
+
+def find_incident(incidents: Iterable[Incident], name: str) -> Incident | None:
+    """The incident of this id, or that a completion of this id was reported for; None where there is none."""
+    return next((one for one in incidents if name in (one.id, *(report.exchange for report in one.reports))), None)
+
+
+def with_report(incident: Incident, report: Report) -> Incident:
+    return replace(incident, reports=(*incident.reports, report))
+
+
+def prompt_of(name: str, row: SFTRow | DPORow | PromptRow) -> PromptRow:
+    """The prompt of a table's row, as the table `incidents` holds it.
+
+    Args:
+        name: the record's id; a pair's own says which fault it has.
+    """
+    kind = getattr(row, "kind", "safety")
+    return PromptRow(name, row.source, kind, row.image, row.system, row.question, row.plan, row.labels, row.earlier)
