@@ -66,9 +66,10 @@ def params_with(**serve):
 
 
 @contextmanager
-def served(policy, params=MICRO, key=None, guarded=None) -> Iterator[httpx.Client]:
+def served(policy, params=MICRO, key=None, guarded=None, prepare=lambda system: None) -> Iterator[httpx.Client]:
     """A client of a server on a port of its own."""
     system = System(policy, params, guarded)
+    prepare(system)
     server = uvicorn.Server(uvicorn.Config(build_app(system, key), host="127.0.0.1", port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -46,7 +46,9 @@ def build_app(system: System, key: str | None) -> FastAPI:
 
     @app.get("/health")
     async def health() -> dict[str, object]:
-        return {"status": "ok", "version": system.policy.identity.name, "digest": system.policy.identity.digest}
+        identity = system.policy.identity
+        following = {"follows": system.follows, "trouble": system.trouble}
+        return {"status": "ok", "version": identity.name, "digest": identity.digest, **following}
 
     @app.get("/metrics", dependencies=closed)
     async def metrics() -> Response:
