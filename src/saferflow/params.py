@@ -665,6 +665,8 @@ class ServeParams(Section):
     """That such a server has for a plan."""
     guarded_seconds: Annotated[float, Field(gt=0)]
     """That another model has for an answer, with --guard."""
+    follow_seconds: Annotated[float, Field(gt=0)]
+    """Between two looks at where the served alias points."""
     store: StoreParams | None
     """Null: nothing of a request is kept."""
 

@@ -1,5 +1,6 @@
 """`saferflow serve`: what was registered and nothing else, and no server that others reach without a key."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from rich.console import Console
 from saferflow.cli.serve import KEY, SYSTEM_KEY, TRANSFORMERS, VLLM, refuse_open_doors, serve_system
 from saferflow.errors import PipelineError
 from saferflow.params import load_params
+from saferflow.tracking import registry
 from saferflow.tracking.weights import folder_digest
 from tests.serving.written import save_untrained
 
@@ -54,3 +56,31 @@ def test_the_system_serves_the_version_that_was_registered_to_who_shows_the_key(
         assert client.get("/v1/models").status_code == 401
         models = client.get("/v1/models", headers={"Authorization": "Bearer a key"}).json()["data"]
         assert [row["id"] for row in models] == ["saferflow-micro-v1", "champion"]
+
+
+def test_a_champion_of_the_registry_is_taken_over_with_its_files_and_a_broken_one_is_not(registered, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(uvicorn, "run", lambda app, **_: started.append(app))
+    folders = [save_untrained(tmp_path / name) for name in ("first", "second")]
+    (folders[1] / "NOTES").write_text("another version has another digest", encoding="utf-8")
+    registered(folders[0].as_uri(), folder_digest(folders[0]))
+    serve = MICRO.serve.model_copy(update={"follow_seconds": 0.05})
+    serve_system(Console(quiet=True), tmp_path, MICRO.model_copy(update={"serve": serve}), "champion", host="::1", port=1)
+    model = MICRO.gate.registered_model
+    run = registry.by_number(model, 1).run
+    with TestClient(started[0]) as client:
+        assert client.get("/health").json()["version"] == f"{model}-v1"
+        for number, digest in ((2, folder_digest(folders[1])), (3, "another.dir")):
+            version = registry.register(model, folders[1].as_uri(), run, {registry.MODEL_DIGEST: digest})
+            registry.promote(version, "a test", number - 1)
+            wait_for(lambda: client.get("/health").json()["version"] == f"{model}-v2")
+        assert client.get("/health").json()["digest"] == folder_digest(folders[1])
+        wait_for(lambda: client.get("/health").json()["trouble"])
+        assert "version 3, which champion points to, cannot be loaded" in client.get("/health").json()["trouble"]
+        assert client.get("/health").json()["version"] == f"{model}-v2"
+
+
+def wait_for(condition):
+    """Until it holds; a test that waits in vain ends at its time limit."""
+    while not condition():
+        time.sleep(0.05)

@@ -14,25 +14,19 @@ from PIL import Image
 from saferflow.params import EndpointWriterParams
 from saferflow.planner import lexicon
 from saferflow.planner.rules import plan_for
-from saferflow.protocol import grammar
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
 from saferflow.serving.answer import WITHHELD
-from saferflow.serving.policy import LoadedPolicy
-from saferflow.training import constrained
 from tests.serving.written import (
-    IDENTITY,
     MICRO,
     WrittenPolicy,
     echo,
     kept,
     params_with,
     question,
-    save_untrained,
     served,
 )
 
-SHORT = grammar.Bounds(text=6, item=4, items=2, answer=12)
 DECLINE = "I'm sorry, I can't help with that."
 """After the decision to answer it breaks rule T302, which no grammar can say."""
 HOSTILE = (
@@ -287,21 +281,6 @@ def with_planner(address, away):
     )  # fmt: skip
     params = params_with(planner_away=away)
     return params.model_copy(update={"plan": params.plan.model_copy(update={"writer": writer})})
-
-
-@pytest.fixture(scope="module")
-def untrained(tmp_path_factory):
-    return LoadedPolicy(save_untrained(tmp_path_factory.mktemp("policy")), IDENTITY, MICRO.policy)
-
-
-@pytest.fixture
-def short(monkeypatch):
-    """Free text of a few characters, so that rambling ends soon."""
-    monkeypatch.setattr(constrained, "lark", lambda plan: grammar.lark(plan, SHORT))
-    monkeypatch.setattr(constrained, "longest", lambda plan: grammar.longest(plan, SHORT))
-    constrained._compiled.cache_clear()
-    yield
-    constrained._compiled.cache_clear()
 
 
 def test_a_real_policy_that_knows_nothing_keeps_its_plans_whatever_it_is_asked(untrained, short):

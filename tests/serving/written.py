@@ -66,9 +66,12 @@ def params_with(**serve):
 
 
 @contextmanager
-def served(policy, params=MICRO, key=None, guarded=None, record=None) -> Iterator[httpx.Client]:
+def served(
+    policy, params=MICRO, key=None, guarded=None, record=None, prepare=lambda system: None
+) -> Iterator[httpx.Client]:
     """A client of a server on a port of its own."""
     system = System(policy, params, guarded, record)
+    prepare(system)
     server = uvicorn.Server(uvicorn.Config(build_app(system, key), host="127.0.0.1", port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -753,6 +753,9 @@ def serve(
     guard_model: Annotated[
         str | None, typer.Option(metavar="NAME", help="The model that --guard stands before.")
     ] = None,
+    follow: Annotated[
+        bool, typer.Option(help="Serve another version as soon as the alias points to it; a number is not followed.")
+    ] = True,
     bare: Annotated[bool, typer.Option("--bare", help="The policy alone: no plan, no check.")] = False,
     backend: Annotated[
         Backend, typer.Option(help="Whose server a bare policy gets; vllm wants a GPU.")
@@ -765,6 +768,9 @@ def serve(
     The message's `content` is the answer, `reasoning_content` its trace, the field `saferflow` plan, verdict and version. Its
     files are compared with the registry's hashes first, and with its signature where gate.public_key asks for one. On another
     address than this machine's own, callers must show the key in SAFERFLOW_SERVE_KEY.
+
+    A version that is named by an alias is followed: where the alias moves, the other version is loaded beside the served one and
+    takes its place. No request is lost; a version that cannot be loaded leaves the served one.
 
     `--guard` puts planner, trace and gate in front of another model: the policy decides, and where it decides `answer` that model
     answers. Its server's key is read from SAFERFLOW_GUARD_KEY.
@@ -802,6 +808,7 @@ def serve(
         host=host,
         port=port,
         guard=(guard, guard_model) if guard and guard_model else None,
+        follow=follow,
     )
 
 

@@ -16,8 +16,11 @@ from saferflow.cli.plain_template import write_plain_template
 from saferflow.errors import PipelineError
 from saferflow.params import Params
 from saferflow.tracking import data_versions, environment, registry
+from saferflow.tracking.pointer import Pointer
 
 if TYPE_CHECKING:
+    from saferflow.data.profile import Profile
+    from saferflow.serving.policy import Identity
     from saferflow.serving.record import Record
 
 TRANSFORMERS, VLLM = "transformers", "vllm"
@@ -38,11 +41,13 @@ def serve_system(
     host: str,
     port: int,
     guard: tuple[str, str] | None = None,
+    follow: bool = True,
 ) -> None:
     """Put planner, policy and check behind one server, until a signal ends it.
 
     Args:
         guard: address and name of a model that answers where the gate lets it.
+        follow: serve another version as soon as the alias points to it; a number is not followed.
 
     Raises:
         PipelineError: no such version, its files are not what was registered, or the server would stand open to others.
@@ -53,21 +58,37 @@ def serve_system(
             f"on {host} others reach the server: set {SYSTEM_KEY} to the key that they must show, or use 127.0.0.1"
         )
     version = registry.named(params.gate.registered_model, asked)
-    folder = write_version(console, root, params, version)
+    alias = None if registry.number_in(asked) else asked
 
     import uvicorn
 
     from saferflow.serving.app import build_app
+    from saferflow.serving.following import Follower
     from saferflow.serving.guard import GuardedModel
-    from saferflow.serving.policy import Identity, LoadedPolicy
+    from saferflow.serving.policy import LoadedPolicy
     from saferflow.serving.system import System
 
-    identity = Identity(version.model, version.number, version.aliases, version.tags[registry.MODEL_DIGEST])
+    def load(version: registry.Version, to: Console) -> LoadedPolicy:
+        policy = LoadedPolicy(write_version(to, root, params, version), _identity(version, alias), params.policy)
+        policy.warm()
+        return policy
+
+    policy = load(version, console)
     seconds = params.serve.guarded_seconds
     guarded = GuardedModel(*guard, os.environ.get(GUARD_KEY), seconds) if guard else None
     record = record_of(root, params, version)
-    system = System(LoadedPolicy(folder, identity, params.policy), params, guarded, record)
-    who = f"{identity.name}, and {guarded.name} behind its gate," if guarded else identity.name
+    system = System(policy, params, guarded, record)
+
+    def successor(number: int) -> LoadedPolicy:
+        following = registry.by_number(version.model, number)
+        policy = load(following, Console(quiet=True))
+        record.trained = trained_rows(following)
+        return policy
+
+    if alias and follow:
+        Follower(system, alias, pointed=Pointer(version.model, alias).number, load=successor).start()
+    name = policy.identity.name
+    who = f"{name}, and {guarded.name} behind its gate," if guarded else name
     console.print(Text(f"{who} at http://{host}:{port}/v1; Ctrl-C ends it"))
     uvicorn.run(build_app(system, key), host=host, port=port, log_level="warning")
 
@@ -78,13 +99,19 @@ def record_of(root: Path, params: Params, version: registry.Version) -> "Record"
     Raises:
         PipelineError: the store cannot be written.
     """
-    from saferflow.serving.drift import trained_profile
     from saferflow.serving.record import Record
     from saferflow.serving.store import FILE, Store
 
     store = Store(root / FILE, params.serve.store) if params.serve.store else None
+    return Record(store, params.serve.store, trained_rows(version))
+
+
+def trained_rows(version: registry.Version) -> "Profile | None":
+    """The profile of the rows that a version was trained on; None where nothing holds it any more."""
+    from saferflow.serving.drift import trained_profile
+
     tables = data_versions.profile_behind(version)
-    return Record(store, params.serve.store, trained_profile(tables) if tables else None)
+    return trained_profile(tables) if tables else None
 
 
 def serve_bare(
@@ -158,6 +185,14 @@ def refuse_open_doors(backend: str, host: str) -> None:
         raise PipelineError(
             f"on {host} others reach the server: set {KEY} to the key that they must show, or use 127.0.0.1"
         )
+
+
+def _identity(version: registry.Version, alias: str | None) -> "Identity":
+    """Who a version is to callers; they may name it by the alias that it is served for, even if that moves meanwhile."""
+    from saferflow.serving.policy import Identity
+
+    aliases = tuple(sorted({*version.aliases, alias} - {None}))
+    return Identity(version.model, version.number, aliases, version.tags[registry.MODEL_DIGEST])
 
 
 def _is_loopback(host: str) -> bool:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from saferflow.serving.answer import Answer, completion, stream
 from saferflow.serving.refusal import Refusal
@@ -48,8 +49,8 @@ def build_app(system: System, key: str | None) -> FastAPI:
     @app.get("/health")
     async def health() -> dict[str, object]:
         identity = system.policy.identity
-        told = {"status": "ok", "version": identity.name, "digest": identity.digest}
-        return told | {"store": system.record.account}
+        about = {"status": "ok", "version": identity.name, "digest": identity.digest}
+        return about | {"follows": system.follows, "trouble": system.trouble, "store": system.record.account}
 
     @app.get("/metrics", dependencies=closed)
     async def metrics() -> Response:
@@ -73,6 +74,8 @@ def build_app(system: System, key: str | None) -> FastAPI:
         except Refusal as refusal:
             status = refusal.status
             raise
+        except ClientDisconnect:
+            answer, streamed, status = None, False, GONE
         except Exception as error:
             LOG.exception("a request failed")
             name = type(error).__name__
@@ -106,6 +109,7 @@ async def _body(request: Request, most: int) -> bytes:
 
     Raises:
         Refusal: 413, or 415 where it is no JSON: a page in a browser may post other kinds without being asked.
+        ClientDisconnect: the caller hung up in the middle of it.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refusal(415, "no_json", "the body must be JSON: Content-Type: application/json")

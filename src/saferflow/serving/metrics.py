@@ -21,6 +21,7 @@ class Metrics:
         self._redrawn = self._counter("redrawn", "Completions that the check refused and that were drawn again.")
         self._withheld = self._counter("withheld", "Completions that the check refused twice.")
         self.fell_back = self._counter("planner_fallback", "Plans by rules in place of a planner that was away.").inc
+        self._takeovers = self._counter("takeovers", "Versions taken over, or not, as the alias moved.", "result")
         self._seconds = Histogram(
             "saferflow_request_seconds",
             "From a request's arrival to its answer.",
@@ -36,6 +37,10 @@ class Metrics:
     def request(self, status: int, seconds: float) -> None:
         self._requests.labels(str(status)).inc()
         self._seconds.observe(seconds)
+
+    def takeover(self, *, done: bool) -> None:
+        """Another version is served, or could not be."""
+        self._takeovers.labels("done" if done else "failed").inc()
 
     def answer(self, decision: str, hazard: str, refused: Iterable[Violation], *, withheld: bool) -> None:
         """An answer that leaves, or is withheld.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from saferflow.params import PolicyParams
+from saferflow.planner.rules import plan_for
 from saferflow.protocol.check import Violation, check
 from saferflow.protocol.plan import Plan
 from saferflow.protocol.trace import Response, parse
@@ -13,6 +14,8 @@ from saferflow.training.drafts import Drafter
 from saferflow.training.encoding import text_ids
 from saferflow.training.generate import Prompt, complete
 from saferflow.training.policy import device, load_model, load_processor
+
+WARMING = "What can you help with?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,11 @@ class LoadedPolicy:
         self._processor = load_processor(folder, params)
         self._model = load_model(folder, params).to(device(params))
         self._drafter = Drafter()
+
+    def warm(self) -> None:
+        """Answer a question to nobody, so that the first caller does not wait for what is made at first use."""
+        plan = plan_for(WARMING, None)
+        self.complete([Job(plan, Prompt(plan.system_prompt("brief"), WARMING, None))], None)
 
     def complete(self, jobs: Sequence[Job], temperature: float | None) -> list[str]:
         completions = complete(

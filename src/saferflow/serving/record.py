@@ -23,11 +23,12 @@ class Record:
     """One server's record; without a store nothing of a request outlives the process.
 
     Args:
-        trained: the profile of the rows that the version was trained on; None where nothing holds it any more.
+        trained: the profile of the rows that the served version was trained on; None where nothing holds it any more. Another
+            version brings its own.
     """
 
     def __init__(self, store: Store | None = None, params: StoreParams | None = None, trained: Profile | None = None):
-        self._store, self._params, self._trained = store, params, trained
+        self._store, self._params, self.trained = store, params, trained
         self._last: deque[Served] = deque(maxlen=WINDOW)
         self._lock = threading.Lock()
         self._registry = CollectorRegistry()
@@ -75,8 +76,8 @@ class Record:
         with self._lock:
             last = list(self._last)
         self._counted.set(len(last))
-        if self._trained and len(last) >= ENOUGH:
-            for shift in served_shifts(self._trained, last):
+        if self.trained and len(last) >= ENOUGH:
+            for shift in served_shifts(self.trained, last):
                 self._index.labels(shift.aspect).set(shift.index)
         return generate_latest(self._registry)
 

@@ -1,6 +1,7 @@
 """The whole way of a request: read, plan, queue, draw, check; one policy behind it."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,7 +25,7 @@ TOKEN_CHARACTERS = 128
 
 
 class System:
-    """Planner, queue and policy of one server.
+    """Planner, queue and policy of one server. Another policy may be put in the place of `policy` at any time.
 
     Args:
         guarded: a model that answers in the policy's place where the gate lets it.
@@ -36,12 +37,18 @@ class System:
     ):
         self.record = record or Record()
         self.policy, self.params, self.metrics, self._guarded = policy, params, Metrics(), guarded
+        self.follows: str | None = None
+        """The alias whose version is served, wherever it moves; None stays with one version."""
+        self.closing = threading.Event()
+        """Set when the server goes down."""
+        self.trouble: str | None = None
+        """Why another version is served than the alias points to."""
         self._planner = Planner(params, self.metrics.fell_back)
         self._reader = ThreadPoolExecutor(
             1, "read"
         )  # one: opening a picture sets a value of PIL's that all threads see
         serve = params.serve
-        self._batches: Batcher[Job, Draw] = Batcher(
+        self._batches: Batcher[tuple[Policy, Job], Draw] = Batcher(
             self._draw, batch=serve.batch, queue=serve.queue, gather=serve.gather_ms / 1000, seen=self.metrics.batch
         )
 
@@ -56,26 +63,20 @@ class System:
         Raises:
             Refusal: it is none that is answered here.
         """
-        conversation = await asyncio.get_running_loop().run_in_executor(
-            self._reader, read_request, raw, self.params.data
-        )
-        identity, model = self.policy.identity, conversation.model
-        if model is not None and model not in identity.names:
-            shown = ", ".join(identity.listed)
-            raise Refusal(404, "model_not_found", f"there is no model {model[:80]!r}; there is {shown}")
-        return conversation
+        return await asyncio.get_running_loop().run_in_executor(self._reader, read_request, raw, self.params.data)
 
     async def answer(self, conversation: Conversation) -> Answer:
         """The checked answer.
 
         Raises:
-            Refusal: too many tokens, no plan, a full queue, or no answer of a guarded model.
+            Refusal: another model, too many tokens, no plan, a full queue, or no answer of a guarded model.
         """
-        tokens = await run_in_threadpool(self._count, conversation)
+        policy = self._named(conversation.model)
+        tokens = await run_in_threadpool(self._count, policy, conversation)
         planned = await run_in_threadpool(self._planner.plan, conversation.user_text, conversation.image)
         system = planned.plan.system_prompt(self.params.plan.prompt_detail)
         prompt = Prompt(system, conversation.question, conversation.image, conversation.earlier)
-        draw = await asyncio.wrap_future(self._batches.submit(Job(planned.plan, prompt)))
+        draw = await asyncio.wrap_future(self._batches.submit((policy, Job(planned.plan, prompt))))
         answer = Answer(planned, draw, tokens)
         if self._guarded and not answer.withheld and answer.decision == GUARDED:
             answer = replace(answer, other=await self._guarded.answer(conversation))
@@ -84,17 +85,36 @@ class System:
 
     async def close(self) -> None:
         """Answer what waits, then end."""
+        self.closing.set()
         await run_in_threadpool(self._batches.close)
         self._reader.shutdown()
         if self._guarded:
             await self._guarded.close()
 
-    def _draw(self, jobs: Sequence[Job]) -> list[Draw]:
-        return draw_checked(self.policy, jobs, self.params.serve.redraw_temperature)
+    def _named(self, model: str | None) -> Policy:
+        """The policy that a request's model names; it answers this request, whichever is served by then.
 
-    def _count(self, conversation: Conversation) -> int:
+        Raises:
+            Refusal: 404, it names another.
+        """
+        policy = self.policy
+        if model is not None and model not in policy.identity.names:
+            shown = ", ".join(policy.identity.listed)
+            raise Refusal(404, "model_not_found", f"there is no model {model[:80]!r}; there is {shown}")
+        return policy
+
+    def _draw(self, jobs: Sequence[tuple[Policy, Job]]) -> list[Draw]:
+        """The draws of a batch; one that spans a take-over is drawn in two parts."""
+        draws: dict[int, Draw] = {}
+        for policy in dict.fromkeys(policy for policy, _ in jobs):
+            places = [place for place, (named, _) in enumerate(jobs) if named is policy]
+            drawn = draw_checked(policy, [jobs[place][1] for place in places], self.params.serve.redraw_temperature)
+            draws.update(zip(places, drawn, strict=True))
+        return [draws[place] for place in range(len(jobs))]
+
+    def _count(self, policy: Policy, conversation: Conversation) -> int:
         most, characters = self.params.serve.prompt_tokens, sum(map(len, conversation.texts))
-        tokens = characters if characters > most * TOKEN_CHARACTERS else self.policy.count(conversation.texts)
+        tokens = characters if characters > most * TOKEN_CHARACTERS else policy.count(conversation.texts)
         if tokens > most:
             raise Refusal(
                 413,

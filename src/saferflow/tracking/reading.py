@@ -20,6 +20,17 @@ RUNS, VERSIONS = 1000, 10_000
 """How many MLflow's client gives where nothing is said."""
 
 
+def configured() -> sql_reader.SqlReader | rest_reader.RestReader | None:
+    """The reader of the configured store; None where only MLflow's client reads it."""
+    address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if os.environ.get("MLFLOW_REGISTRY_URI", address) != address or os.environ.get("MLFLOW_ENABLE_WORKSPACES"):
+        return None
+    try:
+        return (rest_reader if address.startswith("http") else sql_reader).reader(address)
+    except Unread:
+        return None
+
+
 class Reading:
     """Stands for `mlflow.MlflowClient`: the same calls, with the same results as far as `records` holds them."""
 
@@ -33,13 +44,7 @@ class Reading:
 
     @cached_property
     def _reader(self) -> sql_reader.SqlReader | rest_reader.RestReader | None:
-        address = os.environ.get("MLFLOW_TRACKING_URI", "")
-        if os.environ.get("MLFLOW_REGISTRY_URI", address) != address or os.environ.get("MLFLOW_ENABLE_WORKSPACES"):
-            return None
-        try:
-            return (rest_reader if address.startswith("http") else sql_reader).reader(address)
-        except Unread:
-            return None
+        return configured()
 
     def _read(self, name: str, *arguments: Any) -> Any:
         """A call of the reader.

@@ -109,13 +109,19 @@ def named(model: str, asked: str) -> Version:
     Raises:
         PipelineError: there is no such version.
     """
-    if number := re.fullmatch(r"v?(\d+)", asked):
-        return by_number(model, int(number[1]))
+    if number := number_in(asked):
+        return by_number(model, number)
     found = by_alias(model, asked)
     if found is None:
         aliases = ", ".join((CHAMPION, CANDIDATE, PREVIOUS))
         raise PipelineError(f"{model} has no version {asked!r}; name one as v3, or an alias that is set ({aliases})")
     return found
+
+
+def number_in(asked: str) -> int | None:
+    """The number that `3` or `v3` names; None for an alias."""
+    number = re.fullmatch(r"v?(\d+)", asked)
+    return int(number[1]) if number else None
 
 
 def made_at(version: Version) -> float:
