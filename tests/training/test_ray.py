@@ -62,7 +62,8 @@ class Cluster:
         self._folder, self._nodes = folder, []
 
     def start(self, *options: str, **environ: str) -> subprocess.Popen:
-        here = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "RAY_health_check_period_ms": "500", "RAY_health_check_timeout_ms": "3000"}
+        here = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "RAY_raylet_start_wait_time_s": "150"}
+        log = self._folder / f"node{len(self._nodes)}.log"
         where = (
             ("--head", f"--port={self.address.split(':')[1]}", "--include-dashboard=false", f"--temp-dir={self._folder}")
             if not self._nodes
@@ -72,26 +73,13 @@ class Cluster:
             [str(Path(sys.executable).parent / "ray"), "start", "--block", "--disable-usage-stats", "--num-cpus=1",
              "--node-ip-address=127.0.0.1", f"--object-store-memory={100 * 2**20}", *where, *options],
             env={**os.environ, **here, **environ}, start_new_session=True, cwd=self._folder,
-            stdout=(self._folder / f"node{len(self._nodes)}.log").open("w"), stderr=subprocess.STDOUT,
+            stdout=log.open("w"), stderr=subprocess.STDOUT,
         )  # fmt: skip
         self._nodes.append(node)
-        return node
-
-    def wait_for(self, nodes: int) -> None:
-        import ray
-
-        until = time.monotonic() + 120
-        while True:
-            try:
-                if not ray.is_initialized():
-                    ray.init(address=self.address, log_to_driver=False, configure_logging=False)
-                if sum(node["Alive"] for node in ray.nodes()) == nodes:
-                    return
-            except (ConnectionError, RuntimeError):
-                if time.monotonic() > until:
-                    raise
-            assert time.monotonic() < until, [log.read_text()[-2000:] for log in self._folder.glob("*.log")]
+        while "Ray runtime started" not in log.read_text():
+            assert node.poll() is None, log.read_text()
             time.sleep(0.3)
+        return node
 
     def stop(self) -> None:
         for node in self._nodes:
@@ -113,7 +101,6 @@ def cluster() -> Iterator[Cluster]:
     nodes = Cluster(folder)
     try:
         nodes.start()
-        nodes.wait_for(1)
         yield nodes
     finally:
         ray.shutdown()
@@ -163,7 +150,6 @@ def test_the_batches_of_a_node_that_died_are_drawn_again_and_the_completions_are
 ):
     """The second node has a batch in hand and will never finish it: what comes out can only have been drawn anew."""
     second = cluster.start(DOOMED="1")
-    cluster.wait_for(2)
 
     def kill_when_at_work() -> None:
         while not list(tmp_path.glob("*-in-hand")):
