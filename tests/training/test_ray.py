@@ -175,6 +175,7 @@ def test_the_batches_of_a_node_that_died_are_drawn_again_and_the_completions_are
 @pytest.mark.slow
 def test_the_evaluated_table_has_the_same_bytes_over_ray(policy, cluster, tmp_path):
     """The second turn is shown what the first one's answer was."""
+    cluster.start()
     turns = []
     for row in ROWS[:9]:
         plan = plan_for(row.question, row.image).to_json()
@@ -197,13 +198,23 @@ def test_what_is_wrong_at_an_engine_is_said_here_and_not_tried_again(policy, clu
         list(over_ray(Engine, (str(policy), "another", PARAMS.policy, Drawing(4)), asked(), ray_params(cluster), DEATHS))
 
 
+@pytest.mark.slow
+def test_a_batch_that_kills_every_engine_ends_the_stage(cluster):
+    class Deadly:  # a class of a function travels whole: engines do not import this file
+        def __call__(self, job):
+            os._exit(1)
+
+    with pytest.raises(PipelineError, match="could not do its part"):
+        list(over_ray(Deadly, (), [1], ray_params(cluster, 1), 1))
+
+
 def test_no_cluster_is_an_error_that_names_the_address(policy, tmp_path):
     """In a process of its own: another test of this one may have joined a cluster."""
     script = (
         "from saferflow.training.ray_cluster import over_ray; from saferflow.params import RayParams\n"
         "list(over_ray(object, (), [1], RayParams(address='127.0.0.1:9', engines=1, cpus=1, gpus=0), 1))"
     )
-    environ = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}", "RAY_gcs_rpc_server_connect_timeout_s": "1"}
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "run.ray: no cluster answers at 127.0.0.1:9" in done.stderr
@@ -218,7 +229,7 @@ def test_without_a_cluster_nothing_imports_ray(policy):
         f"drawn = list(sampler(Path({str(policy)!r}), params, 1, 1.0)([Batch([Prompt('', 'what?', None)])]))\n"
         "assert len(drawn) == 1 and 'ray' not in sys.modules"
     )
-    environ = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}"}
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     subprocess.run([sys.executable, "-c", script], env=environ, check=True)
 
 

@@ -5,6 +5,7 @@ machine that died had in hand is given to another. Source: ours.
 """
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
 """No telemetry, and no bars between a stage's lines."""
 AT_ONCE = 2
 """Jobs that an engine has in hand: one at work and one that waits."""
+PATIENCE = 30
+"""Seconds that the head has to answer."""
 JOB, RESULT, ERROR = "job", "result", "error"
 
 
@@ -65,7 +68,7 @@ def _dataset(engine: type, arguments: Sequence[Any], jobs: Sequence[Any], params
         compute=pool,
         num_cpus=params.cpus,
         num_gpus=params.gpus,
-        max_restarts=deaths,
+        ray_remote_args_fn=lambda: {"max_restarts": deaths},
     )
 
 
@@ -101,8 +104,11 @@ def _connect(params: RayParams) -> None:
     if ray.is_initialized():
         return
     try:
+        if params.address != "auto":  # Ray itself takes minutes to find that nobody answers
+            host, _, port = params.address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=PATIENCE).close()
         ray.init(address=params.address, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise PipelineError(
             f"run.ray: no cluster answers at {params.address} ({str(error)[:300]}); start one (docs/cluster.md) and have this "
             "machine in it, or set run.ray to null"
