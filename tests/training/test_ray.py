@@ -220,6 +220,7 @@ def test_no_cluster_is_an_error_that_names_the_address(policy, tmp_path):
     assert "run.ray: no cluster answers at 127.0.0.1:9" in done.stderr
 
 
+@pytest.mark.slow
 def test_without_a_cluster_nothing_imports_ray(policy):
     script = (
         "import sys; from pathlib import Path; from saferflow.params import load_params\n"
