@@ -84,11 +84,12 @@ def test_a_change_of_grpo_parameters_reaches_only_grpo_and_what_follows():
 def test_a_stage_declares_every_parameter_that_it_reads(stage):
     """`params.x.y` in its module wants `x`, `x.y`, or (where all of `x` is handed on) parts of `x` among its params.
 
-    The number of processes changes no result (tests/stages/test_plan.py), so that another number shall make nothing stale.
+    The number of processes changes no result (tests/stages/test_plan.py), nor does that of a cluster's engines
+    (tests/training/test_ray.py), so that another number shall make nothing stale.
     """
     text = (SOURCE / "saferflow" / "stages" / f"{stage}.py").read_text()
     sections = set(yaml.safe_load((ROOT / "params.yaml").read_text())) | {"validation"}
-    read = [tuple(chain.split(".")) for chain in re.findall(r"\bparams\.(?!run\.workers)(\w+(?:\.\w+)?)", text)]
+    read = [tuple(chain.split(".")) for chain in re.findall(r"\bparams\.(?!run\.(?:workers|ray)\b)(\w+(?:\.\w+)?)", text)]
     declared = [tuple(name.split(".")) for name in STAGES[stage].params]
     undeclared = {
         ".".join(chain)

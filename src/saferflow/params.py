@@ -31,6 +31,19 @@ class NodesParams(Section):
     """The work queue, where it is not the deployment's own: queues have priorities."""
 
 
+class RayParams(Section):
+    """A Ray cluster whose machines draw a policy's completions (docs/cluster.md)."""
+
+    address: Annotated[str, Field(pattern=r"^(auto|[^\s:/]+:\d+)$")]
+    """`host:port` of the cluster's head; `auto`: of the cluster that this machine is in."""
+    engines: Positive
+    """Copies of the policy that draw at once, at most; the completions are the same with any number."""
+    cpus: Annotated[float, Field(gt=0)]
+    """Of an engine, which computes with so many threads."""
+    gpus: Annotated[float, Field(ge=0)]
+    """Of an engine."""
+
+
 class RunParams(Section):
     """What holds for the whole run."""
 
@@ -45,6 +58,8 @@ class RunParams(Section):
     a GPU. A training stage whose time is up writes a checkpoint and ends; null sets no bound."""
     nodes: NodesParams | None
     """null: every stage runs on this machine."""
+    ray: RayParams | None
+    """null: the process of the stage draws all completions itself. Evaluation, attacks, curation and near misses ask it."""
 
 
 class LoraParams(Section):

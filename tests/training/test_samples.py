@@ -17,13 +17,14 @@ def run(file, stop: int = 99) -> tuple[list[list[str]], list[int]]:
     """The completions, and how many prompts each drawn batch had; the run breaks off before batch `stop` is drawn."""
     drawn, seeds = [], {}
 
-    def draw(batch, seed):
-        if len(drawn) == stop:
-            raise KeyboardInterrupt
-        drawn.append(len(batch))
-        first = PROMPTS.index(batch[0])
-        assert seeds.setdefault(first, seed) == seed
-        return [[f"{prompt.question} of {first // 3}", "x\ny"] for prompt in batch]
+    def draw(batches):
+        for batch in batches:
+            if len(drawn) == stop:
+                raise KeyboardInterrupt
+            drawn.append(len(batch.prompts))
+            first = PROMPTS.index(batch.prompts[0])
+            assert seeds.setdefault(first, batch.seed) == batch.seed
+            yield [[f"{prompt.question} of {first // 3}", "x\ny"] for prompt in batch.prompts]
 
     found = []
     with suppress(KeyboardInterrupt):

@@ -81,7 +81,8 @@ def main() -> None:
         from saferflow.evaluation.box import draw_box
         from saferflow.judge.choice import judge_of
         from saferflow.rewards.judged import reward_functions, weighted
-        from saferflow.training.generate import Prompt, sampler
+        from saferflow.training.engines import sampler
+        from saferflow.training.generate import Prompt
         from saferflow.training.homes import delete_others, home
         from saferflow.training.policy import load_processor
         from saferflow.training.preflight import fitting
@@ -93,7 +94,7 @@ def main() -> None:
     functions = reward_functions(params.grpo, judge_of(params.judge), rows)
     kept_at = home("curate", [TABLE, POLICY], [params.policy, params.curate], params.run.seed)
     delete_others(kept_at)
-    draw = sampler(POLICY, params.policy, params.curate.samples, params.curate.temperature)
+    draw = sampler(POLICY, params, params.curate.samples, params.curate.temperature)
     prompts = [Prompt.of(row) for row in rows]
     completions_of = sampled(kept_at / "samples.jsonl", prompts, params.curate.batch_size, params.run.seed, draw)
     scored = []

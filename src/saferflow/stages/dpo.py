@@ -70,13 +70,14 @@ def pairs(params: Params) -> list[DPORow]:
     if asked is None:
         return rows
 
-    from saferflow.training.generate import Prompt, sampler
+    from saferflow.training.engines import sampler
+    from saferflow.training.generate import Prompt
     from saferflow.training.homes import delete_others
     from saferflow.training.samples import sampled
 
     chosen = drawn(rows, asked.share, params.run.seed)
     prompts = [Prompt.of(row) for row in chosen]
-    draw = sampler(POLICY, params.policy, asked.samples, asked.temperature)
+    draw = sampler(POLICY, params, asked.samples, asked.temperature)
     kept_at = samples_of(params)
     delete_others(kept_at.parent)
     made = replaced(rows, chosen, sampled(kept_at, prompts, asked.batch_size, params.run.seed, draw))

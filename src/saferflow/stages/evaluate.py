@@ -20,7 +20,7 @@ from saferflow.evaluation.measures import released_name
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.judge.ensemble import opinions_to_json
 from saferflow.judge.rubrics import Grader, Item
-from saferflow.params import Params, load_params
+from saferflow.params import Params, PolicyParams, load_params
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
 from saferflow.stages.entry import imports, run_stage
@@ -125,6 +125,8 @@ def _speaker(folder: Path, params: Params, *, planned: bool, released: bool) -> 
         from saferflow.training.released import complete_released, small_pictures
 
     policy = small_pictures(params.policy) if released else params.policy
+    if params.run.ray is not None:
+        return _speaker_over_ray(folder, policy, params, planned=planned, released=released)
     model, processor = load_model(folder, policy).to(device(policy)), load_processor(folder, policy)
     sizes = {"batch_size": params.evaluate.batch_size, "max_tokens": policy.max_completion_tokens}
 
@@ -133,6 +135,23 @@ def _speaker(folder: Path, params: Params, *, planned: bool, released: bool) -> 
             return complete_released(model, processor, prompts, **sizes)
         bound = plans(rows) if params.evaluate.constrained and planned else None
         return (completion for [completion] in complete(model, processor, prompts, plans=bound, **sizes))
+
+    return speak
+
+
+def _speaker_over_ray(
+    folder: Path, policy: PolicyParams, params: Params, *, planned: bool, released: bool
+) -> Speaker:
+    """The same over the cluster of `run.ray`."""
+    from saferflow.training.engines import Drawing, batches, drawn_over_ray
+
+    how = Drawing(policy.max_completion_tokens, released=released)
+
+    def speak(prompts: Sequence["Prompt"], rows: Sequence[PromptRow]) -> Iterator[str]:
+        bound = plans(rows) if params.evaluate.constrained and planned else None
+        parts = batches(prompts, params.evaluate.batch_size, bound)
+        drawn = drawn_over_ray(folder, policy, how, parts, params.run)
+        return (completion for batch in drawn for [completion] in batch)
 
     return speak
 

@@ -22,6 +22,7 @@ TELEMETRY_OFF = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
 }
 GUARDED = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
 """What a file of a registered model may not do."""

@@ -1,9 +1,7 @@
 """Completions of a policy for a list of prompts, in batches."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Self
 
 import torch
@@ -11,13 +9,11 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from saferflow.data.images import open_rgb
 from saferflow.data.rows import Conversation, Turn
-from saferflow.params import PolicyParams
 from saferflow.protocol.plan import Plan
 from saferflow.training.branching import sample
 from saferflow.training.constrained import PlanConstraint
 from saferflow.training.conversation import chat
 from saferflow.training.drafts import Drafter
-from saferflow.training.policy import device, load_model, load_processor
 from saferflow.training.processor import Qwen2_5_VLProcessor
 
 
@@ -35,6 +31,16 @@ class Prompt:
     def of(cls, row: Conversation) -> Self:
         """What a row asks."""
         return cls(row.system, row.last_question, row.image, row.turns)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Prompts that are read together."""
+
+    prompts: Sequence[Prompt]
+    seed: int = 0
+    plans: Sequence[Plan | None] | None = None
+    """One a prompt, for constrained decoding."""
 
 
 @torch.inference_mode()
@@ -88,23 +94,6 @@ def complete(
         )
         said = processor.batch_decode(output, skip_special_tokens=True)
         yield from (said[i : i + samples] for i in range(0, len(said), samples))
-
-
-def sampler(
-    policy: Path, params: PolicyParams, samples: int, temperature: float
-) -> Callable[[Sequence[Prompt], int], list[list[str]]]:
-    """A function of prompts and a seed that samples them as one batch; the policy is loaded at the first call."""
-    drafter = Drafter()
-    loaded = cache(lambda: (load_model(policy, params).to(device(params)), load_processor(policy, params)))
-
-    def draw(prompts: Sequence[Prompt], seed: int) -> list[list[str]]:
-        found = complete(
-            *loaded(), prompts, batch_size=len(prompts), max_tokens=params.max_completion_tokens, samples=samples,
-            temperature=temperature, seed=seed, drafter=drafter,
-        )  # fmt: skip
-        return list(found)
-
-    return draw
 
 
 def ends_of(model: Qwen2_5_VLForConditionalGeneration) -> set[int]:

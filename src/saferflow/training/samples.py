@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from saferflow.rng import rng
-from saferflow.training.generate import Prompt
+from saferflow.training.generate import Batch, Prompt
 
-Draw = Callable[[Sequence[Prompt], int], list[list[str]]]
-"""A batch of prompts and a seed -> the completions of each."""
+Draw = Callable[[Sequence[Batch]], Iterator[list[list[str]]]]
+"""Batches of prompts -> for each batch, in their order, the completions of each prompt."""
 
 
 def sampled(file: Path, prompts: Sequence[Prompt], batch_size: int, seed: int, draw: Draw) -> Iterator[list[str]]:
@@ -25,11 +25,14 @@ def sampled(file: Path, prompts: Sequence[Prompt], batch_size: int, seed: int, d
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a+b") as batches:
         kept = _whole(batches)
-        for number, start in enumerate(range(0, len(prompts), batch_size)):
-            if number < len(kept):
-                yield from json.loads(kept[number])
-                continue
-            completions = draw(prompts[start : start + batch_size], rng(seed, "samples", number).getrandbits(31))
+        for line in kept:
+            yield from json.loads(line)
+        starts = list(enumerate(range(0, len(prompts), batch_size)))[len(kept) :]
+        missing = [
+            Batch(prompts[start : start + batch_size], rng(seed, "samples", number).getrandbits(31))
+            for number, start in starts
+        ]
+        for completions in draw(missing):
             batches.write(json.dumps(completions).encode() + b"\n")
             batches.flush()
             os.fsync(batches.fileno())
