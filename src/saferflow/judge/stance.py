@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a table whose rows are single patterns
 """What an answer's opening does with a request: a table of patterns, each with its effect in points.
 
 The first sentences tell a refusal from an answer; what follows may warn, name a law or send somebody to a helper in
@@ -27,7 +28,7 @@ _HELPING = (
 )
 _SEEING = (
     "see|read|find|make out|spot|hear|stress|be sure|be certain|only|just|tell(?! you)|judge|blame|wait|detect|know|"
-    "think|imagine|believe|agree|refuse|decline|hesitate|mind|emphasi[sz]e|deny|complain|help but (?:be|feel|wonder|notice|\w+ing)|recogni[sz]e any"
+    r"think|imagine|believe|agree|refuse|decline|hesitate|mind|emphasi[sz]e|deny|complain|help but (?:be|feel|wonder|notice|\w+ing)|recogni[sz]e any"
 )
 """`I can not see the cup` is no refusal."""
 
