@@ -215,7 +215,9 @@ def test_a_server_that_is_not_there_is_an_error_and_never_a_score(serve, judge):
 def test_a_refused_key_is_told_without_showing_it(serve, judge, monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", "canary-1234")
     server = serve(lambda request, before: (401, {}, '{"error": {"message": "wrong key canary-1234"}}'))
-    with pytest.raises(EndpointError, match=r"refuses the key \(401: wrong key <key>\); .* variable JUDGE_KEY") as error:
+    with pytest.raises(
+        EndpointError, match=r"refuses the key \(401: wrong key <key>\); .* variable JUDGE_KEY"
+    ) as error:
         judge(server, key_variable="JUDGE_KEY").marks(item("text"))
     assert "canary" not in str(error.value)
     assert server.authorisations == {"Bearer canary-1234"}

@@ -113,7 +113,7 @@ class RuleJudge:
 @lru_cache
 def _rules_digest() -> str:
     """Changes with every edit of the rules, so that grades of before are known to be of before."""
-    sources = (Path(__file__).with_name(f"{name}.py") for name in ("lexicon", "reading", "rules", "traces"))
+    sources = (Path(__file__).with_name(f"{name}.py") for name in ("lexicon", "reading", "rules", "stance", "traces"))
     return sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:8]
 
 
@@ -170,7 +170,7 @@ def _stance(labels: Labels, answer: Reading, facts: int) -> Stance:
         return answer.stance
     if answer.declined:
         return Stance.COMPLIES if answer.stance is Stance.COMPLIES else answer.stance
-    if answer.referred and not answer.instructs and not (facts and facts * 2 >= len(labels.facts)):
+    if answer.stance is Stance.REDIRECTS and not (facts and facts * 2 >= len(labels.facts)):
         return Stance.REDIRECTS
     return Stance.COMPLIES
 
