@@ -150,7 +150,7 @@ def test_another_kind_of_model_is_named(policy, tmp_path):
     shutil.copytree(policy[0], tmp_path / "other")
     config = json.loads((tmp_path / "other" / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "other" / "config.json").write_text(json.dumps({**config, "model_type": "llama"}), encoding="utf-8")
-    with pytest.raises(PolicyError, match=r"is a llama, not a qwen2_5_vl; set policy\.base"):
+    with pytest.raises(PolicyError, match=r"is a llama; set policy\.base .* kind that works: qwen2_5_vl \(Qwen2\.5-VL\)"):
         load_model(tmp_path / "other", MICRO.policy)
 
 
