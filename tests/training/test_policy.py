@@ -68,7 +68,8 @@ def test_the_tower_takes_flash_attention_where_it_is_installed_and_has_the_dtype
     monkeypatch, dtype, installed, expected
 ):
     names = []
-    model = SimpleNamespace(model=SimpleNamespace(visual=SimpleNamespace(set_attn_implementation=names.append)))
+    parts = {"model.visual": SimpleNamespace(set_attn_implementation=names.append)}
+    model = SimpleNamespace(config=SimpleNamespace(model_type="qwen2_5_vl"), get_submodule=parts.__getitem__)
     monkeypatch.setattr(policies, "is_flash_attn_2_available", lambda: installed)
     policies.attend_windows_at_once(model, MICRO.policy.model_copy(update={"dtype": dtype}))
     assert names == expected
