@@ -68,7 +68,8 @@ def test_the_tower_takes_flash_attention_where_it_is_installed_and_has_the_dtype
     monkeypatch, dtype, installed, expected
 ):
     names = []
-    model = SimpleNamespace(model=SimpleNamespace(visual=SimpleNamespace(set_attn_implementation=names.append)))
+    parts = {"model.visual": SimpleNamespace(set_attn_implementation=names.append)}
+    model = SimpleNamespace(config=SimpleNamespace(model_type="qwen2_5_vl"), get_submodule=parts.__getitem__)
     monkeypatch.setattr(policies, "is_flash_attn_2_available", lambda: installed)
     policies.attend_windows_at_once(model, MICRO.policy.model_copy(update={"dtype": dtype}))
     assert names == expected
@@ -150,7 +151,7 @@ def test_another_kind_of_model_is_named(policy, tmp_path):
     shutil.copytree(policy[0], tmp_path / "other")
     config = json.loads((tmp_path / "other" / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "other" / "config.json").write_text(json.dumps({**config, "model_type": "llama"}), encoding="utf-8")
-    with pytest.raises(PolicyError, match=r"is a llama, not a qwen2_5_vl; set policy\.base"):
+    with pytest.raises(PolicyError, match=r"is a llama; set policy\.base .* kind that works: qwen2_5_vl \(Qwen2\.5-VL\)"):
         load_model(tmp_path / "other", MICRO.policy)
 
 

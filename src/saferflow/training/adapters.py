@@ -13,11 +13,11 @@ from transformers import PreTrainedModel, Qwen2_5_VLForConditionalGeneration
 
 from saferflow.errors import PolicyError
 from saferflow.params import PolicyParams
+from saferflow.training.families import family_of
 from saferflow.training.weights import float32_tensors
 
 ALL = "all-linear"
 """PEFT's word for every linear module but the output head."""
-TOWER = "model.visual."
 
 
 def lora(policy: PolicyParams, model: Qwen2_5_VLForConditionalGeneration) -> LoraConfig | None:
@@ -43,9 +43,10 @@ def target_modules(policy: PolicyParams, model: Qwen2_5_VLForConditionalGenerati
     Raises:
         PolicyError: as `lora`.
     """
+    tower = f"{family_of(model.config).tower}."
     head = model.get_output_embeddings()
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
-    trained = [name for name in linear if policy.train_vision or not name.startswith(TOWER)]
+    trained = [name for name in linear if policy.train_vision or not name.startswith(tower)]
     targets = [target.strip() for target in policy.lora.targets]
     if [target.lower() for target in targets] == [ALL]:
         return trained

@@ -16,6 +16,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from saferflow.errors import PlanError
 from saferflow.training.cache import Branched, Places, heads_a_key, shared_keys
 from saferflow.training.drafts import MOST_TOKENS, Draft, Drafter, best_width
+from saferflow.training.families import family_of
 
 if TYPE_CHECKING:
     from saferflow.training.constrained import PlanConstraint
@@ -247,7 +248,7 @@ class _Draw:
 
 def unsayable(config: Qwen2_5_VLConfig) -> list[int]:
     """Tokens that stand for pixels; a completion that had one would want an image of its own in the next forward pass."""
-    return [config.image_token_id, config.video_token_id]
+    return family_of(config).placeholder_ids(config)
 
 
 def _shift(model: Qwen2_5_VLForConditionalGeneration, prompts: dict[str, Any], device: torch.device) -> torch.Tensor:

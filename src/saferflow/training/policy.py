@@ -14,6 +14,7 @@ from saferflow.errors import PolicyError
 from saferflow.params import LaunchParams, PolicyParams
 from saferflow.shell import hides_gpus
 from saferflow.training.adapters import merged
+from saferflow.training.families import family_of
 from saferflow.training.launch import shared_weights
 from saferflow.training.packed import unpack
 from saferflow.training.processor import Qwen2_5_VLProcessor, read_processor
@@ -85,20 +86,19 @@ def _commit_of(checkpoint: str, revision: str | None) -> str | None:
 
 
 def _refuse_what_is_no_policy(where: str, revision: str | None) -> None:
-    """Say what stands there instead of a Qwen2.5-VL, before weights are read."""
+    """Say what stands there instead of a family that works, before weights are read."""
     if (Path(where) / "adapter_config.json").exists():
         raise PolicyError(
             f"{where} holds an adapter, not a whole policy; merge it into its base (PEFT's merge_and_unload) and save that"
         )
     refuse_pointers(Path(where))
     try:
-        kind = AutoConfig.from_pretrained(where, revision=revision or "main", trust_remote_code=False).model_type
+        config = AutoConfig.from_pretrained(where, revision=revision or "main", trust_remote_code=False)
     except UNREADABLE as error:
         raise PolicyError(
             f"{where}: no model's configuration could be read ({str(error)[:SHORT]}); run `saferflow run`, or set policy.base"
         ) from None
-    if kind != "qwen2_5_vl":
-        raise PolicyError(f"{where} is a {kind}, not a qwen2_5_vl; set policy.base to a Qwen2.5-VL checkpoint")
+    family_of(config, where)
 
 
 def load_config(folder: Path) -> PretrainedConfig:
@@ -137,7 +137,7 @@ def load_model(
     shared = shared_weights(launch, params) if launch is not None else None
     model = read_model(where, torch.float32 if masters else getattr(torch, params.dtype), revision, shared=shared)
     if not params.train_vision:
-        for parameter in model.model.visual.parameters():
+        for parameter in family_of(model.config).vision(model).parameters():
             parameter.requires_grad_(False)
     attend_windows_at_once(model, params)
     return model
@@ -149,7 +149,7 @@ def attend_windows_at_once(model: Qwen2_5_VLForConditionalGeneration, params: Po
     Torch's attention is called for each window: an image of 1 MP has about 90 of 112 pixels a side, in 28 layers of 32.
     """
     if params.dtype == "bfloat16" and is_flash_attn_2_available():
-        model.model.visual.set_attn_implementation("flash_attention_2")
+        family_of(model.config).vision(model).set_attn_implementation("flash_attention_2")
 
 
 def needs_masters(policy: PolicyParams, launch: LaunchParams) -> bool:
