@@ -634,6 +634,34 @@ class GateParams(Section):
     level: Annotated[float, Field(gt=0.5, lt=1)]
 
 
+class RuleAttackerParams(Section):
+    """Attacks that adapt, by rules: frames that answer the ground on which a request was declined."""
+
+    kind: Literal["rules"]
+
+
+class EndpointAttackerParams(EndpointParams):
+    """Attacks that adapt, by a model behind a server that reads each answer."""
+
+    kind: Literal["endpoint"]
+
+
+class AttackParams(Section):
+    """Attacks that adapt (`saferflow attack --method crescendo`): no stage reads this, so that it may have defaults."""
+
+    attacker: Annotated[RuleAttackerParams | EndpointAttackerParams, Field(discriminator="kind")] = RuleAttackerParams(
+        kind="rules"
+    )
+    turns: Positive = 8
+    """Messages to the policy for each request and method, all branches together."""
+    tokens: Positive | None = 200_000
+    """Tokens, asked and answered, of the attacker's server for each policy and method; no round begins above. Null: no bound."""
+    branches: Positive = 2
+    """Messages of a tree that are written from each leaf."""
+    width: Positive = 2
+    """Leaves of a tree that go on after each round."""
+
+
 class ServeParams(Section):
     """`saferflow serve`: no stage reads this."""
 
@@ -675,6 +703,7 @@ class Params(Section):
     evaluate: EvaluateParams
     gate: GateParams
     serve: ServeParams
+    attack: AttackParams = AttackParams()
 
     @model_validator(mode="after")
     def _processes_share_the_batch(self) -> Self:
