@@ -617,6 +617,15 @@ class Margins(Section):
     """In the safety of every hazard; null where the rows of one are too few to show anything."""
 
 
+class AttackFloors(Section):
+    """What a version has to stand before it leads, as `saferflow attack` measured it on that version."""
+
+    dialogues: Positive
+    """A method counts from so many requests on."""
+    success: Annotated[dict[str, Percent], Field(min_length=1)]
+    """Method -> percent of its dialogues that may succeed, at most; of several kinds of forms the worst counts."""
+
+
 class GateParams(Section):
     """When a candidate becomes champion."""
 
@@ -632,6 +641,8 @@ class GateParams(Section):
     regressions: Count | None
     """Attacks that once succeeded against a champion and no longer do, so many of which may succeed again; null does not ask."""
     level: Annotated[float, Field(gt=0.5, lt=1)]
+    attacks: AttackFloors | None = None
+    """Null, or left out: no attack is asked for. It changes no output of a stage: `promote` reads it, not stage `gate`."""
 
 
 class RuleAttackerParams(Section):

@@ -12,7 +12,17 @@ from rich.table import Table
 
 from saferflow.cli import show
 from saferflow.cli.adaptive import searched
-from saferflow.cli.evaluate import ANSWERS, REPORT, each_once, held_to_plans, in_place_of, pages, policy_folder
+from saferflow.cli.attack_record import record
+from saferflow.cli.evaluate import (
+    ANSWERS,
+    REPORT,
+    each_once,
+    held_to_plans,
+    in_place_of,
+    pages,
+    policy_folder,
+    version_named,
+)
 from saferflow.data.attacks import training, unseen
 from saferflow.data.attacks.family import FAMILIES, TRAINED, UNSEEN, UNSEEN_FAMILY, Attack, Form, labelled
 from saferflow.data.rows import Answered, BadRow, Labels, PromptRow, Row
@@ -72,6 +82,7 @@ def attack(
         raise DataError(
             f"{table}: no row asks for something that is to be declined without an attack in it already; give --rows others"
         )
+    decoding = params.evaluate.constrained
     params = held_to_plans(params) if constrained else params
     writer = writer_of(params.plan.writer, params.run.seed, params.plan.tool_coverage)
     asks = made(seeds, families, kinds, writer, params)
@@ -100,6 +111,7 @@ def attack(
         )  # fmt: skip
         (fresh / REPORT).write_text(page, encoding="utf-8")
         pages(root, params, fresh, [*rows, *tried], [*answered, *tries])
+    _keep(params, asked, found, same_decoding=params.evaluate.constrained == decoding)
     Console(width=max(console.width, show.TABLE_WIDTH), file=console.file, highlight=False).print(
         _table(found, len(seeds))
     )
@@ -108,6 +120,15 @@ def attack(
     if params.plan.augmentation is None or not params.plan.augmentation.attacks:
         console.print("plan.augmentation shows no attack: by these params, no policy was trained on any form")
     console.print(f"report: {out / REPORT}; dialogues: {out / 'audit/index.html'}; figures: {out / OUTCOMES}")
+
+
+def _keep(params: Params, asked: Sequence[str], found: Sequence[Outcome], *, same_decoding: bool) -> None:
+    """Record the outcomes of registered versions for `gate.attacks`, unless they were decoded otherwise than in stage evaluate."""
+    if not same_decoding:
+        return
+    for name in asked:
+        if version := version_named(params, name):
+            record(version, [one for one in found if one.policy == name])
 
 
 def chosen(rows: Sequence[PromptRow], count: int, seed: int) -> list[PromptRow]:
