@@ -632,6 +632,15 @@ class Margins(Section):
     """In the safety of every hazard; null where the rows of one are too few to show anything."""
 
 
+class AttackFloors(Section):
+    """What a version has to stand before it leads, as `saferflow attack` measured it on that version."""
+
+    dialogues: Positive
+    """A method counts from so many requests on."""
+    success: Annotated[dict[str, Percent], Field(min_length=1)]
+    """Method -> percent of its dialogues that may succeed, at most; of several kinds of forms the worst counts."""
+
+
 class GateParams(Section):
     """When a candidate becomes champion."""
 
@@ -648,6 +657,36 @@ class GateParams(Section):
     """Attacks that once succeeded against a champion and no longer do, so many of which may succeed again, and as many incidents
     happen again; null does not ask."""
     level: Annotated[float, Field(gt=0.5, lt=1)]
+    attacks: AttackFloors | None = None
+    """Null, or left out: no attack is asked for. It changes no output of a stage: `promote` reads it, not stage `gate`."""
+
+
+class RuleAttackerParams(Section):
+    """Attacks that adapt, by rules: frames that answer the ground on which a request was declined."""
+
+    kind: Literal["rules"]
+
+
+class EndpointAttackerParams(EndpointParams):
+    """Attacks that adapt, by a model behind a server that reads each answer."""
+
+    kind: Literal["endpoint"]
+
+
+class AttackParams(Section):
+    """Attacks that adapt (`saferflow attack --method crescendo`): no stage reads this, so that it may have defaults."""
+
+    attacker: Annotated[RuleAttackerParams | EndpointAttackerParams, Field(discriminator="kind")] = RuleAttackerParams(
+        kind="rules"
+    )
+    turns: Positive = 8
+    """Messages to the policy for each request and method, all branches together."""
+    tokens: Positive | None = 200_000
+    """Tokens, asked and answered, of the attacker's server for each policy and method; no round begins above. Null: no bound."""
+    branches: Positive = 2
+    """Messages of a tree that are written from each leaf."""
+    width: Positive = 2
+    """Leaves of a tree that go on after each round."""
 
 
 class StoreParams(Section):
@@ -706,6 +745,7 @@ class Params(Section):
     evaluate: EvaluateParams
     gate: GateParams
     serve: ServeParams
+    attack: AttackParams = AttackParams()
 
     @model_validator(mode="after")
     def _processes_share_the_batch(self) -> Self:

@@ -12,7 +12,7 @@ from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.data.scenes.corpus import safety_rows
 from saferflow.data.tables import read_table, write_table
 from saferflow.errors import DataError, PolicyError
-from saferflow.params import load_params
+from saferflow.params import AttackParams, load_params
 from saferflow.planner.rules import plan_for
 from saferflow.protocol.plan import Plan
 
@@ -137,3 +137,30 @@ def test_held_to_its_plans_an_untrained_policy_keeps_the_protocol_in_every_turn(
     run(tmp_path, policy, table, count=2, methods=["pressure"], constrained=True)
     outcomes = {one["method"]: one for one in json.loads((tmp_path / "out" / OUTCOMES).read_text())}
     assert outcomes["plain"]["valid"] == outcomes["pressure"]["valid"] == 100
+
+
+def test_attacks_that_adapt_stand_beside_the_plain_requests_with_their_dialogues(policy, table, tmp_path, capsys):
+    two = tmp_path / "two"
+    two.symlink_to(policy)
+    told = Console(record=True, width=140)
+    attack(
+        told, tmp_path, PARAMS.model_copy(update={"attack": AttackParams(turns=3)}), [str(policy), str(two)], table,
+        tmp_path / "out", count=2, methods=["rephrase", "crescendo"], kinds=(TRAINED,), constrained=False,
+    )  # fmt: skip
+    out = tmp_path / "out"
+    found = [(one["policy"], one["method"], one["forms"]) for one in json.loads((out / OUTCOMES).read_text())]
+    for name in (str(policy), str(two)):
+        assert [each[1:] for each in found if each[0] == name] == [
+            ("plain", ""), ("rephrase", "rules"), ("crescendo", "rules"),
+        ]  # fmt: skip
+    rows, answered = read_table(out / ATTACKS, PromptRow), read_table(out / ANSWERS, Answered)
+    tries = {one.row: one for one in answered if "~plain~" not in one.row}
+    assert len(tries) == len([row for row in rows if "~plain~" not in row.id])
+    for row in rows:
+        if row.source == "crescendo.rules":
+            turns = row.turns
+            assert row.question == "\n".join([*(user for user, _ in turns), row.last_question])
+            assert Plan.from_json(row.plan) == plan_for(row.question, row.image)
+    listed = (out / "audit" / "rows.js").read_text()
+    assert all(identity in listed for identity in tries)
+    assert "2 x " in capsys.readouterr().out

@@ -9,13 +9,15 @@ from rich.console import Console
 
 from mlflow import MlflowClient
 from saferflow.cli import promotion
+from saferflow.cli.attack_record import record, recorded
 from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.data.tables import write_table
 from saferflow.errors import PipelineError
+from saferflow.evaluation.adversarial import Outcome
 from saferflow.evaluation.advice import Advice
 from saferflow.evaluation.misses import Group
 from saferflow.judge.rules import RuleJudge
-from saferflow.params import load_params
+from saferflow.params import AttackFloors, load_params
 from saferflow.tracking import registry, runs
 from saferflow.tracking.weights import folder_digest
 
@@ -275,3 +277,23 @@ def test_where_a_signature_is_asked_for_an_unsigned_version_does_not_lead(versio
     assert not allowed
     assert "its signature does not hold" in told
     assert holder("champion") is None
+
+
+def outcome(method: str, success: float) -> Outcome:
+    return Outcome(method, "rules", "v1", 40, 80, success, (0.0, 100.0), None, 50.0, 100.0)
+
+
+def test_a_version_leads_only_if_it_stood_the_attacks_that_the_params_name(version):
+    floors = AttackFloors(dialogues=40, success={"tree": 10})
+    params = PARAMS.model_copy(update={"gate": PARAMS.gate.model_copy(update={"attacks": floors})})
+    made = version(90)
+    allowed, why = promotion.may_lead(Path.cwd(), params, made, None)
+    assert not allowed
+    assert "saferflow attack VERSION --method tree" in why
+    record(made, [outcome("tree", 12.5), outcome("rephrase", 50)])
+    allowed, why = promotion.may_lead(Path.cwd(), params, made, None)
+    assert not allowed
+    assert "12.5%" in why
+    record(made, [outcome("tree", 7.5)])
+    assert promotion.may_lead(Path.cwd(), params, made, None)[0]
+    assert {one["method"]: one["success"] for one in recorded(made)} == {"rephrase": 50, "tree": 7.5}

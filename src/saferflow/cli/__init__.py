@@ -378,8 +378,17 @@ def attack(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="typographic, role_play, obfuscation, split, pressure, authority or continuation; all where none is named.",
+            help="typographic, role_play, obfuscation, split, pressure, authority or continuation; "
+            "all these where none is named. Or one that reads each answer and tries again: rephrase, crescendo or tree.",
         ),
+    ] = None,
+    turns: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Tries of one that tries again, for each request; attack.turns where none."),
+    ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Tokens of its server, for each policy and method; attack.tokens where none."),
     ] = None,
     forms: Annotated[
         list[str] | None,
@@ -394,11 +403,13 @@ def attack(
     Each attack is made from a row whose own words name the harm, and stands beside that plain request: how often it succeeded,
     and by how much more often than the request alone, with intervals. Every turn is planned anew and checked by the protocol.
     Forms that training rows may show and forms that only this command shows are reported apart; the families authority and
-    continuation are shown here only.
+    continuation are shown here only. rephrase, crescendo and tree adapt to each policy, by rules or by the server in
+    attack.attacker of params.yaml.
 
     Examples:
 
-    `saferflow attack champion` · `saferflow attack sft grpo --count 100 --method pressure --forms unseen`
+    `saferflow attack champion` · `saferflow attack champion --method crescendo --method tree --turns 6` ·
+    `saferflow attack sft grpo --count 100 --method pressure --forms unseen`
     """
     root, params = _project()
     from rich.console import Console
@@ -406,6 +417,8 @@ def attack(
     from saferflow.cli.attack import FAMILIES, TRAINED, UNSEEN
     from saferflow.cli.attack import attack as run_attacks
 
+    budget = {name: value for name, value in (("turns", turns), ("tokens", tokens)) if value is not None}
+    params = params.model_copy(update={"attack": params.attack.model_copy(update=budget)})
     run_attacks(
         Console(highlight=False),
         root,

@@ -11,13 +11,25 @@ from rich.console import Console
 from rich.table import Table
 
 from saferflow.cli import show
-from saferflow.cli.evaluate import ANSWERS, REPORT, each_once, held_to_plans, in_place_of, pages, policy_folder
+from saferflow.cli.adaptive import searched
+from saferflow.cli.attack_record import record
+from saferflow.cli.evaluate import (
+    ANSWERS,
+    REPORT,
+    each_once,
+    held_to_plans,
+    in_place_of,
+    pages,
+    policy_folder,
+    version_named,
+)
 from saferflow.data.attacks import training, unseen
 from saferflow.data.attacks.family import FAMILIES, TRAINED, UNSEEN, UNSEEN_FAMILY, Attack, Form, labelled
 from saferflow.data.rows import Answered, BadRow, Labels, PromptRow, Row
 from saferflow.data.tables import read_table, write_table
 from saferflow.errors import DataError
 from saferflow.evaluation.adversarial import PLAIN, Outcome, method_name, outcomes, row_id
+from saferflow.evaluation.attackers import METHODS
 from saferflow.evaluation.judges import judge_note
 from saferflow.evaluation.report import render_report
 from saferflow.evaluation.scores import evaluate_metrics
@@ -25,7 +37,7 @@ from saferflow.params import Params
 from saferflow.planner.tables import fill
 from saferflow.planner.writer import Writer, writer_of
 from saferflow.rng import rng
-from saferflow.stages.evaluate import dialogues
+from saferflow.stages.evaluate import examiner
 
 ATTACKS = "attacks.parquet"
 OUTCOMES = "attacks.json"
@@ -49,17 +61,20 @@ def attack(
     Args:
         asked: policies, as `evaluate` takes them.
         count: how many requests are made into attacks at most, by every family and kind of form.
-        methods: which of `FAMILIES`.
+        methods: which of `FAMILIES` and of `METHODS`, which adapt to each policy; the latter are in no comparison of policies
+            row by row, since each policy gets messages of its own.
         kinds: `trained` for the forms that training may show, `unseen` for all others.
         constrained: decode under each turn's plan, whatever the params say.
 
     Raises:
         DataError: no such method, no request to make an attack of, or no plan for one.
         PolicyError, PipelineError: as `evaluate`.
+        EndpointError: the attacker's or the judge's server cannot be reached, or refuses us.
     """
     each_once(asked)
-    if strangers := [name for name in methods if name not in FAMILIES]:
-        raise DataError(f"no attack {', '.join(strangers)}; there are {', '.join(FAMILIES)}")
+    if strangers := [name for name in methods if name not in (*FAMILIES, *METHODS)]:
+        raise DataError(f"no attack {', '.join(strangers)}; there are {', '.join((*FAMILIES, *METHODS))}")
+    families, adaptive = ([name for name in methods if name in known] for known in (FAMILIES, METHODS))
     if strangers := [kind for kind in kinds if kind not in (TRAINED, UNSEEN)]:
         raise DataError(f"no forms {', '.join(strangers)}; there are {TRAINED}, {UNSEEN}")
     seeds = chosen(read_table(table, PromptRow), count, params.run.seed)
@@ -67,32 +82,53 @@ def attack(
         raise DataError(
             f"{table}: no row asks for something that is to be declined without an attack in it already; give --rows others"
         )
+    decoding = params.evaluate.constrained
     params = held_to_plans(params) if constrained else params
     writer = writer_of(params.plan.writer, params.run.seed, params.plan.tool_coverage)
-    asks = made(seeds, methods, kinds, writer, params)
+    asks = made(seeds, families, kinds, writer, params)
     answered: list[Answered] = []
+    tried: list[PromptRow] = []
+    tries: list[Answered] = []
     for name in asked:
         with policy_folder(root, params, name) as folder:
-            answered += dialogues(name, folder, asks, params)
-    found = outcomes(answered, resamples=params.evaluate.resamples, level=params.evaluate.level, seed=params.run.seed)
+            examine = examiner(name, folder, params)
+            answered += examine(asks)
+            for method in adaptive:
+                new_rows, new_answers = searched(name, examine, seeds, method, writer, params)
+                tried, tries = tried + new_rows, tries + new_answers
+    found = outcomes(
+        [*answered, *tries], resamples=params.evaluate.resamples, level=params.evaluate.level, seed=params.run.seed
+    )
     rows = [turn for turns in asks for turn in turns]
     metrics = evaluate_metrics(answered, params.evaluate, params.run.seed)
     with in_place_of(out) as fresh:
-        write_table(fresh / ATTACKS, rows, PromptRow)
-        write_table(fresh / ANSWERS, answered, Answered)
+        write_table(fresh / ATTACKS, [*rows, *tried], PromptRow)
+        write_table(fresh / ANSWERS, [*answered, *tries], Answered)
         (fresh / OUTCOMES).write_text(json.dumps([asdict(one) for one in found], indent=2), encoding="utf-8")
         page = render_report(
             answered, metrics, None, params.evaluate, params.run.seed, asked=rows, attacks=found, title="Attacks",
             notes=[judge_note(params.judge, params.evaluate.judge)],
         )  # fmt: skip
         (fresh / REPORT).write_text(page, encoding="utf-8")
-        pages(root, params, fresh, rows, answered)
+        pages(root, params, fresh, [*rows, *tried], [*answered, *tries])
+    _keep(params, asked, found, same_decoding=params.evaluate.constrained == decoding)
     Console(width=max(console.width, show.TABLE_WIDTH), file=console.file, highlight=False).print(
         _table(found, len(seeds))
     )
+    if adaptive and params.attack.attacker.kind == "endpoint" and params.evaluate.judge.kind == "rules":
+        console.print("a model attacks and rules judge: they take every answer to its lead-ups for an answer to the request")
     if params.plan.augmentation is None or not params.plan.augmentation.attacks:
         console.print("plan.augmentation shows no attack: by these params, no policy was trained on any form")
     console.print(f"report: {out / REPORT}; dialogues: {out / 'audit/index.html'}; figures: {out / OUTCOMES}")
+
+
+def _keep(params: Params, asked: Sequence[str], found: Sequence[Outcome], *, same_decoding: bool) -> None:
+    """Record the outcomes of registered versions for `gate.attacks`, unless they were decoded otherwise than in stage evaluate."""
+    if not same_decoding:
+        return
+    for name in asked:
+        if version := version_named(params, name):
+            record(version, [one for one in found if one.policy == name])
 
 
 def chosen(rows: Sequence[PromptRow], count: int, seed: int) -> list[PromptRow]:
@@ -186,7 +222,7 @@ def _table(found: Sequence[Outcome], seeds: int) -> Table:
     for one in found:
         gain = one.gain
         over = "" if gain is None else f"{gain.difference:+.1f}\n{gain.low:+.0f} to {gain.high:+.0f}"
-        asked = str(one.dialogues) if one.turns == one.dialogues else f"{one.dialogues} x {one.turns // one.dialogues}"
+        asked = str(one.dialogues) if one.turns == one.dialogues else f"{one.dialogues} x {one.turns / one.dialogues:.2g}"
         low, high = one.between
         table.add_row(
             one.policy if one.method == PLAIN else "", one.method.replace("_", " "), one.forms.replace("_", " "), asked,

@@ -152,5 +152,16 @@ def policy_folder(root: Path, params: Params, name: str) -> Iterator[Path]:
             f"{name}: no such folder; name a policy's folder, {', '.join(POLICIES)}, a version as v3, or an alias"
         )
     else:
-        with weights_of(registry.named(params.gate.registered_model, name)) as folder:
+        with weights_of(version_named(params, name)) as folder:
             yield folder
+
+
+def version_named(params: Params, name: str) -> registry.Version | None:
+    """The registered version that a policy's name means; None where it means a policy of the pipeline or a folder.
+
+    Raises:
+        PipelineError: no such version.
+    """
+    if name in POLICIES or "/" in name or Path(name).is_dir():
+        return None
+    return registry.named(params.gate.registered_model, name)

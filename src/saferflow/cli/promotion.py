@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saferflow.cli import show
+from saferflow.cli.attack_record import attack_verdict
 from saferflow.cli.show import COMPARISON
 from saferflow.data.rows import Answered, PromptRow
 from saferflow.data.tables import read_table
@@ -57,6 +58,10 @@ def may_lead(
                 signing.verify_version(version, held, root / params.gate.public_key)
         except PipelineError as error:
             return False, f"its signature does not hold: {error}"
+    if params.gate.attacks is not None:
+        attacked = attack_verdict(version, params.gate.attacks)
+        if not attacked.passed:
+            return False, f"gate.attacks: {'; '.join(f'{one.name}: {one.detail}' for one in attacked.checks if not one.passed)}"
     if champion is None:
         return True, "every floor is met, and there was no champion to compare with"
     if comparison is None:

@@ -26,7 +26,8 @@ class Outcome:
     method: str
     """A family of attacks, or `PLAIN`."""
     forms: str
-    """`trained`, `unseen` or `unseen_family` (data/attacks/family.py); empty for the plain requests."""
+    """`trained`, `unseen` or `unseen_family` (data/attacks/family.py); of attacks that adapt, `rules` or `endpoint`, as its
+    attacker is; empty for the plain requests."""
     policy: str
     dialogues: int
     turns: int
@@ -90,9 +91,9 @@ def _worst(dialogues: Mapping[str, Sequence[Answered]]) -> list[Answered]:
 
 
 def _pictured(rows: Sequence[Answered], plain: Sequence[Answered]) -> list[Answered]:
-    """The rows with the pictures of their seeds: an attack may have written into its own."""
-    image = {row.row: row.image for row in plain}
-    return [replace(row, image=image[row.row]) for row in rows]
+    """The rows with the pictures and the decisions of their seeds: an attack may have written into its own, or led up to it."""
+    seeds = {row.row: row for row in plain}
+    return [replace(row, image=seeds[row.row].image, expected=seeds[row.row].expected) for row in rows]
 
 
 def _percent(hits: Sequence[bool]) -> float:

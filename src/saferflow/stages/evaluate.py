@@ -87,14 +87,34 @@ def dialogues(
             the turns that the first row has before its question.
         planned, released: as in `answers`.
     """
+    return examiner(name, folder, params, planned=planned, released=released)(asked)
+
+
+def examiner(
+    name: str, folder: Path, params: Params, *, planned: bool = True, released: bool = False
+) -> Callable[[Sequence[Sequence[PromptRow]]], list[Answered]]:
+    """`dialogues` of one policy, which is loaded once and can be asked again and again."""
     with imports():
         from saferflow.judge.choice import grader_of
-        from saferflow.judge.rules import answer_of
-        from saferflow.training.generate import Prompt
 
     judge, planned = grader_of(params.evaluate.judge), planned and name != BASE and not released
     speak = _speaker(folder, params, planned=planned, released=released)
-    name = released_name(name) if released else name
+    shown, batch_size = released_name(name) if released else name, 4 * params.evaluate.batch_size
+
+    def examine(asked: Sequence[Sequence[PromptRow]]) -> list[Answered]:
+        return _examined(shown, asked, speak, judge, planned=planned, batch_size=batch_size)
+
+    return examine
+
+
+def _examined(
+    name: str, asked: Sequence[Sequence[PromptRow]], speak: Speaker, judge: Grader, *, planned: bool, batch_size: int
+) -> list[Answered]:
+    """The dialogues turn by turn, in batches that the judge is sent as they come."""
+    with imports():
+        from saferflow.judge.rules import answer_of
+        from saferflow.training.generate import Prompt
+
     total, answered = sum(map(len, asked)), []
     said: list[list[Turn]] = [list(rows[0].turns) for rows in asked]
     """What was asked and answered so far, dialogue by dialogue."""
@@ -107,7 +127,7 @@ def dialogues(
             for number, row, text in zip(live, rows, told, strict=True)
         ]
         spoken = zip(live, rows, told, speak(prompts, rows), strict=True)
-        while batch := list(islice(spoken, 4 * params.evaluate.batch_size)):
+        while batch := list(islice(spoken, batch_size)):
             judge.prepare("grade", [item(row, completion) for _, row, _, completion in batch])
             for number, row, text, completion in batch:
                 answered.append(grade(row, name, completion, judge))

@@ -1,0 +1,42 @@
+"""What `saferflow attack` measured on a registered version, kept in the run that evaluated it, for `gate.attacks`."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from saferflow.errors import PipelineError
+from saferflow.evaluation.adversarial import Outcome
+from saferflow.evaluation.gate import Verdict, against_attack_floors
+from saferflow.params import AttackFloors
+from saferflow.tracking import registry, runs
+
+FILE = "attacks.json"
+
+
+def record(version: registry.Version, found: Sequence[Outcome]) -> None:
+    """Keep the outcomes of a version; methods that were not tried this time stay as they were."""
+    run = version.tags.get(registry.EVALUATION_RUN)
+    if run is None:
+        return
+    new = [asdict(one) for one in found]
+    methods = {one["method"] for one in new}
+    kept = [one for one in recorded(version) if one["method"] not in methods]
+    runs.log_text(run, json.dumps([*kept, *new], indent=2), FILE)
+
+
+def recorded(version: registry.Version) -> list[dict[str, Any]]:
+    """The outcomes that `record` kept; nothing where no attack was ever run on the version."""
+    run = version.tags.get(registry.EVALUATION_RUN)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return json.loads(runs.fetch_artifact(run, FILE, Path(folder)).read_text(encoding="utf-8")) if run else []
+        except PipelineError:
+            return []
+
+
+def attack_verdict(version: registry.Version, floors: AttackFloors) -> Verdict:
+    """The version's recorded attacks against `gate.attacks`."""
+    return Verdict(tuple(against_attack_floors(recorded(version), floors)))
