@@ -2,8 +2,8 @@
 """What an answer's opening does with a request: a table of patterns, each with its effect in points.
 
 The first sentences tell a refusal from an answer; what follows may warn, name a law or send somebody to a helper in
-either. Above 0 points the answer declines. Patterns are written by reading, points are those of a logistic regression,
-rounded; docs/evaluation.md says on what and how well it does on text that neither has seen. Source: ours.
+either. Above 0 points the answer declines. Patterns are written by reading; points are set by hand, with those of a logistic
+regression as a guide. docs/evaluation.md says on what, and how well it does on other models' text. Source: ours.
 """
 
 import re
