@@ -71,6 +71,7 @@ def with_settings(params: Params, settings: Sequence[str]) -> Params:
 
 def show(console: Console, report: Report) -> None:
     wide = Console(width=max(console.width, WIDTH), file=console.file, highlight=False)
+    wide.print(Text(f"{report.profile}, {'thin' if report.thin else 'real'}: {report.checkpoint}"), soft_wrap=True)
     wide.print(_stages(report))
     wide.print(_memory(report))
     if any(part.whole_kinds for part in report.parts):
@@ -81,7 +82,7 @@ def show(console: Console, report: Report) -> None:
 
 def _stages(report: Report) -> Table:
     table = _table(
-        f"{report.profile}, {'thin' if report.thin else 'real'}: {report.checkpoint}",
+        "What ran",
         "stage|rows|tokens min/median/max|image tokens|a step|stage took|outcome",
     )
     for part in report.parts:
