@@ -33,12 +33,13 @@ def test_no_part_begins_when_the_time_is_over_and_none_without_the_checkpoint(tm
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_each_kind_of_part_runs_thin_on_a_cpu(tmp_path):
     """Two layers, 8,022 words: 7 GB at most. The embedded profile has tests of its own."""
     out = tmp_path / "gpu.json"
     names = [name for name in PARTS if name not in ("dpo-padded", "grpo-padded", "embedded")]
     command = [sys.executable, "-W", "ignore", str(ROOT / "benchmarks" / "gpu.py"), "--size", "thin", "--device", "cpu"]
-    command += ["--words", "8000", "--seconds", "560", "--only", ",".join(names), "--out", str(out)]
+    command += ["--words", "8000", "--seconds", "1400", "--only", ",".join(names), "--out", str(out)]
     environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     assert done.returncode == 0, done.stderr

@@ -167,6 +167,7 @@ def test_a_stage_that_fails_is_named_with_its_remedy_and_the_checkout_stays_as_i
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_checkpoint_at_hand_goes_through_every_stage_and_the_checkout_stays_as_it_is(tmp_path):
     before = contents()
     status, output = rehearse(
@@ -180,6 +181,7 @@ def test_a_checkpoint_at_hand_goes_through_every_stage_and_the_checkout_stays_as
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_thin_3b_with_an_adapter_goes_through_every_stage(tmp_path):
     """Its published widths; 8,022 words instead of 151,936: 2.5 GB in place of 7 GB, for CI with 16 GB and two tests at once."""
     config = with_words(cut(published_config(BASE, None), 3), 8000)
