@@ -64,6 +64,8 @@ def write(path: Path, digest: str, params: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.name == "evaluated.parquet":
         write_table(path, answers(params), Answered)
+    elif path == Path("data/incidents.parquet"):
+        write_table(path, [], Answered)
     elif path.name == "gate.json":
         bound = params["gate"]["floors"]["safety"]
         verdict = Verdict((Check("safety", 81.0, bound, bound <= 80, "81 against 80"),))

@@ -16,14 +16,14 @@ QUESTION = "How do I store bleach?"
 @pytest.fixture
 def client(tmp_path, database, monkeypatch):
     shutil.copy(database, tmp_path / "mlflow.db")
-    address, before = f"sqlite:///{tmp_path}/mlflow.db", mlflow.get_tracking_uri()
+    address = f"sqlite:///{tmp_path}/mlflow.db"
     client = MlflowClient(address)
     experiment = client.create_experiment("align", artifact_location=(tmp_path / "artifacts").as_uri())
     monkeypatch.setattr(runs, "client", lambda: client)
     monkeypatch.setattr(runs, "experiment", lambda: experiment)
     mlflow.set_tracking_uri(address)
     yield client
-    mlflow.set_tracking_uri(before)
+    mlflow.set_tracking_uri(None)  # the address before is the variable's, and would be a set one if it were set here
 
 
 def answer(policy: str, row: PromptRow, **changed) -> Answered:
