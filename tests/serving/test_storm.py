@@ -38,8 +38,8 @@ def test_an_answer_that_breaks_its_plan_is_a_problem(answer, wrong):
 def test_hundreds_of_requests_that_break_servers_cost_no_answer(untrained, short):
     with served(untrained) as client:
         base = f"http://{client.base_url.netloc.decode()}"
-        figures = storm(base, 300, 32, lambda: psutil.Process().memory_info().rss)
+        figures = storm(base, 200, 32, lambda: psutil.Process().memory_info().rss)
         metrics = client.get(f"{base}/metrics").text
     assert figures["problems"] == []
-    assert figures["outcomes"][f"{CUT}: None"] == 15
+    assert figures["outcomes"][f"{CUT}: None"] == 10
     assert 'status="5' not in metrics
