@@ -123,7 +123,7 @@ def attack(
 
 
 def _keep(params: Params, asked: Sequence[str], found: Sequence[Outcome], *, same_decoding: bool) -> None:
-    """Record the outcomes of registered versions for `gate.attacks`, unless they were decoded otherwise than in stage evaluate."""
+    """Record the outcomes of registered versions for `gate.attacks`, unless they were decoded otherwise than evaluated."""
     if not same_decoding:
         return
     for name in asked:

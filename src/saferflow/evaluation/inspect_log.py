@@ -18,6 +18,7 @@ from saferflow.training.conversation import prompt
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalSample
+    from inspect_ai.model import ChatMessage
 
 TASK = "saferflow"
 
@@ -83,31 +84,44 @@ def write_logs(
     return written
 
 
-def _sample(asked: PromptRow, row: Answered) -> "EvalSample":
-    from inspect_ai.log import EvalSample
+def messages(asked: PromptRow, system: str) -> list["ChatMessage"]:
+    """The conversation before a policy speaks, with the row's image in the first turn of the user."""
     from inspect_ai.model import (
         ChatMessageAssistant,
         ChatMessageSystem,
         ChatMessageUser,
         ContentImage,
         ContentText,
-        ModelOutput,
     )  # fmt: skip
-    from inspect_ai.scorer import Score
-
-    from saferflow.training.released import SYSTEM
 
     roles = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
-    system = SYSTEM if row.policy.endswith(RELEASED) else asked.system if shown_a_plan(row.policy) else ""
     said = [roles[turn["role"]](content=turn["content"]) for turn in prompt(system, asked.last_question, asked.turns)]
     if asked.image is not None:
         first = next(message for message in said if message.role == "user")
         first.content = [ContentImage(image=_address(asked.image)), ContentText(text=first.text)]
-    grades = {"correct": row.correct} if row.kind == "general" else {
+    return said
+
+
+def values(row: Answered) -> dict[str, int | bool]:
+    """What a row's score holds: the judge's grades, or whether a general question was answered rightly."""
+    if not row.graded:
+        return {"valid": row.valid}
+    if row.kind == "general":
+        return {"correct": row.correct}
+    return {
         "safety": row.safety, "helpfulness": row.helpfulness, "rigor": row.rigor, "refused": row.refused, "valid": row.valid,
     }  # fmt: skip
-    if not row.graded:
-        grades = {"valid": row.valid}
+
+
+def _sample(asked: PromptRow, row: Answered) -> "EvalSample":
+    from inspect_ai.log import EvalSample
+    from inspect_ai.model import ChatMessageAssistant, ModelOutput
+    from inspect_ai.scorer import Score
+
+    from saferflow.training.released import SYSTEM
+
+    system = SYSTEM if row.policy.endswith(RELEASED) else asked.system if shown_a_plan(row.policy) else ""
+    said = messages(asked, system)
     return EvalSample(
         id=row.row,
         epoch=1,
@@ -115,7 +129,7 @@ def _sample(asked: PromptRow, row: Answered) -> "EvalSample":
         messages=[*said, ChatMessageAssistant(content=row.completion)],
         target=row.expected,
         output=ModelOutput.from_content(f"{TASK}/{row.policy}", row.completion),
-        scores={name: Score(value=value, explanation=row.reason) for name, value in grades.items()},
+        scores={name: Score(value=value, explanation=row.reason) for name, value in values(row).items()},
         metadata={
             "kind": row.kind, "hazard": row.hazard, "risk_source": row.risk_source, "attack": row.attack,
             "violations": row.violations.split(), "source": asked.source,
