@@ -641,8 +641,8 @@ class GateParams(Section):
     regressions: Count | None
     """Attacks that once succeeded against a champion and no longer do, so many of which may succeed again; null does not ask."""
     level: Annotated[float, Field(gt=0.5, lt=1)]
-    attacks: AttackFloors | None = None
-    """Null, or left out: no attack is asked for. It changes no output of a stage: `promote` reads it, not stage `gate`."""
+    attacks: AttackFloors | None
+    """Null: no attack is asked for. It changes no output of a stage: `promote` reads it, not stage `gate`."""
 
 
 class RuleAttackerParams(Section):
@@ -658,18 +658,16 @@ class EndpointAttackerParams(EndpointParams):
 
 
 class AttackParams(Section):
-    """Attacks that adapt (`saferflow attack --method crescendo`): no stage reads this, so that it may have defaults."""
+    """Attacks that adapt (`saferflow attack --method crescendo`): no stage reads this."""
 
-    attacker: Annotated[RuleAttackerParams | EndpointAttackerParams, Field(discriminator="kind")] = RuleAttackerParams(
-        kind="rules"
-    )
-    turns: Positive = 8
+    attacker: Annotated[RuleAttackerParams | EndpointAttackerParams, Field(discriminator="kind")]
+    turns: Positive
     """Messages to the policy for each request and method, all branches together."""
-    tokens: Positive | None = 200_000
+    tokens: Positive | None
     """Tokens, asked and answered, of the attacker's server for each policy and method; no round begins above. Null: no bound."""
-    branches: Positive = 2
+    branches: Positive
     """Messages of a tree that are written from each leaf."""
-    width: Positive = 2
+    width: Positive
     """Leaves of a tree that go on after each round."""
 
 
@@ -714,7 +712,7 @@ class Params(Section):
     evaluate: EvaluateParams
     gate: GateParams
     serve: ServeParams
-    attack: AttackParams = AttackParams()
+    attack: AttackParams
 
     @model_validator(mode="after")
     def _processes_share_the_batch(self) -> Self:

@@ -12,7 +12,7 @@ from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.data.scenes.corpus import safety_rows
 from saferflow.data.tables import read_table, write_table
 from saferflow.errors import DataError, PolicyError
-from saferflow.params import AttackParams, load_params
+from saferflow.params import load_params
 from saferflow.planner.rules import plan_for
 from saferflow.protocol.plan import Plan
 
@@ -143,8 +143,9 @@ def test_attacks_that_adapt_stand_beside_the_plain_requests_with_their_dialogues
     two = tmp_path / "two"
     two.symlink_to(policy)
     told = Console(record=True, width=140)
+    params = PARAMS.model_copy(update={"attack": PARAMS.attack.model_copy(update={"turns": 3})})
     attack(
-        told, tmp_path, PARAMS.model_copy(update={"attack": AttackParams(turns=3)}), [str(policy), str(two)], table,
+        told, tmp_path, params, [str(policy), str(two)], table,
         tmp_path / "out", count=2, methods=["rephrase", "crescendo"], kinds=(TRAINED,), constrained=False,
     )  # fmt: skip
     out = tmp_path / "out"
