@@ -69,6 +69,7 @@ class Server(ThreadingHTTPServer):
         self.authorisations: set[str] = set()
         self.times: Counter[str] = Counter()
         self.paths: set[str] = set()
+        self.open = self.most_at_once = 0
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
@@ -89,7 +90,11 @@ class Handler(BaseHTTPRequestHandler):
             server.asked.append(request)
             server.authorisations.add(self.headers["Authorization"])
             server.paths.add(self.path)
+            server.open += 1
+            server.most_at_once = max(server.most_at_once, server.open)
         time.sleep(server.delay)
+        with server.lock:
+            server.open -= 1
         status, headers, text = server.answer(request, before)
         if text is None:
             self.close_connection = True
