@@ -8,6 +8,7 @@ from rich.console import Console
 
 from mlflow import MlflowClient
 from saferflow.cli.compare import compare
+from saferflow.cli.compare_trainings import compare_trainings
 from saferflow.data.rows import Answered
 from saferflow.data.tables import write_table
 from saferflow.errors import PipelineError
@@ -149,3 +150,37 @@ def test_the_lines_that_the_commits_differ_in_are_counted(store, tmp_path):
 def test_a_run_is_not_compared_with_itself(store, second):
     with pytest.raises(PipelineError, match=f"v1 and {second} are the same pipeline run"):
         told("v1", second)
+
+
+def train_again(client: MlflowClient, folder: Path, *, safe: int, rate: str, seed: int) -> None:
+    """Register another pipeline run."""
+    parent = client.create_run(pipeline_runs.experiment()).info.run_id
+    child = client.create_run(pipeline_runs.experiment(), tags={runs.PARENT: parent, lineage.STAGE: "sft"}).info.run_id
+    for name, value in {"sft.learning_rate": rate, "sft.epochs": "1", "run.seed": str(seed)}.items():
+        client.log_param(child, name, value)
+    write_table(folder / "evaluated.parquet", answers(safe), Answered)
+    client.log_artifact(parent, str(folder / "evaluated.parquet"))
+    registry.register(MODEL, "file:///weights", parent, {registry.EVALUATION_RUN: parent})
+
+
+def compared(first: str, second: str) -> str:
+    console = Console(record=True, width=160)
+    compare_trainings(console, PARAMS, first.split(","), second.split(","))
+    return console.export_text()
+
+
+def test_several_trainings_of_two_recipes_differ_over_trainings_and_rows(store, tmp_path):
+    assert "one training each" in told("v1", "v2")
+    for safe, rate, seed in ((70, "0.1", 2), (80, "0.2", 2), (50, "0.2", 3)):
+        train_again(store[1], tmp_path, safe=safe, rate=rate, seed=seed)
+    text = compared("v1,v3", "v2,v4")
+    [line] = [line for line in text.splitlines() if line.split()[:1] == ["safety"]]
+    assert "65.0 (60.0-70.0)" in line
+    assert "85.0 (80.0-90.0)" in line
+    assert "+20.0 [" in line
+    assert "not one recipe" not in text
+    assert "v1, v5 are not one recipe: they differ in sft.learning_rate" in compared("v1,v5", "v2,v4")
+    with pytest.raises(PipelineError, match="v2 is one training"):
+        compared("v1,v3", "v2")
+    with pytest.raises(PipelineError, match="champion is the same pipeline run as another"):
+        compared("v1,champion", "v2,v4")

@@ -616,8 +616,10 @@ def audit(
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(metavar="RUN", help="The run to compare with.")],
-    second: Annotated[str, typer.Argument(metavar="RUN", help="The run that is compared.")] = "candidate",
+    first: Annotated[str, typer.Argument(metavar="RUN[,RUN]", help="The run to compare with, or several of one recipe.")],
+    second: Annotated[
+        str, typer.Argument(metavar="RUN[,RUN]", help="The run that is compared, or several of one recipe.")
+    ] = "candidate",
     page: Annotated[
         Path | None, typer.Option(metavar="HTML", help="Also write a page, with both runs' curves over each other.")
     ] = None,
@@ -625,18 +627,26 @@ def compare(
     """What sets two pipeline runs apart: parameters, data, code, scores with paired intervals, seconds.
 
     RUN is an MLflow run id, a version of the registered model as `v3`, an alias (`champion`, `candidate`, `previous`), or a
-    git commit that a run was made from.
+    git commit that a run was made from. Several trainings of each recipe, with different seeds and commas between: the
+    intervals are over trainings and rows, as another seed gives another policy.
 
     Examples:
 
     `saferflow compare champion` · `saferflow compare v2 v5` · `saferflow compare 1fbef73 candidate` ·
-    `saferflow compare v2 v5 --page reports/v2-v5.html`
+    `saferflow compare v2 v5 --page reports/v2-v5.html` · `saferflow compare v1,v3,v5 v2,v4,v6`
     """
+    sides = [name.split(",") for name in (first, second)]
+    if page is not None and max(map(len, sides)) > 1:
+        raise ParamsError("--page compares two runs: name one on each side")
     _, params = _project()
     from rich.console import Console
 
     from saferflow.cli.compare import compare as print_comparison
+    from saferflow.cli.compare_trainings import compare_trainings
 
+    if max(map(len, sides)) > 1:
+        compare_trainings(Console(highlight=False), params, *sides)
+        return
     print_comparison(Console(highlight=False), params, first, second, page)
 
 

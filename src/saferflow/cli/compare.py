@@ -27,6 +27,9 @@ from saferflow.tracking.pipeline_runs import COMMIT, PipelineRun, find
 
 SECONDS = "stage_seconds"
 SHORT = 10
+ONE_TRAINING = (
+    "one training each: the interval is over rows, and another seed may differ by more; several: saferflow compare v1,v3 v2,v4"
+)
 
 
 CURVES = {
@@ -110,7 +113,7 @@ def _write_page(
     sides = {before.asked: before, after.asked: after}
     if len(sides) < 2:
         raise PipelineError(f"{before.asked} is named twice; a page compares two runs")
-    rows = {name: _rows(run) for name, run in sides.items()}
+    rows = {name: answers_of(run) for name, run in sides.items()}
     if strangers := unmatched(rows[after.asked], rows[before.asked]):
         raise PipelineError(
             f"no page: {len(strangers)} rows are not the same on both sides, among them {strangers[0]}; compare the runs without "
@@ -153,13 +156,12 @@ def _scores(console: Console, params: Params, before: PipelineRun, after: Pipeli
             f"{found.difference:+.1f} [{found.low:+.1f}, {found.high:+.1f}]" if known else "-",
         )
     console.print(table)
-    if why:
-        console.print(Text(why, "yellow"))
+    console.print(Text(why, "yellow") if why else Text(ONE_TRAINING, "dim"))
 
 
 def _paired(params: Params, before: PipelineRun, after: PipelineRun) -> tuple[dict[str, Paired], str]:
     try:
-        theirs, ours = (_rows(run) for run in (before, after))
+        theirs, ours = (answers_of(run) for run in (before, after))
     except PipelineError as error:
         return {}, f"no paired differences: {error}"
     if strangers := unmatched(ours, theirs):
@@ -173,7 +175,12 @@ def _paired(params: Params, before: PipelineRun, after: PipelineRun) -> tuple[di
     return paired(ours, theirs, **settings), ""
 
 
-def _rows(run: PipelineRun) -> list[Answered]:
+def answers_of(run: PipelineRun) -> list[Answered]:
+    """What a run's candidate answered in its evaluation.
+
+    Raises:
+        PipelineError: MLflow no longer holds it.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = runs.fetch_artifact(run.run, EVALUATED.name, Path(folder))
         return [row for row in read_table(path, Answered) if row.policy == CANDIDATE]

@@ -39,12 +39,21 @@ class Paired:
 def intervals(answered: Sequence[Answered], *, resamples: int, level: float, seed: int) -> dict[str, Interval]:
     """Measure -> (low, high) in percent, at `level` (0.95: 2.5 % on either side)."""
     asked, hit = asked_and_hit(answered)
-    images = [row.image for row in answered]
-    drawn = _ratios(_by_image(hit, images), _by_image(asked, images), resamples, seed)
+    drawn = resampled(answered, resamples=resamples, seed=seed)
     return {
         name: _interval(drawn[:, i], level, 100 * hit[:, i].sum() / n) if (n := asked[:, i].sum()) else (None, None)
         for i, name in enumerate(MEASURES)
     }
+
+
+def resampled(answered: Sequence[Answered], *, resamples: int, seed: int) -> np.ndarray:
+    """Every measure in percent on drawn images: `(resamples, measures)`; NaN where a resample asks no row.
+
+    The same seed draws the same images for any answers to the same rows in the same order.
+    """
+    asked, hit = asked_and_hit(answered)
+    images = [row.image for row in answered]
+    return _ratios(_by_image(hit, images), _by_image(asked, images), resamples, seed)
 
 
 def share(
