@@ -1,7 +1,4 @@
-"""Switches for every test: no network, no telemetry, no setting of the person who runs them; and an OpenAI-compatible server.
-
-Files run side by side (Makefile), each on one worker, and those of `slowest.tsv` go first.
-"""
+"""Switches for every test: no network, no telemetry, no setting of the person who runs them; and an OpenAI-compatible server."""
 
 import json
 import os
@@ -27,22 +24,6 @@ for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PREFECT
     if name not in environment.TELEMETRY_OFF:
         del os.environ[name]
 environment.offline()
-
-SLOWEST = Path(__file__).with_name("slowest.tsv")
-"""Seconds of each of the slowest files, in the default run and among the slow tests."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the slowest files first: a long one that is given out last keeps one worker while the others have nothing to do."""
-    lines = [line.split("\t") for line in SLOWEST.read_text(encoding="utf-8").splitlines()[1:]]
-    seconds = {(run == "slow", file): float(cost) for run, cost, file in lines}
-
-    def cost(item: pytest.Item) -> float:
-        file = item.path.relative_to(SLOWEST.parents[1]).as_posix()
-        return seconds.get((item.get_closest_marker("slow") is not None, file), 0.0)
-
-    items.sort(key=cost, reverse=True)
-
 
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -35,6 +35,20 @@ model = mlflow.pyfunc.load_model(sys.argv[2])
 import saferflow
 print(json.dumps([saferflow.__file__, model.predict(pandas.DataFrame(json.loads(sys.argv[3]))).to_dict("records")]))
 """
+AT_ONCE = """
+import json, sys
+from concurrent.futures import ThreadPoolExecutor
+import mlflow, pandas
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/saferflow@champion")
+
+def completion(question):
+    return model.predict(pandas.DataFrame({"question": [question]})).to_dict("records")[0]["completion"]
+
+questions = json.loads(sys.argv[2])
+with ThreadPoolExecutor(4) as callers:
+    print(json.dumps([list(map(completion, questions)), list(callers.map(completion, questions))]))
+"""
 EVALUATE = """
 import json, sys
 import mlflow, pandas
@@ -262,6 +276,14 @@ def test_weights_that_dvc_keeps_are_fetched_from_its_remote_where_the_cache_is_n
     checkout.rename(tmp_path / "gone")
     _, rows = predict(python, elsewhere, store, f"models:/{logged}", {"question": QUESTIONS[:1]})
     assert [row["completion"] for row in rows] == spoken[:1]
+
+
+@pytest.mark.slow
+def test_callers_at_once_get_what_each_gets_alone(python, store, tmp_path):
+    done = run(python, tmp_path, "-c", AT_ONCE, store, json.dumps(QUESTIONS * 4))
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone, at_once = json.loads(done.stdout.splitlines()[-1])
+    assert at_once == alone
 
 
 @pytest.mark.slow

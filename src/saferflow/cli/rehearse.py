@@ -82,7 +82,7 @@ def show(console: Console, report: Report) -> None:
 
 def _stages(report: Report) -> Table:
     table = _table(
-        "What ran",
+        "Stages",
         "stage|rows|tokens min/median/max|image tokens|a step|stage took|outcome",
     )
     for part in report.parts:

@@ -5,6 +5,7 @@ Nothing else imports it. It fetches the weights by their digest and answers as `
 
 import json
 import re
+import threading
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -37,6 +38,7 @@ class ServedPolicy(PythonModel):
         """
         from saferflow.training.chat import load
 
+        self._alone = threading.Lock()  # the model holds what it is drawing; MLflow's server and evaluation call from threads
         folder = Path(context.artifacts["version"])
         version = json.loads((folder / "version.json").read_text(encoding="utf-8"))
         self._params = load_params(folder / "params.yaml")
@@ -69,7 +71,8 @@ class ServedPolicy(PythonModel):
         traced = trace or mlflow.get_current_active_span() is not None
         whole = mlflow.start_span("answer", span_type="CHAIN") if traced else nullcontext()
         with whole as span:
-            reply = self._speaker.reply(image, question, constrained=constrained, step=_span if traced else _no_span)
+            with self._alone:
+                reply = self._speaker.reply(image, question, constrained=constrained, step=_span if traced else _no_span)
             answer = _columns(reply)
             if span is not None:
                 span.set_inputs({"question": question, "image": image is not None})
