@@ -25,6 +25,7 @@ for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PREFECT
         del os.environ[name]
 environment.offline()
 
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all workers of this run share."""
