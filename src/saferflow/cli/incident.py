@@ -279,9 +279,12 @@ def _changing(root: Path, console: Console) -> Iterator[list[Incident]]:
     folder, pointer = root / FOLDER, root / POINTER
     (root / environment.HOME).mkdir(exist_ok=True)
     with FileLock(root / environment.HOME / "incidents.lock"):
+        former = root / FORMER
+        if former.exists() and not folder.exists():  # killed as it was put back
+            shutil.move(former, folder)
         if pointer.exists() and not folder.exists():
             raise DataError(f"{FOLDER} is under DVC and not in this checkout; bring it first: dvc pull {POINTER}")
-        incidents, former = read_incidents(folder), root / FORMER
+        incidents = read_incidents(folder)
         shutil.rmtree(former, ignore_errors=True)
         if folder.exists():
             shutil.copytree(folder, former)
