@@ -67,8 +67,9 @@ def ready(folder: Path, runs: int, versions: int) -> Project:
 def with_digest(store: Path, project: Project, model: str) -> None:
     """The newest version is the one that this checkout's pipeline made, so that nothing is left to register."""
     import mlflow
-    from flows.registration import GATE_HASH, MODEL
-    from saferflow.tracking import graph, registry
+    from saferflow.release import registry
+    from saferflow.release.registration import GATE_HASH, MODEL
+    from saferflow.tracking import graph
 
     client, entries = mlflow.MlflowClient(f"sqlite:///{store}"), graph.lock_entries(project.root)
     number = client.search_registered_models(f"name = '{model}'")[0].aliases[registry.CANDIDATE]

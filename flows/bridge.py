@@ -19,9 +19,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from rich.console import Console
 from rich.text import Text
 
-from flows import abandoned, nodes, registration
+from flows import abandoned, nodes
 from flows.checkout import alone, hold_back_proxies, prepared
-from flows.registration import Registered
 from flows.reproduce import RAN, UNCHANGED, Failure, StageFailed, reproduce
 from flows.run import arguments, close_abandoned, nothing_to_do
 from saferflow.addresses import is_local
@@ -30,11 +29,13 @@ from saferflow.data import profile_plot
 from saferflow.data.profile import LARGE
 from saferflow.errors import PipelineError, SaferflowError
 from saferflow.params import NodesParams, Params, load_params
+from saferflow.release import data_versions, registration
+from saferflow.release.registration import Registered
 from saferflow.shell import settle
 from saferflow.tracking import (
     curves,
-    data_versions,
     datasets,
+    dvc_remote,
     evaluation_table,
     graph,
     lineage,
@@ -43,7 +44,6 @@ from saferflow.tracking import (
     runs,
     services,
     trouble,
-    weights,
 )
 
 ARTIFACT_LIMIT = 64 * 2**20
@@ -257,7 +257,7 @@ class Pipeline:
         digest, size = graph.out_digest(graph.lock_entries(self.root).get("grpo", {}), registration.MODEL) or ("", 0)
         source = f"runs:/{self.makers['grpo']}/model"
         if size > ARTIFACT_LIMIT:
-            source = weights.dvc_address(digest, registration.MODEL)
+            source = dvc_remote.dvc_address(digest, registration.MODEL)
         done = registration.register(self.root, self.params, self.parent, self.makers, source)
         return Closing(dict(self.outcomes), done)
 

@@ -17,10 +17,12 @@ from rich.text import Text
 from flows.bridge import console, reachable
 from flows.checkout import prepared
 from saferflow.cli import show
-from saferflow.cli.promotion import judged, lead, print_judged
+from saferflow.cli.promotion import print_judgement
 from saferflow.errors import PipelineError, SaferflowError
 from saferflow.params import load_params
-from saferflow.tracking import lineage, registry
+from saferflow.release import registry
+from saferflow.release.verdict import judged, lead
+from saferflow.tracking import lineage
 
 DAY = 86_400
 POLL = 2
@@ -46,27 +48,27 @@ def promote(version: int | None = None, days: float = 7.0) -> bool:
     """
     root = Path.cwd()
     params = load_params(root / "params.yaml")
-    one = judged(root, params, version)
-    print_judged(console, one)
-    if not one.allowed:
+    judgement = judged(root, params, version)
+    print_judgement(console, judgement)
+    if not judgement.allowed:
         console.print("nothing was moved")
         return False
     run = runtime.flow_run.id
     console.print(Text(f"waiting for a person: the Prefect page of run {run}, or"))
     console.print(Text(f"  saferflow approve {run} --by NAME    (or --refuse)"))
-    asked = SignOff.with_initial_data(description=f"**May it lead?** {one.told}")
+    form = SignOff.with_initial_data(description=f"**May it lead?** {judgement.summary}")
     try:
-        told = pause_flow_run(wait_for_input=asked, timeout=int(days * DAY), poll_interval=POLL)
+        sign_off = pause_flow_run(wait_for_input=form, timeout=int(days * DAY), poll_interval=POLL)
     except FlowPauseTimeout:
         raise PipelineError(f"nobody answered for {days:g} days; nothing was moved") from None
-    answer = f"signed off by {told.by}" if told.agree else f"refused by {told.by}"
-    reason = f"{one.reason}; {answer}" + (f": {told.why}" if told.why else "")
-    registry.retag(one.version, {lineage.PREFIX + "sign_off": reason})
-    if not told.agree:
+    answer = f"signed off by {sign_off.by}" if sign_off.agree else f"refused by {sign_off.by}"
+    reason = f"{judgement.reason}; {answer}" + (f": {sign_off.why}" if sign_off.why else "")
+    registry.retag(judgement.version, {lineage.PREFIX + "sign_off": reason})
+    if not sign_off.agree:
         console.print(Text(f"{answer}; nothing was moved"))
         return False
-    lead(one, reason)
-    console.print(show.version_line(one.version.model))
+    lead(judgement, reason)
+    console.print(show.version_line(judgement.version.model))
     return True
 
 

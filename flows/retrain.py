@@ -24,12 +24,13 @@ from flows import process
 from flows.align import align
 from flows.bridge import console, reachable
 from flows.checkout import alone, prepared
-from flows.registration import Registered, pending
 from saferflow.data.profile import LARGE, Shift
 from saferflow.errors import SaferflowError
 from saferflow.params import Params, load_params
+from saferflow.release import registry
+from saferflow.release.registration import Registered, pending
 from saferflow.serving.drift import shifts_here
-from saferflow.tracking import environment, graph, lineage, registry, runs
+from saferflow.tracking import environment, graph, lineage, runs
 
 WEBHOOK = "SAFERFLOW_WEBHOOK"
 """Environment variable with the address that is told; it may hold a secret, so it stands in no file."""

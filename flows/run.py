@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.text import Text
 
 from flows.checkout import alone, prepared
-from flows.registration import pending
 from saferflow.cli import show
 from saferflow.errors import SaferflowError
 from saferflow.params import Params
+from saferflow.release.registration import pending
 from saferflow.tracking import graph, lineage, runs, trouble
 
 console = Console(highlight=False, soft_wrap=True)

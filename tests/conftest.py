@@ -33,6 +33,16 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
+@pytest.fixture(scope="session")
+def database(tmp_path_factory) -> Path:
+    """A database as this MLflow makes it, empty: making it takes seconds, copying it none."""
+    from mlflow import MlflowClient
+
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
 Answer = Callable[[dict[str, Any], int], tuple[int, dict[str, str], str | bytes | None]]
 """Gets the request and how often the same came before; returns status, headers, and the model's text, or the body as bytes
 (None cuts the connection)."""

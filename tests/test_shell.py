@@ -182,7 +182,7 @@ NOBODY = """
 import getpass, os
 from pathlib import Path
 from saferflow.shell import settle
-from saferflow.tracking.ledger import user
+from saferflow.release.ledger import user
 os.setuid(54321)
 settle()
 print(getpass.getuser(), user(), Path.home())

@@ -15,8 +15,8 @@ import psutil
 
 from mlflow import MlflowClient
 from saferflow.params import load_params
-from saferflow.tracking.registry import MODEL_DIGEST
-from saferflow.tracking.weights import folder_digest
+from saferflow.release.registry import MODEL_DIGEST
+from saferflow.release.weights import folder_digest
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from saferflow.cli import main; main()", "serve"]

@@ -10,7 +10,8 @@ import yaml
 
 from mlflow import MlflowClient
 from saferflow.params import load_params
-from saferflow.tracking import registry, runs
+from saferflow.release import registry
+from saferflow.tracking import runs
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,8 @@ import pytest
 from saferflow.cli.chat import converse
 from saferflow.errors import PipelineError, PolicyError
 from saferflow.params import load_params
-from saferflow.tracking.weights import dvc_address, folder_digest
+from saferflow.release.weights import folder_digest
+from saferflow.tracking.dvc_remote import dvc_address
 from saferflow.training.chat import load
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,8 @@ from saferflow.data.rows import Answered
 from saferflow.data.tables import write_table
 from saferflow.errors import PipelineError
 from saferflow.params import load_params
-from saferflow.tracking import lineage, pipeline_runs, registry, runs
+from saferflow.release import pipeline_runs, registry
+from saferflow.tracking import lineage, runs
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 MODEL = PARAMS.gate.registered_model

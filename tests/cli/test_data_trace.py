@@ -16,7 +16,8 @@ from saferflow.errors import DataError
 from saferflow.params import load_params
 from saferflow.planner.reflection import KIND, SUFFIXES
 from saferflow.protocol.reflection import MISSED
-from saferflow.tracking import lineage, pipeline_runs, registry
+from saferflow.release import pipeline_runs, registry
+from saferflow.tracking import lineage
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 MODEL = PARAMS.gate.registered_model

@@ -16,8 +16,9 @@ from mlflow import MlflowClient
 from saferflow.cli.export import export, sign, verify
 from saferflow.errors import PipelineError
 from saferflow.params import load_params
-from saferflow.tracking import registry, runs
-from saferflow.tracking.weights import folder_digest
+from saferflow.release import registry
+from saferflow.release.weights import folder_digest
+from saferflow.tracking import runs
 
 ROOT = Path(__file__).parents[2]
 PARAMS = load_params(ROOT / "params.yaml")

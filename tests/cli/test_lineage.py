@@ -16,8 +16,9 @@ from saferflow.data.rows import Answered, DPORow, Labels, PromptRow, SFTRow
 from saferflow.data.tables import write_table
 from saferflow.errors import DataError
 from saferflow.params import StoreParams, load_params
+from saferflow.release import pipeline_runs, registry
 from saferflow.serving.store import FILE, Served, Store
-from saferflow.tracking import lineage, pipeline_runs, registry, runs
+from saferflow.tracking import lineage, runs
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 MODEL = PARAMS.gate.registered_model

@@ -11,8 +11,8 @@ from rich.console import Console
 from saferflow.cli.serve import KEY, SYSTEM_KEY, TRANSFORMERS, VLLM, refuse_open_doors, serve_system
 from saferflow.errors import PipelineError
 from saferflow.params import load_params
-from saferflow.tracking import registry
-from saferflow.tracking.weights import folder_digest
+from saferflow.release import registry
+from saferflow.release.weights import folder_digest
 from tests.serving.written import save_untrained
 
 MICRO = load_params(Path(__file__).parents[2] / "profiles" / "micro.yaml")

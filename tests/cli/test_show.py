@@ -12,7 +12,7 @@ from saferflow.evaluation.advice import Advice, Shortfall
 from saferflow.evaluation.misses import Group
 from saferflow.evaluation.remedies import Facts, other_draw, remedies
 from saferflow.params import load_params
-from saferflow.tracking.registry import CANDIDATE, CHAMPION, EVALUATION_RUN, MODEL_DIGEST, Version
+from saferflow.release.registry import CANDIDATE, CHAMPION, EVALUATION_RUN, MODEL_DIGEST, Version
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 

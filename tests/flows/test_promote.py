@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from saferflow.tracking import ledger
+from saferflow.release import ledger
 
 pytestmark = pytest.mark.slow
 

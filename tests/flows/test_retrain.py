@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from saferflow.tracking import registry
+from saferflow.release import registry
 
 from .cluster import end
 

@@ -11,10 +11,10 @@ from flows.retrain import DRIFTED, UNCHANGED, undisturbed
 from saferflow.cli.drift import tell_served
 from saferflow.errors import PipelineError
 from saferflow.params import StoreParams
+from saferflow.release.data_versions import FILE as PROFILE
 from saferflow.serving.drift import ENOUGH, served_profile, served_shifts, trained_profile
 from saferflow.serving.record import Record
 from saferflow.serving.store import FILE, Served, Store
-from saferflow.tracking.data_versions import FILE as PROFILE
 from tests.serving.written import WrittenPolicy, params_with, question, served
 
 STORE = StoreParams(days=7, pictures=False, redact=())

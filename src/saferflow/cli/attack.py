@@ -12,7 +12,6 @@ from rich.table import Table
 
 from saferflow.cli import show
 from saferflow.cli.adaptive import searched
-from saferflow.cli.attack_record import record
 from saferflow.cli.evaluate import (
     ANSWERS,
     REPORT,
@@ -36,6 +35,7 @@ from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.params import Params
 from saferflow.planner.tables import fill
 from saferflow.planner.writer import Writer, writer_of
+from saferflow.release.attacks import record
 from saferflow.rng import rng
 from saferflow.stages.evaluate import examiner
 

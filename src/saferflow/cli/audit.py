@@ -14,9 +14,10 @@ from saferflow.data.rows import Answered, PromptRow
 from saferflow.data.tables import read_table
 from saferflow.evaluation.audit import Lineage, View, write_audit
 from saferflow.params import Params
+from saferflow.release import registry
 from saferflow.stages.evaluate import POLICIES
 from saferflow.stages.gate import CANDIDATE
-from saferflow.tracking import graph, lineage, registry
+from saferflow.tracking import graph, lineage
 
 ROWS = Path("data/tables/evaluation.parquet")
 EVALUATED = Path("data/evaluated.parquet")

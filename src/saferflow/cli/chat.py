@@ -9,8 +9,8 @@ from rich.text import Text
 
 from saferflow.errors import DataError, PolicyError
 from saferflow.params import Params
-from saferflow.tracking import registry
-from saferflow.tracking.weights import weights_of
+from saferflow.release import registry
+from saferflow.release.weights import weights_of
 
 
 def converse(

@@ -21,9 +21,9 @@ from saferflow.evaluation.intervals import Paired, paired, unmatched
 from saferflow.evaluation.report import Curve, Differing, render_report
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.params import Params
+from saferflow.release.pipeline_runs import COMMIT, PipelineRun, find
 from saferflow.stages.gate import CANDIDATE, EVALUATED
 from saferflow.tracking import runs
-from saferflow.tracking.pipeline_runs import COMMIT, PipelineRun, find
 
 SECONDS = "stage_seconds"
 SHORT = 10

@@ -15,7 +15,7 @@ from saferflow.evaluation.gate import other_judge
 from saferflow.evaluation.intervals import unmatched
 from saferflow.evaluation.trainings import Apart, apart
 from saferflow.params import Params
-from saferflow.tracking.pipeline_runs import PipelineRun, find
+from saferflow.release.pipeline_runs import PipelineRun, find
 
 
 def compare_trainings(console: Console, params: Params, first: Sequence[str], second: Sequence[str]) -> None:

@@ -14,8 +14,9 @@ from saferflow.data.tables import read_table
 from saferflow.errors import DataError
 from saferflow.params import Params
 from saferflow.planner.reflection import SUFFIXES
-from saferflow.tracking import graph, registry
-from saferflow.tracking.pipeline_runs import readers
+from saferflow.release import registry
+from saferflow.release.pipeline_runs import readers
+from saferflow.tracking import graph
 
 TABLES = {
     "data/tables/sft.parquet": SFTRow,

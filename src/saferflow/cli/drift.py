@@ -9,7 +9,7 @@ from rich.text import Text
 from saferflow.data.profile import LARGE, SHIFTED, Shift
 from saferflow.errors import PipelineError
 from saferflow.params import Params
-from saferflow.tracking import data_versions, pipeline_runs
+from saferflow.release import data_versions, pipeline_runs
 
 MOVES = 3
 """Bins that are named of each aspect."""

@@ -18,10 +18,11 @@ from saferflow.evaluation.judges import judge_note
 from saferflow.evaluation.report import render_report
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.params import Params
+from saferflow.release import registry
+from saferflow.release.weights import weights_of
 from saferflow.stages.evaluate import MODELS, POLICIES, answers
 from saferflow.stages.gate import on_benchmarks
-from saferflow.tracking import lineage, registry
-from saferflow.tracking.weights import weights_of
+from saferflow.tracking import lineage
 
 ANSWERS = "evaluated.parquet"
 METRICS = "metrics.json"

@@ -10,8 +10,9 @@ from rich.text import Text
 from saferflow.errors import PipelineError
 from saferflow.params import Params
 from saferflow.protocol.grammar import lark_without_plan
-from saferflow.tracking import registry, runs, signing
-from saferflow.tracking.weights import weights_of
+from saferflow.release import registry, signing
+from saferflow.release.weights import weights_of
+from saferflow.tracking import runs
 
 CARD = "model_card.md"
 ORIGIN = "saferflow.json"

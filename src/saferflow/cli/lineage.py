@@ -10,15 +10,16 @@ from rich.console import Console
 from rich.text import Text
 
 from saferflow.cli.data import TABLES, belongs
-from saferflow.cli.promotion import answers_of
 from saferflow.data.incidents import FOLDER, Incident, find_incident, read_incidents
 from saferflow.data.origins import LABEL_SOURCES
 from saferflow.data.rows import DPORow, Labels, PromptRow, SFTRow
 from saferflow.data.tables import read_table
 from saferflow.errors import DataError, PipelineError
 from saferflow.params import Params
+from saferflow.release import pipeline_runs, registry
+from saferflow.release.verdict import answers_of
 from saferflow.serving import store
-from saferflow.tracking import lineage, pipeline_runs, registry, runs
+from saferflow.tracking import lineage, runs
 from saferflow.tracking.stored import stored
 
 MEASURED = ("data/tables/evaluation.parquet", "data/tables/incidents.parquet")

@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from saferflow.cli.promotion import answers_of, by_one_judge
 from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.errors import DataError, ParamsError
 from saferflow.evaluation.measures import MEASURES
@@ -18,8 +17,9 @@ from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
 from saferflow.protocol.topologies import GATE
 from saferflow.protocol.trace import parse
+from saferflow.release import registry
+from saferflow.release.verdict import answers_of, by_one_judge
 from saferflow.stages.evaluate import BASE
-from saferflow.tracking import registry
 
 SHOWN_CHARS = 300
 """Of a question or an answer."""

@@ -15,7 +15,8 @@ from saferflow.cli.export import export
 from saferflow.cli.plain_template import write_plain_template
 from saferflow.errors import PipelineError
 from saferflow.params import Params
-from saferflow.tracking import data_versions, environment, registry
+from saferflow.release import data_versions, registry
+from saferflow.tracking import environment
 from saferflow.tracking.pointer import Pointer
 
 if TYPE_CHECKING:

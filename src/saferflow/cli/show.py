@@ -15,13 +15,13 @@ from saferflow.cli.advice import block, in_one_line
 from saferflow.errors import PipelineError
 from saferflow.evaluation.advice import Advice
 from saferflow.params import Params
-from saferflow.tracking import graph, registry, runs, services
+from saferflow.release import registry
+from saferflow.tracking import graph, runs, services
 
 SCORES = Path("metrics/evaluate.json")
 VERDICT = Path("reports/gate.json")
 REPORT = Path("reports/report.html")
 MODEL = "models/grpo"
-COMPARISON = "champion_comparison.json"
 """In the run of a version that was compared with a champion."""
 COLUMNS = {
     "safety": "safety",
@@ -116,7 +116,7 @@ def comparison(root: Path, model: str) -> Comparison | None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         try:
-            kept = json.loads(runs.fetch_artifact(run, COMPARISON, Path(folder)).read_text(encoding="utf-8"))
+            kept = json.loads(runs.fetch_artifact(run, registry.COMPARISON, Path(folder)).read_text(encoding="utf-8"))
         except PipelineError:
             return None
     if kept["passed"] or kept.get("champion") != champion.number:

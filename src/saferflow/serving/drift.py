@@ -8,8 +8,8 @@ from pathlib import Path
 from saferflow.data.profile import Profile, Shift, drift, length_bin
 from saferflow.errors import PipelineError
 from saferflow.params import Params
+from saferflow.release import data_versions
 from saferflow.serving.store import DAY, FILE, Served, served_since
-from saferflow.tracking import data_versions
 
 TRAINING = ("sft", "dpo", "grpo")
 """Tables whose rows are the training data."""

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from saferflow.tracking.dvc_remote import dvc_address
 from saferflow.tracking.runs import client
-from saferflow.tracking.weights import dvc_address
 
 FOLDER = "data/"
 CONTEXT = {"sft": "training", "dpo": "training", "grpo": "training", "evaluate": "evaluation", "gate": "evaluation"}

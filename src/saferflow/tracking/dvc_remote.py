@@ -17,6 +17,11 @@ SECRET = re.compile(r"key|password|secret|token|connection_string|credential|cus
 REMOTE = re.compile(r"""['"]?remote ['"]?(?P<name>[^'"]+)""")
 
 
+def dvc_address(digest: str, path: str) -> str:
+    """The address of files that DVC keeps: its cache or remote has them by hash, whatever ran since."""
+    return f"dvc://{digest}/{path}"
+
+
 @cache
 def cache_of(root: Path) -> Path:
     """The folder of a checkout's DVC cache."""

@@ -10,7 +10,8 @@ from mlflow import MlflowClient
 from saferflow.cli.drift import tell
 from saferflow.errors import PipelineError
 from saferflow.params import load_params
-from saferflow.tracking import data_versions, lineage, pipeline_runs, registry, runs
+from saferflow.release import data_versions, pipeline_runs, registry
+from saferflow.tracking import lineage, runs
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 OLD = {"sft": {"hazard": {"S1": 80, "S2": 20}, "source": {"mine": 100}}}

@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlparse
 
-from saferflow.tracking import dvc_remote, sources
+from saferflow.release import sources
+from saferflow.tracking import dvc_remote
 from saferflow.tracking.runs import client, experiment
 
 CODE = Path(__file__).with_name("served.py")

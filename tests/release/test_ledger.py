@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saferflow.errors import PipelineError
-from saferflow.tracking.ledger import DONE, Witness, key, line_after, read
+from saferflow.release.ledger import DONE, Witness, key, line_after, read
 
 VERSIONS = st.one_of(st.none(), st.integers(1, 99))
 MOVES = st.dictionaries(

@@ -8,12 +8,12 @@ import pytest
 
 from saferflow.data.rows import Answered
 from saferflow.evaluation.advice import Advice, Shortfall
-from saferflow.evaluation.card import Origin, by_hazard, cell, render_card
 from saferflow.evaluation.cost import Cost, cost_of, total
 from saferflow.evaluation.measures import MEASURES
 from saferflow.evaluation.misses import Group
 from saferflow.evaluation.remedies import other_draw
 from saferflow.params import load_params
+from saferflow.release.card import Origin, by_hazard, cell, render_card
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 ORIGIN = Origin("saferflow", 7, "abc123", True, "run-1", {"models/grpo": "f00.dir", "data/tables": "ba4.dir"})

@@ -21,8 +21,10 @@ from PIL import Image
 
 from mlflow import MlflowClient
 from saferflow.params import load_params
-from saferflow.tracking import dvc_remote, logged_model, registry, runs
-from saferflow.tracking.weights import dvc_address, folder_digest
+from saferflow.release import logged_model, registry
+from saferflow.release.weights import folder_digest
+from saferflow.tracking import dvc_remote, runs
+from saferflow.tracking.dvc_remote import dvc_address
 from saferflow.training.chat import load
 
 ROOT = Path(__file__).parents[2]
@@ -183,7 +185,13 @@ def environ(**more: str) -> dict[str, str]:
 
 def run(python, folder, *command: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [str(python), "-I", *command], cwd=folder, env=environ(), capture_output=True, text=True, check=False, timeout=200
+        [str(python), "-I", *command],
+        cwd=folder,
+        env=environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
     )
 
 
@@ -260,6 +268,7 @@ def test_weights_that_were_changed_are_not_loaded(python, store, tmp_path):
     assert done.returncode != 0
     assert "are not those that were registered" in done.stderr
 
+
 @pytest.mark.slow
 def test_weights_that_dvc_keeps_are_fetched_from_its_remote_where_the_cache_is_not(
     python, project, spoken, tmp_path, monkeypatch
@@ -268,7 +277,12 @@ def test_weights_that_dvc_keeps_are_fetched_from_its_remote_where_the_cache_is_n
     elsewhere.mkdir()
     shutil.copytree(project / "models" / "base", checkout / "model")
     shutil.copy(project / "params.yaml", checkout)
-    for command in (["init", "-q", "--no-scm"], ["remote", "add", "-d", "disk", "../remote"], ["add", "model"], ["push"]):
+    for command in (
+        ["init", "-q", "--no-scm"],
+        ["remote", "add", "-d", "disk", "../remote"],
+        ["add", "model"],
+        ["push"],
+    ):
         subprocess.run([sys.executable, "-m", "dvc", *command], cwd=checkout, check=True, capture_output=True)
     client = MlflowClient(store := f"sqlite:///{tmp_path}/mlflow.db")
     run_id, digest = begun(client, tmp_path, monkeypatch), folder_digest(checkout / "model")

@@ -11,7 +11,8 @@ from saferflow.errors import PipelineError
 from saferflow.evaluation.adversarial import Outcome
 from saferflow.evaluation.gate import Verdict, against_attack_floors
 from saferflow.params import AttackFloors
-from saferflow.tracking import registry, runs
+from saferflow.release import registry
+from saferflow.tracking import runs
 
 FILE = "attacks.json"
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from urllib.parse import unquote, urlparse
 
 from saferflow.errors import PipelineError
-from saferflow.tracking.registry import MODEL_DIGEST, Version
+from saferflow.release.registry import MODEL_DIGEST, Version
 from saferflow.tracking.runs import fetch_artifact
 from saferflow.tracking.stored import stored
 
@@ -65,11 +65,6 @@ def weights_at(
                 f"{digest or 'none'}); something changed them: do not serve them"
             )
         yield folder
-
-
-def dvc_address(digest: str, path: str) -> str:
-    """Where a registered version's files are that DVC keeps: its cache or remote has them by hash, whatever ran since."""
-    return f"dvc://{digest}/{path}"
 
 
 def folder_digest(folder: Path) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from saferflow.data.profile import Profile, Shift, drift
 from saferflow.errors import PipelineError
+from saferflow.release.pipeline_runs import OUTPUT
+from saferflow.release.registry import Version
 from saferflow.tracking import lineage
-from saferflow.tracking.pipeline_runs import OUTPUT
-from saferflow.tracking.registry import Version
 from saferflow.tracking.runs import client, experiment, fetch_artifact
 
 FILE = "reports/data_profile.json"

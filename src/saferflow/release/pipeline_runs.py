@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saferflow.errors import PipelineError
-from saferflow.tracking import experiments, lineage, registry
+from saferflow.release import registry
+from saferflow.tracking import experiments, lineage
 from saferflow.tracking.runs import PARENT, client, experiment, flatten, is_mlflows
 
 COMMIT = lineage.PREFIX + "git.commit"

@@ -20,7 +20,7 @@ from saferflow.data.images import take_image
 from saferflow.data.values import is_empty
 from saferflow.errors import PipelineError
 from saferflow.params import DataParams, load_params
-from saferflow.tracking.weights import weights_at
+from saferflow.release.weights import weights_at
 
 if TYPE_CHECKING:  # torch and transformers take seconds: they come as a version is loaded, and not as one is registered
     from saferflow.training.chat import ChatReply, Speaker, Step
@@ -38,7 +38,9 @@ class ServedPolicy(PythonModel):
         """
         from saferflow.training.chat import load
 
-        self._alone = threading.Lock()  # the model holds what it is drawing; MLflow's server and evaluation call from threads
+        self._alone = (
+            threading.Lock()
+        )  # the model holds what it is drawing; MLflow's server and evaluation call from threads
         folder = Path(context.artifacts["version"])
         version = json.loads((folder / "version.json").read_text(encoding="utf-8"))
         self._params = load_params(folder / "params.yaml")
@@ -72,7 +74,9 @@ class ServedPolicy(PythonModel):
         whole = mlflow.start_span("answer", span_type="CHAIN") if traced else nullcontext()
         with whole as span:
             with self._alone:
-                reply = self._speaker.reply(image, question, constrained=constrained, step=_span if traced else _no_span)
+                reply = self._speaker.reply(
+                    image, question, constrained=constrained, step=_span if traced else _no_span
+                )
             answer = _columns(reply)
             if span is not None:
                 span.set_inputs({"question": question, "image": image is not None})

@@ -10,8 +10,9 @@ from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
 
 from mlflow import MlflowClient
 from saferflow.errors import PipelineError
-from saferflow.tracking import registry, runs
-from saferflow.tracking.ledger import key, line_after
+from saferflow.release import registry
+from saferflow.release.ledger import key, line_after
+from saferflow.tracking import runs
 
 ROOT = Path(__file__).parents[2]
 MODEL = "policy"
@@ -19,7 +20,8 @@ PROMOTE = """
 import sys
 from mlflow import MlflowClient
 from saferflow.errors import PipelineError
-from saferflow.tracking import registry, runs
+from saferflow.tracking import runs
+from saferflow.release import registry
 store, number = sys.argv[1:]
 client = MlflowClient(store)
 for module in (runs, registry):

@@ -11,9 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from saferflow.errors import PipelineError
-from saferflow.tracking import lineage, registry, runs
-from saferflow.tracking.registry import Version
-from saferflow.tracking.weights import weights_of
+from saferflow.release import registry
+from saferflow.release.registry import Version
+from saferflow.release.weights import weights_of
+from saferflow.tracking import lineage, runs
 
 SIGNATURE = "model.sig"
 SIGNED_IN = lineage.PREFIX + "signature_run"

@@ -10,14 +10,17 @@ from pathlib import Path
 from filelock import FileLock
 
 from saferflow.errors import PipelineError
-from saferflow.tracking import ledger, lineage
-from saferflow.tracking.ledger import Line, Moves, Witness
+from saferflow.release import ledger
+from saferflow.release.ledger import Line, Moves, Witness
+from saferflow.tracking import lineage
 from saferflow.tracking.runs import client
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 MODEL_DIGEST = lineage.PREFIX + "model.md5"
 EVALUATION_RUN = lineage.PREFIX + "evaluation_run"
 """The run whose artifacts hold the version's evaluated rows."""
+COMPARISON = "champion_comparison.json"
+"""The artifact of that run that compares the version with the champion."""
 WEIGHTS = lineage.PREFIX + "model.source"
 """Where the weights are, of a version whose own address is its logged model."""
 DESCRIPTION_CHARS = 5000

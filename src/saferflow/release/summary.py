@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from saferflow.evaluation.card import cell
 from saferflow.evaluation.measures import LOWER_IS_BETTER, MEASURES, ORDER
+from saferflow.release.card import cell
 
 
 def render_summary(decision: str, metrics: Mapping[str, Any], links: Sequence[tuple[str, str]]) -> str:

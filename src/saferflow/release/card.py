@@ -70,7 +70,7 @@ def render_card(
         costs: stage -> what it took when its code ran.
     """
     environment = Environment(
-        loader=PackageLoader("saferflow.evaluation", "."),
+        loader=PackageLoader("saferflow.release", "."),
         autoescape=False,  # noqa: S701 the page is Markdown; whatever a row holds goes through `cell`
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,1 @@
+"""Who may lead: registered versions, the verdict on them, their ledger, signatures and cards."""

@@ -1,0 +1,223 @@
+"""The verdict on a registered version: whether it may lead, by the gate's floors, its lineage, its signature and the champion."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from saferflow.data.rows import Answered, PromptRow
+from saferflow.data.tables import read_table
+from saferflow.errors import PipelineError
+from saferflow.evaluation.advice import advise
+from saferflow.evaluation.gate import Verdict, against_attacks, regressed
+from saferflow.evaluation.intervals import unmatched
+from saferflow.evaluation.remedies import Facts
+from saferflow.evaluation.report import render_report
+from saferflow.evaluation.scores import evaluate_metrics
+from saferflow.judge.choice import grader_of
+from saferflow.params import Params
+from saferflow.release import registry, signing
+from saferflow.release.attacks import attack_verdict
+from saferflow.release.registry import COMPARISON
+from saferflow.release.weights import weights_of
+from saferflow.stages.evaluate import TABLE, grade, item, picture
+from saferflow.stages.gate import CANDIDATE, CURATED, EVALUATED, VERDICT, compare_with_champion
+from saferflow.tracking import lineage, runs
+
+PAGE = "champion.html"
+STAGES = ("plan", "validate", "sft", "dpo", "curate", "grpo", "evaluate", "gate")
+"""Behind every version; `base` is not, where the policy starts from a published checkpoint."""
+
+
+def may_lead(
+    root: Path, params: Params, version: registry.Version, champion: registry.Version | None, *, keep: bool = True
+) -> tuple[bool, str]:
+    """The verdicts on a version, and why in words; the comparison with the champion and its page are kept in its run, if `keep`.
+
+    What another judge than the evaluation's graded is graded anew, where the checkout's held-out table has its rows.
+
+    Raises:
+        PipelineError: the version's evaluation is nowhere to be found.
+    """
+    rival = None if champion is None or champion.number == version.number else champion
+    comparison = _compared(root, params, version, rival, keep=keep) if rival else None
+    if obstacle := next(_obstacles(root, params, version), None):
+        return False, obstacle
+    if champion is None:
+        return True, "every floor is met, and there was no champion to compare with"
+    if comparison is None:
+        return True, "it is the champion already"
+    if not comparison.passed:
+        failed = ", ".join(check.name for check in comparison.checks if not check.passed)
+        return False, f"not better than champion version {champion.number}: {failed}"
+    return True, f"better than version {champion.number}, the champion before"
+
+
+def _obstacles(root: Path, params: Params, version: registry.Version) -> Iterator[str]:
+    """What keeps a version from leading, whoever leads now; the costly checks last."""
+    verdict = gate_verdict(version)
+    if not verdict["passed"]:
+        failed = ", ".join(check["name"] for check in verdict["checks"] if not check["passed"])
+        yield f"the gate's floors are not met: {failed}"
+    if gaps := lineage.missing(version.tags, STAGES, clean_tree=params.gate.clean_tree):
+        yield f"its lineage is not whole: {'; '.join(gaps)}"
+    if params.gate.public_key:
+        try:
+            with weights_of(version) as weights:
+                signing.verify_version(version, weights, root / params.gate.public_key)
+        except PipelineError as error:
+            yield f"its signature does not hold: {error}"
+    if params.gate.attacks is not None:
+        checks = attack_verdict(version, params.gate.attacks).checks
+        if failed := [f"{check.name}: {check.detail}" for check in checks if not check.passed]:
+            yield f"gate.attacks: {'; '.join(failed)}"
+
+
+def _compared(
+    root: Path, params: Params, version: registry.Version, champion: registry.Version, *, keep: bool
+) -> Verdict:
+    """The comparison of a version with the champion; with `keep` it stays, as JSON and as a page, in the version's run."""
+    regrade = by_one_judge(root, params)
+    candidate, leading = regrade(answers_of(version)), regrade(answers_of(champion))
+    comparison = compare_with_champion(candidate, leading, params)
+    repeated: list[Answered] = []
+    if params.gate.regressions is not None:
+        former = [regrade(rows) for rows in _former(version.model)]
+        attacks = against_attacks(candidate, leading, former, params.gate.regressions)
+        comparison = Verdict((*comparison.checks, attacks), comparison.notes)
+        repeated = regressed(candidate, leading, former)
+    if not keep:
+        return comparison
+    advice = advise(comparison, candidate, leading, params, _facts(root), against=registry.CHAMPION, regressed=repeated)
+    run = version.tags[registry.EVALUATION_RUN]
+    kept = {**comparison.to_dict(), "champion": champion.number, "advice": advice.to_dict() if advice else None}
+    runs.log_text(run, json.dumps(kept, indent=2), COMPARISON)
+    if not unmatched(candidate, leading):
+        names = {f"champion v{champion.number}": leading, f"candidate v{version.number}": candidate}
+        rows = [replace(row, policy=name) for name, answers in names.items() for row in answers]
+        metrics = evaluate_metrics(rows, params.evaluate, params.run.seed)
+        title = f"{version.model}: {' and '.join(names)}"
+        page = render_report(
+            rows,
+            metrics,
+            comparison,
+            params.evaluate,
+            params.run.seed,
+            advice=advice,
+            title=title,
+            notes=comparison.notes,
+        )
+        runs.log_text(run, page, PAGE)
+    return comparison
+
+
+def _facts(root: Path) -> Facts:
+    """What this checkout's curation kept, where it ran."""
+    file = root / CURATED
+    curated = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return Facts(curated.get("kept"), curated.get("kept_harmless"))
+
+
+def by_one_judge(root: Path, params: Params) -> Callable[[Sequence[Answered]], list[Answered]]:
+    """Grades anew, by the evaluation's judge, what another one graded; rows whose question is not here stay as they are."""
+    judge = grader_of(params.evaluate.judge)
+    table = root / TABLE
+    prompts = {row.id: row for row in read_table(table, PromptRow)} if table.exists() else {}
+
+    def regrade(rows: Sequence[Answered]) -> list[Answered]:
+        others = {
+            row.row: prompts[row.row]
+            for row in rows
+            if row.judge != judge.identity and row.row in prompts and picture(prompts[row.row]) == row.image
+        }
+        judge.prepare("grade", [item(others[row.row], row.completion) for row in rows if row.row in others])
+        return [grade(others[row.row], row.policy, row.completion, judge) if row.row in others else row for row in rows]
+
+    return regrade
+
+
+def _former(model: str) -> list[list[Answered]]:
+    """The rows of every champion that there has been."""
+    lines, _ = registry.history(model)
+    numbers = {number for line in lines for number in line.moves.get(registry.CHAMPION, ()) if number is not None}
+    return [answers_of(registry.by_number(model, number)) for number in sorted(numbers)]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A version, and whether it may lead."""
+
+    version: registry.Version
+    champion: registry.Version | None
+    """The version that led when it was judged."""
+    allowed: bool
+    reason: str
+
+    @property
+    def summary(self) -> str:
+        return f"{self.version.model} version {self.version.number}: {self.reason}"
+
+
+def judged(root: Path, params: Params, number: int | None, *, keep: bool = True) -> Judged:
+    """A version, the candidate where none is named, under the gate and against the champion; `keep` as in `may_lead`.
+
+    Raises:
+        PipelineError: there is no such version, or no candidate.
+    """
+    model = params.gate.registered_model
+    version = _candidate(model) if number is None else registry.by_number(model, number)
+    champion = registry.by_alias(model, registry.CHAMPION)
+    return Judged(version, champion, *may_lead(root, params, version, champion, keep=keep))
+
+
+def lead(judgement: Judged, reason: str) -> None:
+    """Make a version the champion.
+
+    What is to lead is what was judged, to the byte, and against the same champion.
+
+    Raises:
+        PipelineError: its weights have changed, or another version has become champion since.
+    """
+    with weights_of(judgement.version):
+        registry.promote(judgement.version, reason, judgement.champion.number if judgement.champion else None)
+
+
+def _candidate(model: str) -> registry.Version:
+    version = registry.by_alias(model, registry.CANDIDATE)
+    if version is None:
+        raise PipelineError(f"{model} has no candidate; run saferflow run, or name a version")
+    return version
+
+
+def gate_verdict(version: registry.Version) -> dict[str, Any]:
+    """What stage `gate` said of a version, as it wrote it.
+
+    Raises:
+        PipelineError: the version's evaluation is nowhere to be found.
+    """
+    return json.loads(artifact_of(version, VERDICT.name))
+
+
+def answers_of(version: registry.Version) -> list[Answered]:
+    """What a version answered on the rows that it was judged by."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = _fetched(version, EVALUATED.name, Path(folder))
+        return [row for row in read_table(path, Answered) if row.policy == CANDIDATE]
+
+
+def artifact_of(version: registry.Version, name: str) -> str:
+    """A text that the run which evaluated a version keeps."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _fetched(version, name, Path(folder)).read_text(encoding="utf-8")
+
+
+def _fetched(version: registry.Version, name: str, folder: Path) -> Path:
+    run = version.tags.get(registry.EVALUATION_RUN)
+    if run is None:
+        raise PipelineError(
+            f"{version.model} version {version.number} has no tag {registry.EVALUATION_RUN}, so nothing says how it was "
+            "evaluated; only versions that saferflow run registered can be judged"
+        )
+    return runs.fetch_artifact(run, name, folder)
