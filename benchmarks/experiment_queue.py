@@ -49,13 +49,13 @@ def main() -> None:
             if status:
                 raise SystemExit(output)
             subprocess.run(
-                [sys.executable, "-m", "flows.setup"], cwd=root, env=environ, check=True, capture_output=True
+                [sys.executable, "-m", "saferflow", "init"], cwd=root, env=environ, check=True, capture_output=True
             )
             values = [round(0.01 + 0.001 * number, 3) for number in range(count)]
             random.Random(1).shuffle(values)
             started = time.monotonic()
             for value in values:
-                command = [sys.executable, "-m", "flows.experiments", "--queue", "--set", f"grpo.kl={value}"]
+                command = [sys.executable, "-m", "saferflow", "run", "--queue", "--set", f"grpo.kl={value}"]
                 subprocess.run(command, cwd=root, env=environ, check=True, capture_output=True)
             ordered = time.monotonic() - started
             print(f"{count} ordered in {ordered:.0f} s", flush=True)

@@ -86,7 +86,7 @@ class Checkout:
     def start(self, log: Path) -> subprocess.Popen:
         with log.open("wb") as output:
             return subprocess.Popen(
-                [sys.executable, "-c", "from saferflow.cli import main; main()", "run"],
+                [sys.executable, "-m", "saferflow", "run"],
                 cwd=self.root, env=self.environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip
 

@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RESULTS = ROOT / "benchmarks" / "results.json"
-OURS = "from saferflow.cli import main; main()"
+OURS = ["-m", "saferflow"]
 COMMANDS = {
-    "status": ["-c", OURS, "status"],
-    "compare": ["-c", OURS, "compare", "v1", "candidate"],
-    "promote": ["-c", OURS, "promote", "--dry-run"],
+    "status": [*OURS, "status"],
+    "compare": [*OURS, "compare", "v1", "candidate"],
+    "promote": [*OURS, "promote", "--dry-run"],
 }
 BARE = "import mlflow, sys; mlflow.MlflowClient().get_model_version_by_alias(sys.argv[1], 'candidate')"
 TARGET = 3.0

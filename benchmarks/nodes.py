@@ -59,13 +59,13 @@ def main() -> None:
                 place = {"PYTHONPATH": str(where / "src"), "PWD": str(where), "PATH": path}
                 return {**cluster.environ, **place, "PREFECT_HOME": str(where / ".saferflow" / "prefect")}
 
-            def run(module: str, watch: bool = False) -> tuple[float, dict[str, float]]:
+            def run(command: str, watch: bool = False) -> tuple[float, dict[str, float]]:
                 """Seconds, and of the stage commands if they are watched."""
                 where, told = folder / "orders", folder / "run.log"
                 started = time.monotonic()
                 with told.open("w") as output:
                     process = subprocess.Popen(
-                        [sys.executable, "-m", module], cwd=where, env=environ(where), stdout=output, stderr=output
+                        [sys.executable, "-m", "saferflow", command], cwd=where, env=environ(where), stdout=output, stderr=output
                     )
                 stages = stage_seconds(psutil.Process(process.pid), psutil.Process(worker.pid)) if watch else {}
                 if process.wait():
@@ -81,7 +81,7 @@ def main() -> None:
                     params["sft"]["epochs"] = epochs
                 file.write_text(yaml.safe_dump(params, sort_keys=False))
 
-            run("flows.setup")
+            run("init")
             with (folder / "worker.log").open("w") as log:
                 worker = subprocess.Popen(
                     [sys.executable, "-m", "prefect", "worker", "start", "--pool", "gpu", "--limit", "1"],
@@ -91,18 +91,18 @@ def main() -> None:
             try:
                 if asked.profile:
                     choose("nodes")
-                    seconds, stages = run("flows.align", watch=True)
+                    seconds, stages = run("run", watch=True)
                     keep(f"nodes_{asked.profile}", {
                         "run_seconds": round(seconds, 1),
                         "stage_seconds": {name: round(each, 1) for name, each in stages.items()},
                         "over_the_stages": round(seconds - sum(stages.values()), 1),
                     })  # fmt: skip
                     return
-                run("flows.align")  # everything once, so that both ways run the same stages below
+                run("run")  # everything once, so that both ways run the same stages below
                 for number in range(asked.repeat):
                     for way in times:
                         choose(way, epochs=2 + 2 * number + (way == "nodes"))
-                        times[way].append(run("flows.align")[0])
+                        times[way].append(run("run")[0])
                         print(f"{way}: {times[way][-1]:.1f} s", flush=True)
             finally:
                 servers.end(worker)

@@ -27,7 +27,7 @@ from saferflow.params import load_params  # noqa: E402
 from saferflow.tracking import services  # noqa: E402
 from tests.flows.conftest import Project, make  # noqa: E402
 
-OURS = ["-c", "from saferflow.cli import main; main()"]
+OURS = ["-m", "saferflow"]
 COMMANDS = {
     "status": [*OURS, "status"],
     "compare v1 candidate": [*OURS, "compare", "v1", "candidate"],

@@ -1,8 +1,8 @@
-"""The main flow: from the base policy to a registered, gated one. `python -m flows.align`"""
+"""The main flow: from the base policy to a registered, gated one."""
 
 from prefect import flow
 
-from flows.bridge import Closing, main, pipeline
+from flows.bridge import Closing, pipeline
 
 
 @flow(name="align")
@@ -19,7 +19,3 @@ def align(force: tuple[str, ...] = ()) -> Closing:
         run.stage("evaluate")
         run.stage("gate")
         return run.register()
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(align))

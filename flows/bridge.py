@@ -22,12 +22,12 @@ from rich.text import Text
 from flows import abandoned, nodes
 from flows.checkout import alone, hold_back_proxies, prepared
 from flows.reproduce import RAN, UNCHANGED, Failure, StageFailed, reproduce
-from flows.run import arguments, close_abandoned, nothing_to_do
+from flows.run import close_abandoned, nothing_to_do
 from saferflow.addresses import is_local
 from saferflow.cli import show
 from saferflow.data import profile_plot
 from saferflow.data.profile import LARGE
-from saferflow.errors import PipelineError, SaferflowError
+from saferflow.errors import PipelineError
 from saferflow.params import NodesParams, Params, load_params
 from saferflow.release import data_versions, registration
 from saferflow.release.registration import Registered
@@ -43,7 +43,6 @@ from saferflow.tracking import (
     rollouts,
     runs,
     services,
-    trouble,
 )
 
 ARTIFACT_LIMIT = 64 * 2**20
@@ -266,32 +265,28 @@ class Pipeline:
         console.print(Text.assemble((f"[{at}/{len(self.stages)}] {stage.name}", "bold"), f"  {text}"))
 
 
-def main(align: Flow, argv: list[str] | None = None) -> int:
+@contextmanager
+def interruptible(message: str) -> Iterator[None]:
+    """End the process with status 130 and a message where the block is interrupted or asked to end."""
+    try:
+        yield
+    except (KeyboardInterrupt, TerminationSignal):
+        console.print(message)
+        raise SystemExit(130) from None
+
+
+def bring_up_to_date(align: Flow, root: Path, force: tuple[str, ...]) -> None:
     """Run the flow if there is anything to do, and print what the pipeline has come to.
 
-    Returns:
-        Exit status: 0, 1 after a failure, 130 after an interrupt.
+    Raises:
+        PipelineError: a stage failed, or `force` names one that there is not.
     """
-    force = arguments(argv)
-    root = Path.cwd()
-    try:
-        params = prepared(root)
-        with alone(root):
-            return _bring_up_to_date(align, root, params, force)
-    except SaferflowError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"error: {error}", style="red"))
-        return 1
-    except Exception as error:
-        if (told := trouble.explained(error)) is None:
-            raise
-        Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"error: {told}", style="red"))
-        return 1
-    except (KeyboardInterrupt, TerminationSignal):
-        console.print("interrupted. Finished stages are kept; the next run goes on with the one that was not.")
-        return 130
+    params = prepared(root)
+    with alone(root):
+        _bring_up_to_date(align, root, params, force)
 
 
-def _bring_up_to_date(align: Flow, root: Path, params: Params, force: tuple[str, ...]) -> int:
+def _bring_up_to_date(align: Flow, root: Path, params: Params, force: tuple[str, ...]) -> None:
     stages = graph.load_stages(root)
     if unknown := set(force) - set(stages):
         raise PipelineError(f"no stage {', '.join(sorted(unknown))}; there are {', '.join(stages)}")
@@ -309,7 +304,6 @@ def _bring_up_to_date(align: Flow, root: Path, params: Params, force: tuple[str,
         console.print(f"\nran {len(ran)} of {len(stages)} stages" + (f": {', '.join(ran)}" if ran else ""))
         console.print(f"registry: {closing.registered.reason}")
     show.closing(console, root, params)
-    return 0
 
 
 @contextmanager

@@ -1,9 +1,5 @@
-"""The pipeline with other parameters, as DVC experiments beside the checkout: a part of the recipe left out, values of one's own.
+"""The pipeline with other parameters, as DVC experiments beside the checkout: parts left out, or values of one's own."""
 
-`python -m flows.experiments no-dpo correction` · `python -m flows.experiments --set grpo.kl=0.05 --set dpo.beta=0.2`
-"""
-
-import argparse
 import os
 import tempfile
 import time
@@ -11,18 +7,18 @@ from pathlib import Path
 
 from prefect import flow, get_run_logger, task
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound, TerminationSignal
+from prefect.exceptions import ObjectNotFound
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from flows import process
-from flows.bridge import console, reachable
+from flows.bridge import console, interruptible, reachable
 from flows.checkout import alone, prepared
 from saferflow.cli.show import COLUMNS, duration
 from saferflow.data.rows import Answered
 from saferflow.data.tables import atomic, read_table
-from saferflow.errors import PipelineError, SaferflowError
+from saferflow.errors import PipelineError
 from saferflow.evaluation.ablation import OTHER_ROWS, Line, Variant, chosen, compare, custom, markdown
 from saferflow.evaluation.measures import scores
 from saferflow.params import load_params
@@ -169,42 +165,30 @@ def order(settings: list[str]) -> str:
         raise PipelineError(f"the server has no deployment {QUEUED}: saferflow init makes it") from None
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the experiments and print their table, or put one into the queue.
+def run_experiments(names: list[str], settings: list[str], *, queue: bool) -> None:
+    """Run experiments of the working directory's pipeline and print their table, or put one into the queue.
 
-    Returns:
-        Exit status: 0, 1 after a failure, 130 after an interrupt.
+    Args:
+        names: what is left out, an experiment each; or all.
+        settings: NAME=VALUE, all of one experiment.
+        queue: let a worker run it after what was ordered before.
+
+    Raises:
+        ParamsError: a name or a value is wrong; no server has been started then.
+        PipelineError: an experiment failed.
     """
-    parser = argparse.ArgumentParser(prog="python -m flows.experiments", description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="what is left out, or all")
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--queue", action="store_true", help="let a worker run it after what was ordered before")
-    asked = parser.parse_args(argv)
     root = Path.cwd()
-    try:
-        params = prepared(root)
-        wanted = [custom(params, asked.settings)] if asked.settings else []
-        wanted += chosen(params, asked.names)  # a wrong name is told before servers start
-        with reachable(root):
-            if asked.queue:
-                run = order(asked.settings)
-                console.print(
-                    f"ordered: {wanted[0].what} (Prefect run {run}); a worker of pool pipelines runs it in its turn"
-                )
-                return 0
-            with alone(root):
-                runs.close_abandoned(lineage.checkout_id(root))
-                lines = ablate(tuple(asked.names)) if asked.names else tried(asked.settings)
-        console.print(_drawn(lines))
-        console.print("each is a DVC experiment: dvc exp show, dvc exp apply NAME, dvc exp branch NAME BRANCH")
-        return 0
-    except SaferflowError as error:
-        console.print(Text(f"error: {error}", style="red"))
-        return 1
-    except (KeyboardInterrupt, TerminationSignal):
-        console.print("interrupted. Experiments that are done, and stages of the one that was not, are kept.")
-        return 130
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    params = prepared(root)
+    wanted = [custom(params, settings)] if settings else []
+    wanted += chosen(params, names)
+    message = "interrupted. Experiments that are done, and stages of the one that was not, are kept."
+    with interruptible(message), reachable(root):
+        if queue:
+            run = order(settings)
+            console.print(f"ordered: {wanted[0].what} (Prefect run {run}); a worker of pool pipelines runs it in its turn")
+            return
+        with alone(root):
+            runs.close_abandoned(lineage.checkout_id(root))
+            lines = ablate(tuple(names)) if names else tried(settings)
+    console.print(_drawn(lines))
+    console.print("each is a DVC experiment: dvc exp show, dvc exp apply NAME, dvc exp branch NAME BRANCH")

@@ -1,24 +1,22 @@
-"""Promotion with a person's agreement: judge, wait for somebody to say yes or no, move. `python -m flows.promote`"""
+"""Promotion with a person's agreement: judge, wait for somebody to say yes or no, move."""
 
-import argparse
 from pathlib import Path
 from uuid import UUID
 
 from prefect import flow, pause_flow_run, runtime
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
-from prefect.exceptions import FlowPauseTimeout, ObjectNotFound, TerminationSignal
+from prefect.exceptions import FlowPauseTimeout, ObjectNotFound
 from prefect.flow_runs import resume_flow_run
 from prefect.input import RunInput
 from pydantic import Field
-from rich.console import Console
 from rich.text import Text
 
-from flows.bridge import console, reachable
+from flows.bridge import console, interruptible, reachable
 from flows.checkout import prepared
 from saferflow.cli import show
 from saferflow.cli.promotion import print_judgement
-from saferflow.errors import PipelineError, SaferflowError
+from saferflow.errors import PipelineError
 from saferflow.params import load_params
 from saferflow.release import registry
 from saferflow.release.verdict import judged, lead
@@ -100,35 +98,24 @@ def approve(run: str | None, *, agree: bool, by: str, why: str) -> str:
     return chosen
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Promote, or answer one that waits.
+def promote_with_sign_off(root: Path, version: int | None, days: float = 7.0) -> bool:
+    """Carry out the flow `promote`; the process waits with it.
 
     Returns:
-        Exit status: 0 done, 1 it may not lead or was refused, 130 after an interrupt.
+        Whether the version is the champion.
     """
-    parser = argparse.ArgumentParser(prog="python -m flows.promote", description=__doc__.partition("\n")[0])
-    parser.add_argument("--version", type=int)
-    parser.add_argument("--days", type=float, default=7.0, help="how long to wait for an answer")
-    parser.add_argument("--answer", choices=["agree", "refuse"])
-    parser.add_argument("--run", help="with --answer: the promotion that waits")
-    parser.add_argument("--by", default="")
-    parser.add_argument("--why", default="")
-    asked = parser.parse_args(argv)
-    try:
-        prepared(Path.cwd())
-        with reachable(Path.cwd()):
-            if asked.answer is None:
-                return 0 if promote(asked.version, asked.days) else 1
-            run = approve(asked.run, agree=asked.answer == "agree", by=asked.by, why=asked.why)
-            console.print(Text(f"told promotion {run}: {asked.answer}; it goes on where it waits"))
-        return 0
-    except SaferflowError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"error: {error}", style="red"))
-        return 1
-    except (KeyboardInterrupt, TerminationSignal):
-        console.print("interrupted; nothing was moved")
-        return 130
+    prepared(root)
+    with reachable(root), interruptible("interrupted; nothing was moved"):
+        return promote(version, days)
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+def answer(root: Path, run: str | None, *, agree: bool, by: str, why: str) -> None:
+    """Answer a promotion that waits, and say so.
+
+    Raises:
+        PipelineError: as `approve`.
+    """
+    prepared(root)
+    with reachable(root):
+        run = approve(run, agree=agree, by=by, why=why)
+    console.print(Text(f"promotion {run} was given the answer {'agree' if agree else 'refuse'}; it goes on where it waits"))

@@ -1,4 +1,4 @@
-"""What is at work and what waits, in the order in which workers take it. `python -m flows.queue`"""
+"""What is at work and what waits, in the order in which workers take it."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.bridge import console, reachable
-from saferflow.errors import SaferflowError
 from saferflow.tracking import services
 
 AT_WORK = (StateType.RUNNING, StateType.CANCELLING)
@@ -73,26 +72,20 @@ def _when(run: FlowRun, now: datetime) -> str:
     return f"in {apart}" if moment > now else f"for {apart}"
 
 
-def main() -> int:
-    """Print the queue of the server that is configured, or of this checkout's own."""
-    root = Path.cwd()
-    try:
-        if not PREFECT_API_URL.value() and not services.running(services.PREFECT, root):
-            console.print("nothing waits: this checkout's Prefect server is not running")
-            return 0
-        with reachable(root), get_client(sync_client=True) as client:
-            runs = waiting(client)
-            flows = {flow.id: flow.name for flow in client.read_flows()}
-        if not runs:
-            console.print("nothing is at work, and nothing waits")
-            return 0
-        console.print(drawn(runs, flows, datetime.now(UTC)))
-        console.print("to take one out, or to stop it: prefect flow-run cancel RUN")
-        return 0
-    except SaferflowError as error:
-        console.print(Text(f"error: {error}", style="red"))
-        return 1
+def print_queue(root: Path) -> None:
+    """Print the queue of the server that is configured, or of this checkout's own.
 
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    Raises:
+        PipelineError: the server does not answer.
+    """
+    if not PREFECT_API_URL.value() and not services.running(services.PREFECT, root):
+        console.print("nothing waits: this checkout's Prefect server is not running")
+        return
+    with reachable(root), get_client(sync_client=True) as client:
+        runs = waiting(client)
+        flows = {flow.id: flow.name for flow in client.read_flows()}
+    if not runs:
+        console.print("nothing is at work, and nothing waits")
+        return
+    console.print(drawn(runs, flows, datetime.now(UTC)))
+    console.print("to take one out, or to stop it: prefect flow-run cancel RUN")

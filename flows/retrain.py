@@ -1,11 +1,10 @@
-"""Scheduled retraining: look for new data, run what is stale, and tell someone what came of it. `python -m flows.retrain`
+"""Scheduled retraining: look for new data, run what is stale, and tell someone what came of it.
 
 Nothing new means that nothing runs, and the record says so; where served requests lie far from the training rows, someone is told
 that rows are missing: the same rows again would give the same policy. A run that fails, or whose version may not lead, leaves the
 champion where it is.
 """
 
-import argparse
 import asyncio
 import os
 import time
@@ -16,13 +15,12 @@ from pathlib import Path
 
 from prefect import flow
 from prefect.blocks.webhook import Webhook
-from prefect.exceptions import TerminationSignal
 from pydantic import SecretStr
 from rich.text import Text
 
 from flows import process
 from flows.align import align
-from flows.bridge import console, reachable
+from flows.bridge import console, interruptible, reachable
 from flows.checkout import alone, prepared
 from saferflow.data.profile import LARGE, Shift
 from saferflow.errors import SaferflowError
@@ -183,30 +181,9 @@ def tell(outcome: Outcome) -> None:
             console.print(Text(f"the webhook in {WEBHOOK} was not reached: {type(error).__name__}", style="red"))
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run once; `prefect.yaml` has the deployment that runs by the clock.
-
-    Returns:
-        Exit status: 0, or 1 after a failure.
-    """
-    parser = argparse.ArgumentParser(prog="python -m flows.retrain", description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--force", metavar="STAGE", action="append", default=[], help="run this stage even if unchanged"
-    )
-    asked = parser.parse_args(argv)
-    root = Path.cwd()
-    try:
-        prepared(root)
-        with reachable(root):
-            retrain(tuple(asked.force))
-        return 0
-    except SaferflowError as error:
-        console.print(Text(f"error: {error}", style="red"))
-        return 1
-    except (KeyboardInterrupt, TerminationSignal):
-        console.print("interrupted. Finished stages are kept; the next run goes on with the one that was not.")
-        return 130
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+def retrain_once(root: Path, force: tuple[str, ...]) -> None:
+    """Carry out the flow `retrain` here and now; `prefect.yaml` has the deployment that runs by the clock."""
+    prepared(root)
+    message = "interrupted. Finished stages are kept; the next run goes on with the one that was not."
+    with interruptible(message), reachable(root):
+        retrain(force)

@@ -1,31 +1,19 @@
-"""What `saferflow run` starts: says at once that nothing is to be done, or runs the main flow. `python -m flows.run`
+"""What `saferflow run` starts: says at once that nothing is to be done, or runs the main flow.
 
 Prefect is imported where something has to run: a run with nothing to do is over before that import is.
 """
 
-import argparse
 from pathlib import Path
 
 from rich.console import Console
-from rich.text import Text
 
 from flows.checkout import alone, prepared
 from saferflow.cli import show
-from saferflow.errors import SaferflowError
 from saferflow.params import Params
 from saferflow.release.registration import pending
-from saferflow.tracking import graph, lineage, runs, trouble
+from saferflow.tracking import graph, lineage, runs
 
 console = Console(highlight=False, soft_wrap=True)
-
-
-def arguments(argv: list[str] | None) -> tuple[str, ...]:
-    """The stages that run even if nothing changed."""
-    parser = argparse.ArgumentParser(prog="python -m flows.align", description="Bring the whole pipeline up to date.")
-    parser.add_argument(
-        "--force", metavar="STAGE", action="append", default=[], help="run this stage even if unchanged"
-    )
-    return tuple(parser.parse_args(argv).force)
 
 
 def close_abandoned(root: Path) -> None:
@@ -54,32 +42,26 @@ def _is_up_to_date(root: Path) -> bool:
         return True
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the pipeline if there is anything to do.
+def run(force: tuple[str, ...] = ()) -> None:
+    """Run the pipeline of the working directory if there is anything to do.
 
-    Returns:
-        Exit status: 0, 1 after a failure, 130 after an interrupt.
+    Args:
+        force: stages that run even if nothing changed.
+
+    Raises:
+        SaferflowError: the pipeline cannot run, or a stage failed.
+        SystemExit: 130 after an interrupt.
     """
+    root = Path.cwd()
     try:
-        if not arguments(argv) and _is_up_to_date(Path.cwd()):
-            return 0
-    except SaferflowError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"error: {error}", style="red"))
-        return 1
-    except Exception as error:
-        if (told := trouble.explained(error)) is None:
-            raise
-        Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"error: {told}", style="red"))
-        return 1
+        if not force and _is_up_to_date(root):
+            return
     except KeyboardInterrupt:
         console.print("interrupted. Nothing had begun to run.")
-        return 130
+        raise SystemExit(130) from None
 
     from flows.align import align
-    from flows.bridge import main as bring_up_to_date
+    from flows.bridge import bring_up_to_date, interruptible
 
-    return bring_up_to_date(align, argv)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    with interruptible("interrupted. Finished stages are kept; the next run goes on with the one that was not."):
+        bring_up_to_date(align, root, force)

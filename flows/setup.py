@@ -1,6 +1,5 @@
-"""What one's own Prefect server needs once: work pools, queues, deployments, an eye on runs that died. `python -m flows.setup`"""
+"""What one's own Prefect server needs once: work pools, queues, deployments, an eye on runs that died."""
 
-import argparse
 import subprocess
 import sys
 from datetime import timedelta
@@ -19,7 +18,7 @@ from rich.text import Text
 
 from flows.bridge import console, reachable
 from flows.checkout import prepared
-from saferflow.errors import PipelineError, SaferflowError
+from saferflow.errors import PipelineError
 
 PIPELINES, GPU = "pipelines", "gpu"
 """Work pools: what orders stages, and what runs them. In one pool a pipeline would hold the slot that its stage waits for."""
@@ -102,29 +101,21 @@ def _watch_for_the_dead() -> None:
     ).create()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Set the server up, and say what to start next."""
-    parser = argparse.ArgumentParser(prog="python -m flows.setup", description=__doc__.partition("\n")[0])
-    parser.add_argument("--gpus", type=int, default=1, help="stages at work at once, over all nodes")
-    parser.add_argument("--kind", choices=["process", "docker", "kubernetes"], default="process")
-    asked = parser.parse_args(argv)
-    root = Path.cwd()
-    try:
-        prepared(root)
-        with reachable(root):
-            for line in set_up(root, asked.kind, asked.gpus):
-                console.print(Text(line))
-            console.print(Text("next, on each machine, in a clone of its own:"))
-            console.print(Text(f"  export PREFECT_API_URL={PREFECT_API_URL.value()}"))
-        console.print(Text(f"  prefect worker start --pool {GPU} --limit 1         # a node: stages"))
-        console.print(
-            Text(f"  prefect worker start --pool {PIPELINES} --limit 1   # one machine: retraining by the clock")
-        )
-        return 0
-    except SaferflowError as error:
-        console.print(Text(f"error: {error}", style="red"))
-        return 1
+def initialise(root: Path, kind: str, gpus: int) -> None:
+    """Set the server up, and say what to start next.
 
+    Args:
+        kind: of the work pools: process, docker or kubernetes.
+        gpus: stages at work at once, over all nodes.
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+    Raises:
+        PipelineError: the server does not answer.
+    """
+    prepared(root)
+    with reachable(root):
+        for line in set_up(root, kind, gpus):
+            console.print(Text(line))
+        console.print(Text("next, on each machine, in a clone of its own:"))
+        console.print(Text(f"  export PREFECT_API_URL={PREFECT_API_URL.value()}"))
+    console.print(Text(f"  prefect worker start --pool {GPU} --limit 1         # a node: stages"))
+    console.print(Text(f"  prefect worker start --pool {PIPELINES} --limit 1   # one machine: retraining by the clock"))

@@ -157,7 +157,7 @@ def test_whatever_is_printed_in_the_c_locale_ends_no_command():
 
 def test_an_argument_that_is_not_utf8_is_refused_by_name():
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    command = [sys.executable.encode(), b"-c", b"from saferflow.cli import main; main()", b"check", b"rows\xff.jsonl"]
+    command = [sys.executable.encode(), b"-m", b"saferflow", b"check", b"rows\xff.jsonl"]
     done = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: an argument is not UTF-8: 'rows\\udcff.jsonl'; write it as UTF-8, or rename the file\n"

@@ -19,7 +19,7 @@ from saferflow.release.registry import MODEL_DIGEST
 from saferflow.release.weights import folder_digest
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-c", "from saferflow.cli import main; main()", "serve"]
+COMMAND = [sys.executable, "-m", "saferflow", "serve"]
 WEIGHTS = ("*.json", "*.jinja", "*.safetensors")
 LIMIT = 300
 """Seconds within which a server must be up."""

@@ -78,7 +78,7 @@ def command_of(step: str, attacks: int | None) -> list[str]:
     """What carries a step out."""
     if step == ATTACK:
         options = ["--count", str(attacks), "--out", str(ATTACKS.parent)]
-        return [sys.executable, "-c", "from saferflow.cli import main; main()", "attack", *ORDER, *options]
+        return [sys.executable, "-m", "saferflow", "attack", *ORDER, *options]
     return [*DVC, "repro", "--single-item", step]
 
 

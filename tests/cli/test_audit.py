@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from saferflow import cli
+from saferflow import commands
 from saferflow.cli import misses
 from saferflow.cli.audit import EVALUATED, LOGS, PAGES, ROWS, SCORES, write_pages
 from saferflow.cli.misses import Choice, chosen
@@ -187,17 +187,17 @@ def test_a_rival_that_is_nowhere_is_told(project, monkeypatch):
 
 
 def test_a_filter_without_a_measure_is_refused():
-    done = CliRunner().invoke(cli.app, ["audit", "--hazard", "S1"])
+    done = CliRunner().invoke(commands.app, ["audit", "--hazard", "S1"])
     assert isinstance(done.exception, ParamsError)
     assert "name a measure with --failed" in str(done.exception)
 
 
 def test_the_command_line_hands_a_choice_on(monkeypatch):
     handed = {}
-    monkeypatch.setattr(cli, "_project", lambda: (ROOT, PARAMS))
+    monkeypatch.setattr("saferflow.commands.audit.project", lambda: (ROOT, PARAMS))
     module = sys.modules[write_pages.__module__]  # `cli.audit` is the command
     monkeypatch.setattr(module, "write_pages", lambda *_, **options: handed.update(options))
     told = "audit --no-open --failed safety --policy dpo --against champion --hazard S9 --risk image --limit 3"
-    done = CliRunner().invoke(cli.app, told.split())
+    done = CliRunner().invoke(commands.app, told.split())
     assert done.exit_code == 0, done.output
     assert handed == {"show": False, "inspect": False, "choice": Choice("safety", "dpo", "champion", "S9", "image", 3)}

@@ -28,7 +28,7 @@ def row(completion: str, **more: object) -> str:
 
 
 def check(*arguments: str, stdin: bytes = b"", **environ: str) -> tuple[int, str, str]:
-    command = [sys.executable, "-c", "from saferflow.cli import main; main()", "check", *arguments]
+    command = [sys.executable, "-m", "saferflow", "check", *arguments]
     environ = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1", "PYTHONUTF8": "1", **environ}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, input=stdin, check=False, env=environ)
     return done.returncode, done.stdout.decode(), done.stderr.decode()

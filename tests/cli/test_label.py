@@ -74,7 +74,7 @@ def test_grades_of_other_rows_are_no_measure(tables):
 
 def test_the_command_serves_the_page_until_ctrl_c(tables):
     files = [tables / "evaluated.parquet", "--rows", tables / "rows.parquet", "--into", tables / "labels.jsonl"]
-    command = [sys.executable, "-c", "from saferflow.cli import main; main()", "label", *files, "--no-open", "--count", "4"]
+    command = [sys.executable, "-m", "saferflow", "label", *files, "--no-open", "--count", "4"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         line = ""
         while "to grade at" not in line:

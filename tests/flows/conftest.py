@@ -60,7 +60,7 @@ class Project:
     def start(self, *arguments: str, **environ: str) -> subprocess.Popen:
         """The flow as a process, its output in a pipe."""
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.align", *arguments],
+            [sys.executable, "-m", "saferflow", "run", *arguments],
             cwd=self.root,
             env=self.environ(**environ),
             stdout=subprocess.PIPE,

@@ -186,7 +186,7 @@ def test_a_second_run_runs_no_stage_and_says_so(project):
 
 def test_what_saferflow_run_starts_imports_prefect_mlflow_and_dvc_only_where_something_is_to_be_done(project):
     def run(*arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-X", "importtime", "-m", "flows.run", *arguments]
+        command = [sys.executable, "-X", "importtime", "-m", "saferflow", "run", *arguments]
         return subprocess.run(command, cwd=project.root, env=project.environ(), capture_output=True, text=True, check=False)
 
     for _ in range(2):  # the first asks DVC, and its answer is remembered

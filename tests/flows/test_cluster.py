@@ -113,11 +113,11 @@ def field(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ran(field):
     """Set up by `saferflow init`, two workers, one whole run."""
-    status, output = field.run(field.orders, "flows.setup", "--gpus", "2")
+    status, output = field.run(field.orders, "saferflow", "init", "--gpus", "2")
     assert status == 0, output
     workers = [field.worker("node-1"), field.worker("node-2")]
     try:
-        status, told = field.run(field.orders, "flows.align")
+        status, told = field.run(field.orders, "saferflow", "run")
         assert status == 0, told + "".join((field.folder / f"node-{n}.log").read_text()[-2000:] for n in (1, 2))
     finally:
         for worker in workers:
@@ -162,7 +162,7 @@ def test_curves_artifacts_and_the_version_are_on_the_server(field, ran):
 
 
 def test_a_second_run_has_nothing_to_do(field, ran):
-    status, output = field.run(field.orders, "flows.align")
+    status, output = field.run(field.orders, "saferflow", "run")
     assert status == 0, output
     assert "nothing to do" in output
     assert field.calls("node-1") + field.calls("node-2") == []
@@ -173,7 +173,7 @@ def test_an_interrupt_reaches_the_process_on_the_node(field):
     worker = field.worker("node-1", STUB_HANG="grpo")
     try:
         field.change("kl: 0.02", "kl: 0.03")
-        flow = field.start(field.orders, "flows.align")
+        flow = field.start(field.orders, "saferflow", "run")
         _until(flow, "hangs")
         hanging = int((field.folder / "node-1" / "hangs.pid").read_text())
         assert psutil.pid_exists(hanging)
@@ -195,11 +195,11 @@ def test_a_pipeline_that_was_killed_finds_its_stage_still_at_work(field):
     field.change("kl: 0.03", "kl: 0.04")
     worker = field.worker("node-2", STUB_SLOW="grpo")
     try:
-        flow = field.start(field.orders, "flows.align")
+        flow = field.start(field.orders, "saferflow", "run")
         _until(flow, "grpo works")
         os.kill(flow.pid, signal.SIGKILL)
         flow.communicate()
-        status, output = field.run(field.orders, "flows.align")
+        status, output = field.run(field.orders, "saferflow", "run")
         assert status == 0, output
         assert field.calls("node-2") == ["grpo"]
         assert "stages: grpo, evaluate" in output
@@ -212,7 +212,7 @@ def test_prefects_server_may_be_away_while_a_node_works(field):
     field.calls("node-2")
     field.change("kl: 0.04", "kl: 0.045")
     worker = field.worker("node-2", STUB_SLOW="grpo")
-    flow = field.start(field.orders, "flows.align")
+    flow = field.start(field.orders, "saferflow", "run")
     try:
         _until(flow, "at work on a node")
         field.cluster.prefect_server.kill()
@@ -233,7 +233,7 @@ def test_a_node_that_goes_away_is_noticed_and_another_takes_over(field):
         field.calls(name)
     field.change("kl: 0.045", "kl: 0.05")
     dying = field.worker("node-1", STUB_HANG="grpo")
-    flow = field.start(field.orders, "flows.align")
+    flow = field.start(field.orders, "saferflow", "run")
     try:
         _until(flow, "hangs")
         servers.end(dying)
@@ -258,7 +258,7 @@ def test_a_worker_leaves_somebodys_work_alone(field):
     own.write_text(before + "# mine\n")
     worker = field.worker("node-1")
     try:
-        status, output = field.run(field.orders, "flows.align")
+        status, output = field.run(field.orders, "saferflow", "run")
         assert status == 1
         assert "a worker wants a clone of its own" in output
         assert own.read_text().endswith("# mine\n")
@@ -272,7 +272,7 @@ def test_code_that_is_not_committed_is_told_before_anything_runs(field):
     before = own.read_text()
     own.write_text(before + "# mine\n")
     try:
-        status, output = field.run(field.orders, "flows.align")
+        status, output = field.run(field.orders, "saferflow", "run")
         assert status == 1
         assert "nodes check out a commit: commit and push stub.py" in output
     finally:

@@ -80,7 +80,7 @@ def start(root: Path, *arguments: str) -> subprocess.Popen:
     listener = root.parent / "listener"
     found = {"CONNECTIONS": str(root.parent / "connections"), "PYTHONPATH": f"{root / 'src'}:{listener}", **KEYS}
     return subprocess.Popen(
-        [sys.executable, "-c", "from saferflow.cli import main; main()", "run", *arguments],
+        [sys.executable, "-m", "saferflow", "run", *arguments],
         cwd=root,
         env={**clean, **found, "COLUMNS": "120"},
         stdout=subprocess.PIPE,
@@ -206,7 +206,7 @@ def test_in_a_network_without_a_way_out_nothing_asks_for_one(checkout):
         done = subprocess.run(
             [
                 "unshare", "--net", "sh", "-c", NO_WAY_OUT, "sh", sys.executable,
-                "-c", "from saferflow.cli import main; main()", "run",
+                "-m", "saferflow", "run",
             ],
             cwd=copied, env={**clean, "PYTHONPATH": str(copied / "src"), "COLUMNS": "120"},
             capture_output=True, text=True, timeout=900, check=False,
@@ -250,7 +250,7 @@ def test_a_registered_version_answers_over_http_what_it_answered_in_the_evaluati
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-c", "from saferflow.cli import main; main()", "serve", "v1", "--bare", "--port", str(port)]
+    command = [sys.executable, "-m", "saferflow", "serve", "v1", "--bare", "--port", str(port)]
     environ = {**os.environ, "PYTHONPATH": str(checkout / "src")}
     log = (checkout.parent / "serve.log").open("w+")
     server = subprocess.Popen(command, cwd=checkout, env=environ, stdout=log, stderr=log)
@@ -282,7 +282,7 @@ def test_a_registered_version_answers_over_http_what_it_answered_in_the_evaluati
 
 
 def test_a_question_is_answered_on_the_terminal(checkout):
-    command = [sys.executable, "-c", "from saferflow.cli import main; main()", "chat", "-", "How do I boil an egg?"]
+    command = [sys.executable, "-m", "saferflow", "chat", "-", "How do I boil an egg?"]
     environ = {**os.environ, "PYTHONPATH": str(checkout / "src")}
     done = subprocess.run(command, cwd=checkout, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -292,7 +292,7 @@ def test_a_question_is_answered_on_the_terminal(checkout):
 
 def test_what_the_gate_keeps_out_is_not_promoted_by_hand(checkout):
     environ = {**os.environ, "PYTHONPATH": str(checkout / "src")}
-    command = [sys.executable, "-c", "from saferflow.cli import main; main()"]
+    command = [sys.executable, "-m", "saferflow"]
     done = subprocess.run([*command, "promote"], cwd=checkout, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert "the gate's floors are not met: " in done.stdout

@@ -52,31 +52,31 @@ def test_what_is_no_parameter_or_no_value_is_told(setting, told):
         custom(PARAMS, [setting])
 
 
-@pytest.mark.parametrize("module", ["flows.queue", "flows.setup"])
-def test_a_server_that_does_not_answer_is_named_with_the_way_out(module, tmp_path):
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": "http://127.0.0.1:9/api", "COLUMNS": "400"}
-    for name in ("params.yaml", "dvc.yaml", "mlflow"):
+@pytest.mark.parametrize("command", ["queue", "init"])
+def test_a_server_that_does_not_answer_is_named_with_the_way_out(command, tmp_path):
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PREFECT_API_URL": "http://127.0.0.1:9/api", "COLUMNS": "400"}
+    for name in ("params.yaml", "dvc.yaml", "mlflow", "flows"):
         (tmp_path / name).symlink_to(ROOT / name)
     done = subprocess.run(
-        [sys.executable, "-m", module], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "saferflow", command], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert "error: Prefect's server at http://127.0.0.1:9/api" in done.stdout, done.stderr
-    assert "unset PREFECT_API_URL" in done.stdout
+    assert "error: Prefect's server at http://127.0.0.1:9/api" in done.stderr
+    assert "unset PREFECT_API_URL" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 
 @pytest.mark.slow
 def test_an_experiment_leaves_the_checkout_and_is_compared_and_found_by_its_name(project):
     before = {name: (project.root / name).read_bytes() for name in ("params.yaml", "dvc.lock")}
-    status, output = python(project, "-m", "flows.experiments", "--set", "grpo.learning_rate=0.0005")
+    status, output = python(project, "-m", "saferflow", "run", "--set", "grpo.learning_rate=0.0005")
     assert status == 0, output
     assert "grpo.learning_rate=0.0005" in output
     assert {name: (project.root / name).read_bytes() for name in before} == before
     [run] = experiments(project)
     name = run.data.tags["saferflow.experiment"]
     assert run.data.params == {"grpo.learning_rate": "0.0005"}
-    status, output = python(project, "-c", "from saferflow.cli import main; main()", "compare", "champion", name)
+    status, output = python(project, "-m", "saferflow", "compare", "champion", name)
     assert status == 0, output
     assert "grpo.learning_rate" in output
     assert "models/grpo" in output
@@ -92,14 +92,14 @@ def test_an_experiment_leaves_the_checkout_and_is_compared_and_found_by_its_name
 def test_queued_experiments_run_one_after_the_other_in_their_order(project):
     (project.root / "prefect.yaml").write_bytes((ROOT / "prefect.yaml").read_bytes())
     place = {"PWD": str(project.root), "PREFECT_HOME": str(project.root / ".saferflow" / "prefect")}
-    status, output = python(project, "-m", "flows.setup", **place)
+    status, output = python(project, "-m", "saferflow", "init", **place)
     assert status == 0, output
     values = [0.03, 0.04, 0.05]
     for value in values:
-        status, output = python(project, "-m", "flows.experiments", "--set", f"grpo.kl={value}", "--queue", **place)
+        status, output = python(project, "-m", "saferflow", "run", "--set", f"grpo.kl={value}", "--queue", **place)
         assert status == 0, output
         assert "ordered: grpo.kl=" in output
-    status, told = python(project, "-m", "flows.queue", **place)
+    status, told = python(project, "-m", "saferflow", "queue", **place)
     assert status == 0, told
     places = [told.index(f"experiment grpo.kl={value}") for value in values]
     assert places == sorted(places)
@@ -121,7 +121,7 @@ def test_queued_experiments_run_one_after_the_other_in_their_order(project):
     assert {run.info.status for run in found} == {"FINISHED"}
     assert all("safety" in run.data.metrics for run in found)
     limit = time.monotonic() + 120  # the server plans ahead once a minute
-    while " retrain " not in (told := python(project, "-m", "flows.queue", **place)[1]):
+    while " retrain " not in (told := python(project, "-m", "saferflow", "queue", **place)[1]):
         assert time.monotonic() < limit, told
         time.sleep(5)
     assert told.count(" retrain ") == 1, "the next by the clock, and none of those after it"

@@ -14,9 +14,9 @@ def champion(project) -> int:
     return int(project.mlflow().get_registered_model("saferflow").aliases["champion"])
 
 
-def promote(project, *arguments: str) -> subprocess.Popen:
+def saferflow(project, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "flows.promote", *arguments], cwd=project.root, env=project.environ(),
+        [sys.executable, "-m", "saferflow", *arguments], cwd=project.root, env=project.environ(),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -30,7 +30,7 @@ def waiting(project):
     assert status == 0, output
     assert "a person has to agree (gate.sign_off): saferflow promote 2" in output
     assert champion(project) == 1
-    process = promote(project)
+    process = saferflow(project, "promote")
     for line in iter(process.stdout.readline, ""):
         if "saferflow approve" in line:
             break
@@ -42,18 +42,18 @@ def waiting(project):
 
 
 def answer(project, *arguments: str) -> tuple[int, str]:
-    process = promote(project, *arguments)
+    process = saferflow(project, "approve", *arguments)
     output, _ = process.communicate(timeout=60)
     return process.returncode, output
 
 
 def test_nothing_moves_before_somebody_agrees_and_who_it_was_is_in_the_ledger(waiting):
     project, process, run = waiting
-    status, output = answer(project, "--answer", "agree", "--by", "Ada", "--run", "somebody-else")
+    status, output = answer(project, "somebody-else", "--by", "Ada")
     assert status == 1
     assert run in output, "an error names what waits"
     assert champion(project) == 1
-    status, output = answer(project, "--answer", "agree", "--by", "Ada", "--why", "read the report", "--run", run)
+    status, output = answer(project, run, "--by", "Ada", "--why", "read the report")
     assert status == 0, output
     told, _ = process.communicate(timeout=60)
     assert process.returncode == 0, told
@@ -64,7 +64,7 @@ def test_nothing_moves_before_somebody_agrees_and_who_it_was_is_in_the_ledger(wa
 
 def test_a_refusal_leaves_the_champion(waiting):
     project, process, run = waiting
-    status, output = answer(project, "--answer", "refuse", "--by", "Ada", "--run", run)
+    status, output = answer(project, run, "--refuse", "--by", "Ada")
     assert status == 0, output
     told, _ = process.communicate(timeout=60)
     assert process.returncode == 1

@@ -39,7 +39,7 @@ def receiver():
 
 def retrain(project, *arguments: str, **environ: str) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "flows.retrain", *arguments],
+        [sys.executable, "-m", "saferflow", "retrain", *arguments],
         cwd=project.root, env=project.environ(**environ), capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
@@ -170,7 +170,7 @@ def test_a_worker_runs_the_deployment_that_prefect_yaml_names_by_the_clock(proje
 
     for _ in range(2):  # a second time changes nothing
         done = subprocess.run(
-            [sys.executable, "-m", "flows.setup", "--gpus", "3"],
+            [sys.executable, "-m", "saferflow", "init", "--gpus", "3"],
             cwd=project.root, env=environ, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr

@@ -33,7 +33,7 @@ FEW = (*TINY, "grpo.rollout_micro_batch=4", "curate.batch_size=2", "curate.sampl
 
 
 def rehearse(*arguments: str, settings: tuple[str, ...]) -> tuple[int, str]:
-    command = [sys.executable, "-c", "from saferflow.cli import main; main()", "rehearse", *arguments]
+    command = [sys.executable, "-m", "saferflow", "rehearse", *arguments]
     command += [part for setting in settings for part in ("--set", setting)]
     environ = {**os.environ, "COLUMNS": "160", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
     environ |= {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}

@@ -128,7 +128,7 @@ def test_a_command_ends_with_one_line(store, tmp_path, statement):
         (tmp_path / name).symlink_to(ROOT / name)
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(
-        [sys.executable, "-c", "from saferflow.cli import main; main()", "compare", "v1", "v2"],
+        [sys.executable, "-m", "saferflow", "compare", "v1", "v2"],
         cwd=tmp_path, env=environ, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1

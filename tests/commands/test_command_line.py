@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from saferflow.cli import folder
+from saferflow import commands
+from saferflow.commands import folder
 
 ROOT = Path(__file__).parents[2]
 PROFILE = "run:\n  profile: other\n"
@@ -15,39 +17,43 @@ PROFILE = "run:\n  profile: other\n"
 
 def saferflow(*arguments: str, cwd: Path = ROOT) -> tuple[int, str]:
     environ = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
-    command = [sys.executable, "-c", "from saferflow.cli import main; main()", *arguments]
+    command = [sys.executable, "-m", "saferflow", *arguments]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environ)
     return done.returncode, done.stdout + done.stderr
 
 
 def test_the_help_loads_none_of_the_slow_libraries():
-    code = "import sys, saferflow.cli; print(*sorted({'torch', 'mlflow', 'prefect', 'dvc', 'datasets'} & set(sys.modules)))"
+    code = (
+        "import sys; from typer.testing import CliRunner; from saferflow import commands; "
+        "shown = CliRunner().invoke(commands.app, ['--help']); assert not shown.exception, shown.exception; "
+        "print(*sorted({'torch', 'mlflow', 'prefect', 'dvc', 'datasets', 'pydantic', 'pyarrow'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_command_imports_no_other_command():
+    code = (
+        "import sys; from typer.testing import CliRunner; from saferflow import commands; "
+        "CliRunner().invoke(commands.app, ['chat', '--help']); "
+        "print(*sorted(name for name in commands.NAMES if f'saferflow.commands.{name}' in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["chat"]
 
 
 def test_the_help_names_every_command():
     status, output = saferflow("--help")
     assert status == 0
-    for command in (
-        "run",
-        "status",
-        "chat",
-        "check",
-        "audit",
-        "compare",
-        "promote",
-        "rollback",
-        "ledger",
-        "retrain",
-        "export",
-        "data",
-        "incident",
-        "doctor",
-        "ui",
-        "stop",
-    ):
+    for command in commands.NAMES:
         assert f" {command} " in output
+
+
+@pytest.mark.parametrize("name", commands.NAMES)
+def test_each_command_is_a_file_of_its_name(name):
+    app = import_module(f"saferflow.commands.{name}").app
+    [*declared] = app.registered_commands
+    assert app.info.help or [command.callback.__name__ for command in declared] == [name]
 
 
 def test_without_arguments_it_teaches():

@@ -1,0 +1,88 @@
+"""`saferflow serve`."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from saferflow.commands.application import single
+from saferflow.commands.project import project
+
+app = single()
+
+
+class Backend(StrEnum):
+    """Whose server `serve` starts."""
+
+    TRANSFORMERS = "transformers"
+    VLLM = "vllm"
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(
+    context: typer.Context,
+    version: Annotated[str, typer.Argument(help="A registered version as 3 or v3, or an alias.")] = "champion",
+    guard: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="An OpenAI-compatible server whose model answers where the gate lets it."),
+    ] = None,
+    guard_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model that --guard stands before.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option(help="Serve another version as soon as the alias points to it; a number is not followed.")
+    ] = True,
+    bare: Annotated[bool, typer.Option("--bare", help="The policy alone: no plan, no check.")] = False,
+    backend: Annotated[
+        Backend, typer.Option(help="Whose server a bare policy gets; vllm wants a GPU.")
+    ] = Backend.TRANSFORMERS,
+    host: Annotated[str, typer.Option(help="Where it listens; beyond this machine only with a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="And at which port.")] = 8000,
+) -> None:
+    """Serve a registered version as a whole: planner, policy under the plan's grammar, check, behind OpenAI's chat completions.
+
+    The message's `content` is the answer, `reasoning_content` its trace, the field `saferflow` plan, verdict and version. Its
+    files are compared with the registry's hashes first, and with its signature where gate.public_key asks for one. On another
+    address than this machine's own, callers must show the key in SAFERFLOW_SERVE_KEY.
+
+    A version that is named by an alias is followed: where the alias moves, the other version is loaded beside the served one and
+    takes its place. No request is lost; a version that cannot be loaded leaves the served one.
+
+    `--guard` puts planner, trace and gate in front of another model: the policy decides, and where it decides `answer` that model
+    answers. Its server's key is read from SAFERFLOW_GUARD_KEY.
+
+    `--bare` starts transformers' own server, or vLLM's, on the policy alone; further options go to that server as they are.
+
+    Examples:
+
+    `saferflow serve` · `saferflow serve v3 --port 8001` · `saferflow serve --bare` ·
+    `saferflow serve --guard http://127.0.0.1:9000/v1 --guard-model big` ·
+    `VLLM_API_KEY=… saferflow serve --backend vllm --host 0.0.0.0 --max-model-len 8192`
+    """
+    root, params = project()
+    from rich.console import Console
+
+    from saferflow.cli.serve import serve_bare, serve_system
+
+    console = Console(highlight=False, soft_wrap=True)
+    if (guard is None) != (guard_model is None):
+        raise typer.BadParameter("--guard URL and --guard-model NAME go together")
+    if bare or backend is Backend.VLLM:
+        if guard:
+            raise typer.BadParameter("--guard wants the whole system, not a --bare policy")
+        serve_bare(
+            console, root, params, version, backend=backend.value, host=host, port=port, arguments=context.args
+        )  # fmt: skip
+        return
+    if context.args:
+        raise typer.BadParameter(f"{' '.join(context.args)}: such options go to a --bare server alone")
+    serve_system(
+        console,
+        root,
+        params,
+        version,
+        host=host,
+        port=port,
+        guard=(guard, guard_model) if guard and guard_model else None,
+        follow=follow,
+    )
