@@ -16,13 +16,11 @@ from prefect.context import TagsContext
 from prefect.exceptions import TerminationSignal
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from rich.console import Console
 from rich.text import Text
 
 from flows import abandoned, nodes
-from flows.checkout import alone, hold_back_proxies, prepared
+from flows.checkout import alone, close_abandoned, console, hold_back_proxies, nothing_to_do, prepared
 from flows.reproduce import RAN, UNCHANGED, Failure, StageFailed, reproduce
-from flows.run import close_abandoned, nothing_to_do
 from saferflow.addresses import is_local
 from saferflow.cli import show
 from saferflow.data import profile_plot
@@ -47,7 +45,6 @@ from saferflow.tracking import (
 
 ARTIFACT_LIMIT = 64 * 2**20
 """Bytes. A model folder up to this size is copied into MLflow; of a larger one MLflow gets the address and digest."""
-console = Console(highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from rich.console import Console
 
 from flows import process
 from saferflow.addresses import unusable_proxies
 from saferflow.errors import PipelineError
 from saferflow.params import Params, load_params
-from saferflow.tracking import environment
+from saferflow.release.registration import pending
+from saferflow.tracking import environment, graph, lineage, runs
+
+console = Console(highlight=False, soft_wrap=True)
+"""The terminal of a flow."""
 
 
 def prepared(root: Path) -> Params:
@@ -49,3 +54,17 @@ def alone(root: Path) -> Iterator[None]:
         raise PipelineError(
             f"another pipeline is at work in this checkout (process {other}); wait for it, or end it with: kill {other}"
         ) from None
+
+
+def close_abandoned(root: Path) -> None:
+    """Close the MLflow runs of pipelines that were killed; call while holding the checkout's lock."""
+    for run in runs.close_abandoned(lineage.checkout_id(root)):
+        console.print(f"MLflow run {run} was left by a pipeline that did not end; it is marked KILLED")
+
+
+def nothing_to_do(root: Path, params: Params) -> bool:
+    """Say so if every stage is up to date and its policy registered."""
+    if pending(root, params):
+        return False
+    console.print(f"nothing to do: all {len(graph.load_stages(root))} stages up to date")
+    return True

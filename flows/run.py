@@ -5,29 +5,9 @@ Prefect is imported where something has to run: a run with nothing to do is over
 
 from pathlib import Path
 
-from rich.console import Console
-
-from flows.checkout import alone, prepared
+from flows.checkout import alone, close_abandoned, console, nothing_to_do, prepared
 from saferflow.cli import show
-from saferflow.params import Params
-from saferflow.release.registration import pending
-from saferflow.tracking import graph, lineage, runs
-
-console = Console(highlight=False, soft_wrap=True)
-
-
-def close_abandoned(root: Path) -> None:
-    """Close the MLflow runs of pipelines that were killed; call while holding the checkout's lock."""
-    for run in runs.close_abandoned(lineage.checkout_id(root)):
-        console.print(f"MLflow run {run} was left by a pipeline that did not end; it is marked KILLED")
-
-
-def nothing_to_do(root: Path, params: Params) -> bool:
-    """Say so if every stage is up to date and its policy registered."""
-    if pending(root, params):
-        return False
-    console.print(f"nothing to do: all {len(graph.load_stages(root))} stages up to date")
-    return True
+from saferflow.tracking import graph
 
 
 def _is_up_to_date(root: Path) -> bool:

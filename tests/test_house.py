@@ -5,6 +5,7 @@ from itertools import chain
 from pathlib import Path
 
 import grimp
+import networkx
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -19,6 +20,13 @@ LONGEST_APPLICATION = 120
 @pytest.fixture(scope="module")
 def imports() -> grimp.ImportGraph:
     return grimp.build_graph("saferflow", "flows", cache_dir=None)
+
+
+def test_no_modules_import_each_other_in_a_circle(imports):
+    """Imports for the types alone count: a file owns the type that others need."""
+    edges = ((module, known) for module in imports.modules for known in imports.find_modules_directly_imported_by(module))
+    circles = networkx.strongly_connected_components(networkx.DiGraph(edges))
+    assert not [sorted(circle) for circle in circles if len(circle) > 1]
 
 
 def calls(file: Path) -> set[str]:

@@ -30,7 +30,8 @@ from saferflow.judge.rubric_text import RubricText
 from saferflow.params import EndpointJudgeParams, load_params
 from saferflow.planner.rules import plan_for
 from saferflow.planner.tables import QUARANTINE, fill
-from saferflow.planner.writer import Task, writer_of
+from saferflow.planner.tasks import Task
+from saferflow.planner.writer import writer_of
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
 from saferflow.protocol.trace import render

@@ -11,7 +11,7 @@ from saferflow.evaluation.rule_attacker import RuleAttacker
 from saferflow.judge.rules import answer_of
 from saferflow.params import AttackParams, Params
 from saferflow.planner.tables import fill
-from saferflow.planner.writer import Writer
+from saferflow.planner.tasks import Writer
 
 SECTION = "attack.attacker"
 Examine = Callable[[Sequence[Sequence[PromptRow]]], list[Answered]]

@@ -34,7 +34,8 @@ from saferflow.evaluation.report import render_report
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.params import Params
 from saferflow.planner.tables import fill
-from saferflow.planner.writer import Writer, writer_of
+from saferflow.planner.tasks import Writer
+from saferflow.planner.writer import writer_of
 from saferflow.release.attacks import record
 from saferflow.rng import rng
 from saferflow.stages.evaluate import examiner

@@ -16,7 +16,7 @@ from saferflow.data.rows import Labels
 from saferflow.endpoint.client import Endpoint, Request
 from saferflow.endpoint.forms import ChoiceForm, Unanswered
 from saferflow.errors import PlanError
-from saferflow.planner.writer import Task
+from saferflow.planner.tasks import Task
 from saferflow.protocol.check import check
 from saferflow.protocol.hazards import HAZARDS, NONE
 from saferflow.protocol.personas import PERSONAS

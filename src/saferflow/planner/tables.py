@@ -23,7 +23,8 @@ from saferflow.planner.responses import (
     own_rejected,
     rejected_side,
 )
-from saferflow.planner.writer import RULES, Task, Writer
+from saferflow.planner.tasks import Task, Writer
+from saferflow.planner.writer import RULES
 from saferflow.protocol.plan import Plan
 from saferflow.protocol.trace import Response, parse, render
 from saferflow.rng import rng

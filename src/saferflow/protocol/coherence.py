@@ -1,15 +1,12 @@
 """What makes a plan incoherent. Each finding is one line that says what it got, what it expected and the way out."""
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
+from saferflow.protocol.fields import PlanFields
 from saferflow.protocol.hazards import HAZARDS, NONE
 from saferflow.protocol.personas import PERSONAS
 from saferflow.protocol.tools import TOOLS, Layer
 from saferflow.protocol.topologies import GATE, GUARDS, KINDS
-
-if TYPE_CHECKING:
-    from saferflow.protocol.plan import Plan
 
 MAX_BRANCH = 3
 """Tools on one branch of a tree: each is a short path."""
@@ -19,7 +16,7 @@ MAX_LOOP_TOOLS = 6
 """Perception and reasoning tools of a loop that may return twice: keeps its automaton under ten thousand states."""
 
 
-def problems(plan: "Plan") -> tuple[str, ...]:
+def problems(plan: PlanFields) -> tuple[str, ...]:
     """Everything that is wrong with a plan; empty for a coherent one. Total on values of any type.
 
     A rule that reads a field of the wrong type is left out; all others are looked at all the same.
@@ -32,7 +29,7 @@ def problems(plan: "Plan") -> tuple[str, ...]:
     return tuple(found)
 
 
-def _types(plan: "Plan") -> Iterator[tuple[str, str]]:
+def _types(plan: PlanFields) -> Iterator[tuple[str, str]]:
     for name in ("hazard", "persona", "topology"):
         if not isinstance(getattr(plan, name), str):
             yield name, f"a string is expected, got {getattr(plan, name)!r}"
@@ -49,37 +46,37 @@ def _names(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
 
 
-def _hazard(plan: "Plan") -> Iterator[str]:
+def _hazard(plan: PlanFields) -> Iterator[str]:
     if plan.hazard != NONE and plan.hazard not in HAZARDS:
         yield f"hazard: {plan.hazard!r} is unknown; one of {NONE}, {', '.join(HAZARDS)}"
 
 
-def _severity(plan: "Plan") -> Iterator[str]:
+def _severity(plan: PlanFields) -> Iterator[str]:
     if plan.severity not in range(4):
         yield f"severity: {plan.severity} is out of range; 0 none, 1 low, 2 medium, 3 high"
 
 
-def _fit(plan: "Plan") -> Iterator[str]:
+def _fit(plan: PlanFields) -> Iterator[str]:
     if plan.severity in range(4) and (plan.hazard == NONE) != (plan.severity == 0):
         yield f"severity: {plan.severity} does not fit hazard {plan.hazard!r}; 0 goes with {NONE}, 1 to 3 with a code"
 
 
-def _persona(plan: "Plan") -> Iterator[str]:
+def _persona(plan: PlanFields) -> Iterator[str]:
     if plan.persona not in PERSONAS:
         yield f"persona: {plan.persona!r} is unknown; one of {', '.join(PERSONAS)}"
 
 
-def _kind(plan: "Plan") -> Iterator[str]:
+def _kind(plan: PlanFields) -> Iterator[str]:
     if plan.topology not in KINDS:
         yield f"topology: {plan.topology!r} is unknown; one of {', '.join(KINDS)}"
 
 
-def _returns(plan: "Plan") -> Iterator[str]:
+def _returns(plan: PlanFields) -> Iterator[str]:
     if plan.max_returns not in range(MAX_RETURNS + 1):
         yield f"max_returns: {plan.max_returns} is out of range; 0 to {MAX_RETURNS}"
 
 
-def _tools(plan: "Plan") -> Iterator[str]:
+def _tools(plan: PlanFields) -> Iterator[str]:
     for tool in dict.fromkeys(plan.tools):
         if tool not in TOOLS:
             yield f"tools: {tool!r} is unknown; one of {', '.join(TOOLS)}"
@@ -93,7 +90,7 @@ def _tools(plan: "Plan") -> Iterator[str]:
         yield f"tools: {GATE} is mandatory; add it"
 
 
-def _topology(plan: "Plan") -> Iterator[str]:
+def _topology(plan: PlanFields) -> Iterator[str]:
     known = [tool for tool in plan.tools if tool in TOOLS]
     if plan.topology == "linear":
         ranked = sorted(known, key=_rank)
@@ -112,7 +109,7 @@ def _topology(plan: "Plan") -> Iterator[str]:
         yield from _branches(plan, inner)
 
 
-def _branches(plan: "Plan", inner: list[str]) -> Iterator[str]:
+def _branches(plan: PlanFields, inner: list[str]) -> Iterator[str]:
     root = next((tool for tool in inner if TOOLS[tool].layer is Layer.PERCEPTION), None)
     expected = sorted(set(inner) - {root})
     if sorted(tool for branch in plan.branches for tool in branch) != expected:
@@ -139,7 +136,7 @@ def _of(layer: Layer) -> list[str]:
     return [tool.name for tool in TOOLS.values() if tool.layer is layer]
 
 
-_RULES: tuple[tuple[frozenset[str], Callable[["Plan"], Iterator[str]]], ...] = (
+_RULES: tuple[tuple[frozenset[str], Callable[[PlanFields], Iterator[str]]], ...] = (
     (frozenset({"hazard"}), _hazard),
     (frozenset({"severity"}), _severity),
     (frozenset({"hazard", "severity"}), _fit),

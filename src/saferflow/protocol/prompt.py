@@ -1,15 +1,13 @@
 """A plan as the system prompt that the responder reads; every rule in it is read off the automaton."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from saferflow.protocol.fields import PlanFields
 from saferflow.protocol.hazards import HAZARDS
 from saferflow.protocol.paths import required, states, targets_first
 from saferflow.protocol.personas import PERSONAS
 from saferflow.protocol.tools import DECISIONS, TOOLS
 from saferflow.protocol.topologies import GATE, Automaton
-
-if TYPE_CHECKING:
-    from saferflow.protocol.plan import Plan
 
 FORM = """<thinking>
 [TOOL-NAME]: field=value; field=value
@@ -22,8 +20,11 @@ the answer
 END = "the end"
 
 
-def render_prompt(plan: "Plan", detail: Literal["brief", "full"]) -> str:
+def render_prompt(plan: PlanFields, automaton: Automaton, detail: Literal["brief", "full"]) -> str:
     """The configuration in four lines (`brief`), or with hazard, fields, form and rules (`full`).
+
+    Args:
+        automaton: of the plan.
 
     Raises:
         ValueError: another detail.
@@ -31,11 +32,11 @@ def render_prompt(plan: "Plan", detail: Literal["brief", "full"]) -> str:
     if detail == "brief":
         return _brief(plan)
     if detail == "full":
-        return _full(plan)
+        return _full(plan, automaton)
     raise ValueError(f"detail is 'brief' or 'full', got {detail!r}")
 
 
-def _brief(plan: "Plan") -> str:
+def _brief(plan: PlanFields) -> str:
     return (
         f"Persona: {plan.persona}. {PERSONAS[plan.persona].stance}\n"
         f"Suspected: {plan.hazard}, severity {plan.severity}.\n"
@@ -44,14 +45,14 @@ def _brief(plan: "Plan") -> str:
     )
 
 
-def _topology(plan: "Plan") -> str:
+def _topology(plan: PlanFields) -> str:
     """The kind with what sets this plan apart from the kind's default."""
     if plan.branches:
         return f"tree, branches {', '.join(' > '.join(branch) for branch in plan.branches)}"
     return f"loop, returns {plan.max_returns}" if plan.topology == "loop" and plan.max_returns != 1 else plan.topology
 
 
-def _full(plan: "Plan") -> str:
+def _full(plan: PlanFields, automaton: Automaton) -> str:
     hazard = HAZARDS.get(plan.hazard)
     suspected = f"{hazard.code} {hazard.name} ({hazard.phrase})" if hazard else plan.hazard
     persona = PERSONAS[plan.persona]
@@ -65,7 +66,7 @@ def _full(plan: "Plan") -> str:
             "Think in tool calls, one a line, then answer, in exactly this form:",
             FORM,
             "Rules:",
-            *(f"- {rule}" for rule in rules(plan.automaton)),
+            *(f"- {rule}" for rule in rules(automaton)),
         ]
     )
 

@@ -8,12 +8,10 @@ is described by what it obliges to (`obliges`) and by its free choices. Checking
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from saferflow.protocol.fields import PlanFields
 from saferflow.protocol.tools import DECISIONS, TOOLS, Layer
-
-if TYPE_CHECKING:
-    from saferflow.protocol.plan import Plan
 
 KINDS = ("linear", "tree", "mesh", "shield", "loop")
 
@@ -182,7 +180,7 @@ def guard(tool: str, fields: Iterable[tuple[str, str]]) -> str:
 
 
 @lru_cache(maxsize=4096)
-def compile_plan(plan: "Plan") -> Automaton:
+def compile_plan(plan: PlanFields) -> Automaton:
     """The automaton of a plan. Plans that differ in hazard, severity or persona alone share one."""
     layers = tuple(plan.layer(layer) for layer in Layer)
     return _compile(plan.topology, layers, plan.paths, plan.max_returns if plan.topology == "loop" else 0)

@@ -35,7 +35,8 @@ from saferflow.planner.counts import Counts
 from saferflow.planner.perturb import PERTURBATIONS, unknown
 from saferflow.planner.responses import brings_response
 from saferflow.planner.tables import BROKEN, QUARANTINE, SERVER, UNLABELLED, Made, fill
-from saferflow.planner.writer import Writer, writer_of
+from saferflow.planner.tasks import Writer
+from saferflow.planner.writer import writer_of
 from saferflow.stages.entry import run_stage
 from saferflow.stages.metrics import write_metrics
 
