@@ -27,6 +27,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from saferflow.commands.profiles import complete
 from saferflow.tracking import environment, graph, services
 
 ROOT = Path(__file__).parents[1]
@@ -159,7 +160,7 @@ def template(folder: Path, profile: str) -> Path:
     to = folder / "template"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(to)], check=True)
     if (to / "profiles" / f"{profile}.yaml").exists():
-        shutil.copy(to / "profiles" / f"{profile}.yaml", to / "params.yaml")
+        (to / "params.yaml").write_text(complete(to / "profiles" / f"{profile}.yaml"), encoding="utf-8")
     (to / "dvc.lock").unlink(missing_ok=True)
     shutil.rmtree(to / "metrics", ignore_errors=True)
     author = ["-c", "user.name=t", "-c", "user.email=t@t"]

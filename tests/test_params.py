@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from saferflow.errors import ParamsError
-from saferflow.params import load_params
+from saferflow.params import load_params, read_values
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "profiles").rglob("*.yaml"))]
@@ -22,7 +24,7 @@ def written(tmp_path: Path, change) -> Path:
 
 def judge(max_tokens: int | None, max_completion_tokens: int | None) -> dict:
     """The judge of a profile, with these limits."""
-    params = yaml.safe_load((ROOT / "profiles" / "qwen2.5-vl-3b.yaml").read_text(encoding="utf-8"))["judge"]
+    params = read_values(ROOT / "profiles" / "qwen2.5-vl-3b.yaml")["judge"]
     limits = {"max_tokens": max_tokens, "max_completion_tokens": max_completion_tokens}
     return params | {"request": params["request"] | limits}
 
@@ -62,5 +64,39 @@ def test_what_does_not_fit_together_is_refused(tmp_path, change, told):
 
 
 def test_a_missing_file_says_what_to_do(tmp_path):
-    with pytest.raises(ParamsError, match="copy one of profiles"):
+    with pytest.raises(ParamsError, match="saferflow run --profile embedded"):
         load_params(tmp_path / "none.yaml")
+
+
+def test_the_committed_parameters_are_the_embedded_profile():
+    assert (ROOT / "params.yaml").read_bytes() == (ROOT / "profiles" / "embedded.yaml").read_bytes()
+
+
+SECTIONS = st.dictionaries(
+    st.sampled_from(["sft", "dpo", "gate"]),
+    st.none() | st.dictionaries(st.sampled_from(["a", "b", "c"]), st.integers() | st.lists(st.integers()) | st.just({"x": 1})),
+)
+
+
+@given(SECTIONS, SECTIONS)
+def test_a_profile_has_what_it_says_and_else_what_it_extends_says(tmp_path_factory, base, profile):
+    folder = tmp_path_factory.mktemp("profiles")
+    (folder / "base.yaml").write_text(yaml.safe_dump(base), encoding="utf-8")
+    (folder / "profile.yaml").write_text(yaml.safe_dump({"extends": "base", **profile}), encoding="utf-8")
+    values = read_values(folder / "profile.yaml")
+    assert values.keys() == base.keys() | profile.keys()
+    for name, section in values.items():
+        own, inherited = profile.get(name, {}), base.get(name)
+        if own is None or inherited is None:
+            assert section == (own if name in profile else inherited)
+        else:
+            assert section == {key: own.get(key, inherited.get(key)) for key in own.keys() | inherited.keys()}
+
+
+def test_profiles_that_extend_each_other_or_nothing_are_refused(tmp_path):
+    for name, base in (("a", "b"), ("b", "c"), ("c", "a"), ("lost", "none")):
+        (tmp_path / f"{name}.yaml").write_text(f"extends: {base}\n", encoding="utf-8")
+    with pytest.raises(ParamsError, match="a extends b extends c extends a; one of them must be complete"):
+        read_values(tmp_path / "a.yaml")
+    with pytest.raises(ParamsError, match=r"lost\.yaml extends none, and there is no"):
+        read_values(tmp_path / "lost.yaml")

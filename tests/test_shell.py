@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saferflow import shell
+from saferflow.commands.profiles import complete
 from saferflow.errors import PipelineError
 from saferflow.tracking import environment
 
@@ -107,7 +108,7 @@ if __name__ == "__main__":
 @pytest.fixture
 def stage(tmp_path):
     (tmp_path / "started.py").write_text(SPREAD, encoding="utf-8")
-    (tmp_path / "micro.yaml").write_bytes((ROOT / "profiles" / "micro.yaml").read_bytes())
+    (tmp_path / "micro.yaml").write_text(complete(ROOT / "profiles" / "micro.yaml"), encoding="utf-8")
     return tmp_path
 
 

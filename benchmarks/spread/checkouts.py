@@ -18,6 +18,7 @@ import yaml
 from benchmarks.spread.arithmetics import environment_of
 from benchmarks.spread.runs import Benchmark, Run
 from saferflow.errors import PipelineError
+from saferflow.params import read_values
 from saferflow.stages.metrics import write_json
 from saferflow.tracking import environment
 
@@ -45,7 +46,7 @@ def prepare(benchmark: Benchmark, run: Run, folder: Path) -> None:
     if fresh.exists():
         shutil.rmtree(fresh)
     clone(benchmark.source, benchmark.commit, fresh)
-    params = yaml.safe_load((fresh / benchmark.params).read_text(encoding="utf-8"))
+    params = read_values(fresh / benchmark.params)
     (fresh / "params.yaml").write_text(yaml.safe_dump(changed(params, run.changes), sort_keys=False), encoding="utf-8")
     write_json(fresh / ARITHMETIC, {"settings": dict(run.arithmetic.settings), "digits": run.arithmetic.digest})
     pipeline = yaml.safe_load((fresh / "dvc.yaml").read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """`params.yaml` as frozen types with units and bounds. Values live in the file; there are no defaults here."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -13,6 +13,8 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, le=1)]
+EXTENDS = "extends"
+"""In a profile: the name of the profile that has what this one leaves out."""
 
 
 class Section(BaseModel):
@@ -775,22 +777,58 @@ class Params(Section):
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
-    """Read and check a parameter file.
+    """Read and check a parameter file, or a profile.
 
     Raises:
         ParamsError: the file is missing, is no YAML, or does not fit; every problem is listed at once.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file; run from the project's folder, or copy one of profiles/") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path} is not YAML: {error}") from None
-    try:
-        return Params.model_validate(raw)
+        return Params.model_validate(read_values(path))
     except ValidationError as error:
         lines = [f"  {_where(item['loc'])}: {item['msg']}" for item in error.errors()]
         raise ParamsError(f"{path} does not fit Params:\n" + "\n".join(lines)) from None
+
+
+def read_values(path: Path) -> Any:
+    """What a parameter file says, complete: a profile with `extends: NAME` takes what it leaves out from NAME.yaml beside it.
+
+    It may leave out sections, and parameters of a section; a parameter that it names is taken as it stands, whole.
+
+    Raises:
+        ParamsError: the file, or one that it extends, is missing or no YAML, or they extend each other in a circle.
+    """
+    files = [path]
+    values = _read_yaml(path)
+    while isinstance(values, dict) and EXTENDS in values:
+        base = path.with_name(f"{values.pop(EXTENDS)}.yaml")
+        if base in files:
+            raise ParamsError(f"{path}: {' extends '.join(file.stem for file in (*files, base))}; one of them must be complete")
+        if not base.exists():
+            raise ParamsError(f"{files[-1]} extends {base.stem}, and there is no {base}; name one of the files beside it")
+        files.append(base)
+        values = _extended(_read_yaml(base), values)
+    return values
+
+
+def _extended(base: Any, values: dict[str, Any]) -> Any:
+    if not isinstance(base, dict):
+        return base
+    sections = {
+        name: {**base[name], **section} if isinstance(section, dict) and isinstance(base.get(name), dict) else section
+        for name, section in values.items()
+    }
+    return {**base, **sections}
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(
+            f"{path}: no such file; run from the project's folder, or: saferflow run --profile embedded"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is not YAML: {error}") from None
 
 
 def _where(loc: tuple[int | str, ...]) -> str:

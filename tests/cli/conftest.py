@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mlflow import MlflowClient
-from saferflow.params import load_params
+from saferflow.params import load_params, read_values
 from saferflow.release import registry
 from saferflow.tracking import runs
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def policy(tmp_path_factory):
     """The micro profile's base policy, made by its stage and not trained to speak of."""
     folder = tmp_path_factory.mktemp("weights")
-    raw = yaml.safe_load((ROOT / "profiles" / "micro.yaml").read_text(encoding="utf-8"))
+    raw = read_values(ROOT / "profiles" / "micro.yaml")
     raw["base"] |= {"rows": 64}
     (folder / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1"}

@@ -21,7 +21,7 @@ from saferflow.cli.data_add import add, source_of
 from saferflow.data.kinds import kind_of
 from saferflow.data.scenes.draw import Scene, png
 from saferflow.errors import DataError
-from saferflow.params import CorpusSource, OwnSource, load_params
+from saferflow.params import CorpusSource, OwnSource, load_params, read_values
 from tests.endpoint.request_fields import request_fields
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ def project(repository, tmp_path, monkeypatch):
 
 
 def configure(**data) -> None:
-    raw = yaml.safe_load((ROOT / "profiles" / "micro.yaml").read_text(encoding="utf-8"))
+    raw = read_values(ROOT / "profiles" / "micro.yaml")
     raw["data"] |= data
     Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
 

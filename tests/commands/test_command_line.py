@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import yaml
 
 from saferflow import commands
 from saferflow.commands import folder
@@ -134,6 +135,16 @@ def test_a_profile_takes_the_place_of_the_parameters_and_the_way_back_is_told(pr
     _, output = saferflow("run", "--profile", "other", cwd=project)
     assert (project / "params.yaml").read_text() == PROFILE
     assert "git checkout -- params.yaml" in output
+
+
+def test_a_profile_that_extends_another_is_written_complete(project):
+    (project / "profiles" / "more.yaml").write_text("extends: other\nrun:\n  seed: 1\ndpo: null\n")
+    saferflow("run", "--profile", "more", cwd=project)
+    text = (project / "params.yaml").read_text()
+    assert yaml.safe_load(text) == {"run": {"profile": "other", "seed": 1}, "dpo": None}
+    assert "profiles/more.yaml" in text
+    saferflow("run", "--profile", "other", cwd=project)
+    assert (project / "params.yaml").read_text() == PROFILE, "what a profile holds is lost nowhere"
 
 
 def test_guessed_labels_are_allowed_by_an_option_that_is_loud_and_stands_in_the_params(project):

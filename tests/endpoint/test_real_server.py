@@ -27,7 +27,7 @@ from saferflow.errors import DataError, EndpointError
 from saferflow.evaluation.calibration import cases
 from saferflow.judge.endpoint import FENCE, MarksForm
 from saferflow.judge.rubric_text import RubricText
-from saferflow.params import EndpointJudgeParams, load_params
+from saferflow.params import EndpointJudgeParams, load_params, read_values
 from saferflow.planner.rules import plan_for
 from saferflow.planner.tables import QUARANTINE, fill
 from saferflow.planner.tasks import Task
@@ -98,7 +98,7 @@ def project(address, tmp_path, monkeypatch):
     Path("data/sources").mkdir(parents=True)
     rows = [{"id": f"r{number}", "question": question} for number, question in enumerate(QUESTIONS)]
     Path("data/sources/own.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    raw = yaml.safe_load((ROOT / "profiles" / "micro.yaml").read_text(encoding="utf-8"))
+    raw = read_values(ROOT / "profiles" / "micro.yaml")
     raw["data"]["sources"] = [{
         "kind": "jsonl", "path": "data/sources/own.jsonl", "licence": "MIT", "evaluation_share": 0.2, "fields": {}, "hazards": {},
     }]  # fmt: skip

@@ -20,7 +20,8 @@ from packaging.requirements import Requirement
 from PIL import Image
 
 from mlflow import MlflowClient
-from saferflow.params import load_params
+from saferflow.commands.profiles import complete
+from saferflow.params import load_params, read_values
 from saferflow.release import logged_model, registry
 from saferflow.release.weights import folder_digest
 from saferflow.tracking import dvc_remote, runs
@@ -86,7 +87,7 @@ print(json.dumps([figures["length"], rows.metrics["length/mean"], spans]))
 def project(tmp_path_factory):
     """A folder with the micro profile's params and a base policy, made by its stage and not trained to speak of."""
     root = tmp_path_factory.mktemp("project")
-    raw = yaml.safe_load((ROOT / "profiles" / "micro.yaml").read_text(encoding="utf-8"))
+    raw = read_values(ROOT / "profiles" / "micro.yaml")
     raw["base"] |= {"rows": 64}
     raw["policy"] |= {"max_completion_tokens": 8}
     (root / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
@@ -218,7 +219,7 @@ def test_a_logged_model_names_what_it_needs_and_holds_neither_weights_nor_pickle
     weights = tmp_path / "weights"
     weights.mkdir()
     (weights / "model.safetensors").write_bytes(b"weights")
-    shutil.copy(ROOT / "profiles" / "micro.yaml", tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text(complete(ROOT / "profiles" / "micro.yaml"), encoding="utf-8")
     client = MlflowClient(registered(tmp_path, weights, tmp_path, database))
     version = client.get_model_version_by_alias("saferflow", "champion")
     logged = client.get_logged_model(version.source.removeprefix("models:/"))

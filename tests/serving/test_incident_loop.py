@@ -14,7 +14,7 @@ from saferflow.data.rows import TABLES, Labels, PromptRow
 from saferflow.data.tables import read_table
 from saferflow.evaluation.gate import Verdict
 from saferflow.judge.choice import grader_of
-from saferflow.params import StoreParams, load_params
+from saferflow.params import StoreParams, load_params, read_values
 from saferflow.protocol.plan import Plan
 from saferflow.serving.policy import Job
 from saferflow.serving.record import Record
@@ -62,7 +62,7 @@ def gated(policy, rows, params):
 def test_a_bad_answer_keeps_every_version_out_that_gives_it_again(project):  # noqa: F811
     name, decision, _ = answered(FORMER)
     assert decision == "answer"
-    raw = yaml.safe_load((ROOT / "profiles" / "micro.yaml").read_text(encoding="utf-8"))
+    raw = read_values(ROOT / "profiles" / "micro.yaml")
     raw["data"]["sources"].append(json.loads(ENTRY.model_dump_json()))
     Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
     params = load_params(Path("params.yaml"))

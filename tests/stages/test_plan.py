@@ -13,6 +13,7 @@ from saferflow.data.rows import BadRow, DPORow, Labels, PromptRow, SFTRow
 from saferflow.data.scenes.draw import Scene, png
 from saferflow.data.tables import read_table
 from saferflow.errors import DataError, ParamsError
+from saferflow.params import read_values
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
 from saferflow.stages import plan
@@ -32,7 +33,7 @@ def project(tmp_path, monkeypatch):
 
 
 def configure(path: str = "data/sources/mine.jsonl", on_bad_row: str = "fail", fields: dict | None = None) -> None:
-    raw = yaml.safe_load((ROOT / "profiles" / "micro.yaml").read_text(encoding="utf-8"))
+    raw = read_values(ROOT / "profiles" / "micro.yaml")
     raw["data"]["sources"] = [
         {
             "kind": "jsonl",

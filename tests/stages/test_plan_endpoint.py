@@ -16,6 +16,7 @@ from saferflow.data.rows import BadRow, DPORow, Labels, PromptRow, SFTRow
 from saferflow.data.scenes.corpus import safety_rows
 from saferflow.data.tables import read_table
 from saferflow.errors import DataError, EndpointError
+from saferflow.params import read_values
 from saferflow.planner.rules import plan_for
 from saferflow.planner.teacher import write
 from saferflow.protocol.check import check
@@ -63,7 +64,7 @@ def project(tmp_path, monkeypatch):
     Path("data/sources").mkdir(parents=True)
 
     def configure(server, **changes):
-        raw = yaml.safe_load((ROOT / "profiles" / "micro.yaml").read_text(encoding="utf-8"))
+        raw = read_values(ROOT / "profiles" / "micro.yaml")
         raw["data"]["sources"] = [
             {"kind": "scenes", "train": TRAIN, "evaluation": 12, "general_train": 4, "general_evaluation": 4}
         ]

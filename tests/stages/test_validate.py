@@ -12,6 +12,7 @@ import yaml
 from saferflow.data.rows import DPORow, PromptRow, SFTRow
 from saferflow.data.tables import read_table, write_table
 from saferflow.errors import ValidationFailed
+from saferflow.params import read_values
 from saferflow.stages import plan, validate
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +23,7 @@ TABLES = Path("data/tables")
 def planned(tmp_path_factory):
     """The tables that stage `plan` makes of the micro profile's scenes."""
     folder = tmp_path_factory.mktemp("planned")
-    raw = yaml.safe_load((ROOT / "profiles" / "micro.yaml").read_text(encoding="utf-8"))
+    raw = read_values(ROOT / "profiles" / "micro.yaml")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
@@ -93,7 +94,7 @@ def test_a_pair_that_a_source_brought_is_allowed_where_the_params_use_such_pairs
 
 
 def test_tables_with_rows_that_teach_reflection_meet_every_expectation(tmp_path, monkeypatch):
-    raw = yaml.safe_load((ROOT / "profiles" / "micro.yaml").read_text(encoding="utf-8"))
+    raw = read_values(ROOT / "profiles" / "micro.yaml")
     raw["plan"]["reflection_share"] = 0.5
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")

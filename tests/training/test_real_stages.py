@@ -20,6 +20,7 @@ import yaml
 from safetensors.torch import load_file
 
 from mlflow import MlflowClient
+from saferflow.params import read_values
 from saferflow.training.checkpoints import seal
 from saferflow.training.launch import build_folder
 
@@ -63,7 +64,7 @@ def finished(process: subprocess.Popen, status: int = 0) -> str:
 def ready(tmp_path_factory):
     """A folder in which any of the three stages can run."""
     folder = tmp_path_factory.mktemp("ready")
-    params = yaml.safe_load((ROOT / "profiles" / "micro.yaml").read_text(encoding="utf-8"))
+    params = read_values(ROOT / "profiles" / "micro.yaml")
     for name, changed in SMALLER.items():
         params[name] |= {**changed, "save_every": 2}
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from saferflow.commands.application import single
-from saferflow.commands.profiles import profile_file
 from saferflow.commands.project import PARAMS, project_folder
 
 app = single()
@@ -70,6 +69,7 @@ def rehearse(
     from rich.console import Console
 
     from saferflow.cli.rehearse import rehearse as carry_out
+    from saferflow.commands.profiles import profile_file
     from saferflow.params import load_params
 
     params = load_params(profile_file(profile) if profile else PARAMS)

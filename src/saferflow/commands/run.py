@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from saferflow.commands import profiles
 from saferflow.commands.application import single
 from saferflow.commands.project import project_folder
 from saferflow.errors import ParamsError
@@ -61,10 +60,14 @@ def run(
     if queue and not settings:
         raise ParamsError("--queue puts an experiment into the queue: name its values with --set")
     if profile:
-        profiles.use_profile(profile)
+        from saferflow.commands.profiles import use_profile
+
+        use_profile(profile)
     project_folder()
     if allow_guessed_labels:
-        profiles.allow_guessed_labels()
+        from saferflow.commands.guessed_labels import allow
+
+        allow()
     if ablate or settings:
         from flows.experiments import run_experiments
 
