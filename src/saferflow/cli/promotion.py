@@ -18,13 +18,14 @@ from saferflow.data.tables import read_table
 from saferflow.errors import PipelineError
 from saferflow.evaluation.advice import advise
 from saferflow.evaluation.gate import Verdict, against_attacks, regressed
+from saferflow.evaluation.grading import grade, item, picture
 from saferflow.evaluation.intervals import unmatched
 from saferflow.evaluation.remedies import Facts
 from saferflow.evaluation.report import render_report
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.judge.choice import grader_of
 from saferflow.params import Params
-from saferflow.stages.evaluate import TABLE, grade, item, picture
+from saferflow.stages.evaluate import TABLE
 from saferflow.stages.gate import CANDIDATE, CURATED, EVALUATED, VERDICT, compare_with_champion
 from saferflow.tracking import lineage, registry, runs, signing
 from saferflow.tracking.weights import weights_of
