@@ -14,7 +14,9 @@ def whole_rows(params: Params, prompts: int | None) -> dict[str, int]:
     general = sum(source.general_train for source in scenes)
     held_out = sum(source.evaluation + source.general_evaluation for source in scenes)
     if prompts is None:
-        prompts = sum(source.train for source in scenes) or round(params.curate.keep / (params.plan.grpo_share or 1))
+        prompts = sum(source.train for source in scenes) or round(
+            params.curate.keep / (params.plan.grpo_share or 1) / (1 - params.watch.share)
+        )
     if others:
         share = others[0].evaluation_share or 0.0
         held_out += round(prompts * share / (1 - share)) if share < 1 else 0

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from peft import PeftModel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from trl.models.utils import unwrap_model_for_generation
@@ -153,6 +154,7 @@ def undisturbed(trainer: Trainer) -> Iterator[torch.nn.Module]:
 def restore(trainer: Trainer, folder: Path) -> None:
     """Give a trainer's model the weights of a whole checkpoint."""
     if trainer.is_deepspeed_enabled:
-        deepspeed_load_checkpoint(trainer.model_wrapped, str(folder))
+        whole = not isinstance(trainer.model, PeftModel)  # of an adapter's model its own weights alone are there
+        deepspeed_load_checkpoint(trainer.model_wrapped, str(folder), load_module_strict=whole)
     else:
         trainer._load_from_checkpoint(str(folder))
