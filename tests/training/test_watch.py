@@ -41,7 +41,6 @@ SMALL = {
     "batch_size": 4,
     "micro_batch_size": 4,
     "epochs": 1,
-    "save_every": 1,
     "learning_rate": 0.01,
     "schedule": "constant",
 }
@@ -82,23 +81,25 @@ def watched(scores: Iterable[float], keep: str = "last", patience: int | None = 
     return partial(Watching, Watch(ROWS[1:4], params, 2, 6, examiner.grade, examiner.figures)), examiner
 
 
-def train(stage: str, start: Path, out: Path, watch=None, policy=POLICY, curve: list | None = None) -> dict[str, float]:
+def train(
+    stage: str, start: Path, out: Path, watch=None, policy=POLICY, curve: list | None = None, save_every: int = 1
+) -> dict[str, float]:
     """Train a stage on 16 rows, four a step; its metrics."""
-    curve = [] if curve is None else curve
+    curve, small = [] if curve is None else curve, SMALL | {"save_every": save_every}
     job = Job(
         policy, PARAMS.launch, 1, out, out.with_name(f"{out.name}-steps"), lambda *point: curve.append(point), watch
     )
     model, processor = load_model(start, policy, PARAMS.launch), load_processor(start, policy)
     if stage == "sft":
         rows = [SFTRow(r.id, "", "safety", r.image, "", r.question, "A cup.", "", LABELS) for r in ROWS]
-        return train_sft("sft", model, processor, rows, PARAMS.sft.model_copy(update=SMALL), job)
+        return train_sft("sft", model, processor, rows, PARAMS.sft.model_copy(update=small), job)
     if stage == "dpo":
         rows = [DPORow(r.id, "", r.image, "", r.question, "A cup.", "No.", "", "", LABELS) for r in ROWS]
         reference = load_model(start, policy, PARAMS.launch)
-        return train_dpo(model, reference, processor, rows, PARAMS.dpo.model_copy(update=SMALL), job)
+        return train_dpo(model, reference, processor, rows, PARAMS.dpo.model_copy(update=small), job)
     recipe = {"group": 2, "rollout_batch": 4, "rewards": {"length": 1.0}, "min_validity": 0.0, "collapse_window": 100}
     rewards = {"length": lambda completions, **columns: [len(c[0]["content"]) % 7 / 7 for c in completions]}
-    params = PARAMS.grpo.model_copy(update=SMALL | recipe)
+    params = PARAMS.grpo.model_copy(update=small | recipe)
     return train_grpo(model, processor, ROWS[:8], rewards, params, job, out.with_name("rollouts.jsonl"))
 
 
@@ -161,7 +162,8 @@ def test_the_best_policy_is_saved_where_it_is_the_one_to_keep(start, tmp_path, s
     """The best of four looks is the second: the weights are those of a run that ends there."""
     metrics = train(stage, start, tmp_path / "two", watched([2.0, 1.0], patience=1)[0], policy)
     assert (metrics["watch_step"], metrics["watch_stopped_early"]) == (2, 1.0)
-    metrics = train(stage, start, tmp_path / "best", watched([10.0, 40.0, 30.0, 40.0], keep="best")[0], policy)
+    watch, _ = watched([10.0, 40.0, 30.0, 40.0], keep="best")
+    metrics = train(stage, start, tmp_path / "best", watch, policy, save_every=100)
     assert (metrics["watch_step"], metrics[SCORE], metrics["watch_stopped_early"]) == (2, 40.0, 0.0)
     assert equal(tmp_path / "best", tmp_path / "two")
     train(stage, start, tmp_path / "last", policy=policy)
