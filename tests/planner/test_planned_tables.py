@@ -107,6 +107,7 @@ def test_rows_that_are_watched_are_trained_on_nowhere_and_all_others_stay_as_the
         assert (row.id, row.kind) == (rows[number].id, rows[number].labels.kind)
         assert bool(row.plan) == bool(row.system) == (row.kind == "safety")
     assert {some[number].rows[0].kind for number in aside} == {"safety", "general"}
+    assert {none[number].table for number in aside if rows[number].labels.kind == "safety"} == {"sft", "dpo", "grpo"}
 
 
 def test_incidents_and_rows_whose_labels_are_guesses_are_not_watched():

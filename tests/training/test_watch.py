@@ -29,6 +29,7 @@ PARAMS = load_params(Path(__file__).parents[2] / "profiles" / "micro.yaml")
 POLICY = PARAMS.policy.model_copy(update={"max_completion_tokens": 6})
 DROPPING = POLICY.model_copy(update={"lora": LoraParams(rank=2, alpha=4, dropout=0.5, targets=("q_proj", "v_proj"))})
 """A policy whose training draws random numbers in each step."""
+HALF = POLICY.model_copy(update={"dtype": "bfloat16"})
 RECOMPUTING = POLICY.model_copy(update={"gradient_checkpointing": True})
 PICTURES = [row.image for row in general_rows(4, 1, "train")]
 QUESTIONS = ["What is this?", "Which colour is it?", "Where is it?", "How do I clean it?"]
@@ -118,6 +119,7 @@ def equal(one: Path, other: Path) -> bool:
         pytest.param("sft", POLICY, id="sft"),
         pytest.param("sft", DROPPING, id="sft-with-dropout"),
         pytest.param("sft", RECOMPUTING, id="sft-that-recomputes"),
+        pytest.param("sft", HALF, id="sft-in-bfloat16"),
         pytest.param("dpo", POLICY, id="dpo"),
         pytest.param("grpo", POLICY, id="grpo"),
     ],
@@ -155,8 +157,8 @@ def test_watching_leaves_each_module_in_its_mode_and_the_gauge_without_its_token
 
 @pytest.mark.parametrize(
     ("stage", "policy"),
-    [("sft", POLICY), ("sft", DROPPING), ("dpo", POLICY), ("grpo", POLICY)],
-    ids=["sft", "sft-adapter", "dpo", "grpo"],
+    [("sft", HALF), ("sft", DROPPING), ("dpo", POLICY), ("grpo", POLICY)],
+    ids=["sft-in-bfloat16", "sft-adapter", "dpo", "grpo"],
 )
 def test_the_best_policy_is_saved_where_it_is_the_one_to_keep(start, tmp_path, stage, policy):
     """The best of four looks is the second: the weights are those of a run that ends there."""
