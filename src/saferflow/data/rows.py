@@ -11,6 +11,8 @@ from saferflow.errors import DataError
 Turn = tuple[str, str]
 """What the user said and what the assistant answered."""
 
+WRONG_ANSWER = "wrong_answer"
+"""`perturbation` of a general pair: the rejected side is the answer to another question or picture."""
 THEIRS = "theirs"
 """Who wrote a response that a source brings; and the name of what is wrong with a rejected side that a source brings."""
 
