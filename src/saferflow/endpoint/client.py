@@ -13,7 +13,8 @@ import io
 import json
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from saferflow.data.images import open_rgb
 from saferflow.endpoint.completion import Completion, Declined, Fault, ServerError, read_completion
 from saferflow.endpoint.fields import limit, sent_fields
 from saferflow.endpoint.forms import Refused, Unanswered, Unreadable, form_schema, read_form, sent_schema
+from saferflow.endpoint.loop import run_in_loop
 from saferflow.endpoint.store import Answer, Store
 from saferflow.endpoint.transport import Server
 from saferflow.errors import EndpointError
@@ -61,7 +63,7 @@ class Request:
 
 
 class Endpoint:
-    """A server, with a store of what it has said.
+    """A server, with a store of what it has said. Several threads may ask it at the same time.
 
     Args:
         section: where it stands in params.yaml, for messages.
@@ -84,6 +86,12 @@ class Endpoint:
         self._answered = self._refused = self._cut = 0
         self.spent = 0
         """Tokens paid for by this process."""
+        self._client: AsyncOpenAI | None = None
+        self._turns = asyncio.Semaphore(params.concurrency)
+        self._asking = 0
+        """Calls of `ask` that use the client and its turns now."""
+        self._sent: dict[str, asyncio.Event] = {}
+        """Requests that are with the server; set when its answer is here, or none will come."""
 
     def ask(self, requests: Sequence[Request], form: type[Form]) -> list[Form | Unanswered]:
         """An answer a request, in their order; `Unreadable` or `Refused` where the server had none for that row.
@@ -104,7 +112,7 @@ class Endpoint:
                     found[key] = kept
         if missing:
             try:
-                asyncio.run(self._fetch(missing, form, found))
+                run_in_loop(self._fetch(missing, form, found))
             except ExceptionGroup as several:
                 raise several.exceptions[0] from None
             self._stop_if_all_are_refused(found)
@@ -123,16 +131,44 @@ class Endpoint:
 
     async def _fetch(self, missing: Mapping[str, Request], form: type[Form], found: dict[str, Any]) -> None:
         waiting = iter(missing.items())
-        async with self._server.client() as client, asyncio.TaskGroup() as group:
+        async with self._open_client() as client, asyncio.TaskGroup() as group:
             for _ in range(min(self._params.concurrency, len(missing))):
                 group.create_task(self._some(client, waiting, form, found))
+
+    @asynccontextmanager
+    async def _open_client(self) -> AsyncIterator[AsyncOpenAI]:
+        """The server's client, which is open while anybody asks."""
+        if not self._asking:
+            self._client, self._turns = self._server.client(), asyncio.Semaphore(self._params.concurrency)
+        client = self._client
+        self._asking += 1
+        try:
+            yield client
+        finally:
+            self._asking -= 1
+            if not self._asking:
+                await client.close()
 
     async def _some(
         self, client: AsyncOpenAI, waiting: Iterator[tuple[str, Request]], form: type[Form], found: dict[str, Any]
     ) -> None:
         """Send one request after the other, of those that nobody has sent yet."""
         for key, request in waiting:
-            found[key] = await self._one(client, key, request, form)
+            found[key] = await self._once(client, key, request, form)
+
+    async def _once(self, client: AsyncOpenAI, key: str, request: Request, form: type[Form]) -> Form | Unanswered:
+        """The answer; where another thread has sent the same request, the one that it gets."""
+        while key in self._sent:
+            await self._sent[key].wait()
+            kept = self._unanswered.get(key) or self._kept(key, request, form)
+            if kept is not None:
+                return kept
+        self._sent[key] = asyncio.Event()
+        try:
+            async with self._turns:
+                return await self._one(client, key, request, form)
+        finally:
+            self._sent.pop(key).set()
 
     async def _one(self, client: AsyncOpenAI, key: str, request: Request, form: type[Form]) -> Form | Unanswered:
         messages = _messages(request)
