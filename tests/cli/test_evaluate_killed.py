@@ -108,9 +108,9 @@ def killed_after(folder: Path, batches: int) -> dict[str, list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("points", [pytest.param((14,), id="once"), pytest.param((1, 5, 20, 30, 45), id="five-times")])
+@pytest.mark.parametrize("points", [pytest.param((25,), id="once"), pytest.param((1, 10, 30, 50, 75), id="five-times")])
 def test_a_stage_that_was_killed_writes_the_same_bytes_and_asks_no_answered_question_again(serve, project, points):
-    """Of four policies; 55 batches are kept in all. What is with the judge at a kill is asked again, and nothing else."""
+    """Of four policies; 84 batches are kept in all. What is with the judge at a kill is asked again, and nothing else."""
     server = serve(graded, delay=0.05)
     whole = project(server.address, "whole")
     finish(start(whole))

@@ -15,7 +15,7 @@ import os
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -26,7 +26,16 @@ from pydantic import BaseModel
 from saferflow.data.images import open_rgb
 from saferflow.endpoint.completion import Completion, Declined, Fault, ServerError, read_completion
 from saferflow.endpoint.fields import limit, sent_fields
-from saferflow.endpoint.forms import Refused, Unanswered, Unreadable, form_schema, read_form, sent_schema
+from saferflow.endpoint.forms import (
+    SHOWN,
+    Refused,
+    SpokenForm,
+    Unanswered,
+    Unreadable,
+    form_schema,
+    read_form,
+    sent_schema,
+)
 from saferflow.endpoint.loop import run_in_loop
 from saferflow.endpoint.store import Answer, Store
 from saferflow.endpoint.transport import Server
@@ -60,6 +69,10 @@ class Request:
     image: bytes | None
     broken: Callable[[Any], str] = lambda form: ""
     """What is wrong with an answer that has the form; empty where nothing is."""
+    turns: tuple[tuple[str, str], ...] = ()
+    """Roles and texts that are sent in place of instructions and data, to a model that is trained to judge a conversation."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Sent beside the messages."""
 
 
 class Endpoint:
@@ -123,7 +136,7 @@ class Endpoint:
         answer = self._store.get(key)
         if answer is None:
             return None
-        found = _read(answer.text, request, form)
+        found = _read(Completion(answer.text, (0, 0), cut=False), request, form)
         if isinstance(found, Unreadable):
             self._store.forget(key, answer)
             return None
@@ -172,7 +185,7 @@ class Endpoint:
 
     async def _one(self, client: AsyncOpenAI, key: str, request: Request, form: type[Form]) -> Form | Unanswered:
         messages = _messages(request)
-        for _ in range(self._params.repairs + 1):
+        for _ in range(1 if issubclass(form, SpokenForm) else self._params.repairs + 1):
             try:
                 completion, found = await self._completion(client, messages, request, form)
             except Declined as why:
@@ -214,11 +227,11 @@ class Endpoint:
             self._refuse_to_overspend()
             if tried:
                 await asyncio.sleep(min(LONGEST_PAUSE, PAUSE * 2 ** (tried - 1)) * random.uniform(0.75, 1))
-            body = await self._server.post(client, _asked(messages, form, self._params), self._params.retries - tried)
+            body = await self._server.post(client, _asked(messages, request, form, self._params), self._params.retries - tried)
             try:
                 completion = read_completion(body)
                 self.spent += sum(completion.tokens)
-                found = _read(completion.text, request, form)
+                found = _read(completion, request, form)
                 if completion.cut and isinstance(found, Unreadable):
                     found = Unreadable(reason=f"cut off after {self._limit}")
                 return completion, found
@@ -254,10 +267,14 @@ class Endpoint:
 
 
 def _messages(request: Request) -> Messages:
-    content: list[dict[str, Any]] = [{"type": "text", "text": json.dumps(request.data)}]
+    messages = request.turns or (("system", request.instructions), ("user", json.dumps(request.data)))
+    sent: Messages = [{"role": role, "content": text} for role, text in messages]
+    first = next(message for message in sent if message["role"] == "user")
+    if request.image is not None or not request.turns:
+        first["content"] = [{"type": "text", "text": first["content"]}]
     if request.image is not None:
-        content.insert(0, {"type": "image_url", "image_url": {"url": _jpeg(request.image)}})
-    return [{"role": "system", "content": request.instructions}, {"role": "user", "content": content}]
+        first["content"].insert(0, {"type": "image_url", "image_url": {"url": _jpeg(request.image)}})
+    return sent
 
 
 def _sent_back(messages: Messages, completion: Completion, found: Unreadable) -> Messages:
@@ -268,15 +285,12 @@ def _sent_back(messages: Messages, completion: Completion, found: Unreadable) ->
     return [*messages, {"role": "assistant", "content": completion.text}, {"role": "user", "content": wrong}]
 
 
-def _asked(messages: Messages, form: type[BaseModel], params: EndpointParams) -> dict[str, Any]:
-    return {
-        "messages": messages,
-        **sent_fields(params.request),
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": form.__name__, "schema": sent_schema(form), "strict": True},
-        },
-    }
+def _asked(messages: Messages, request: Request, form: type[BaseModel], params: EndpointParams) -> dict[str, Any]:
+    asked = {"messages": messages, **sent_fields(params.request), **request.fields}
+    if not issubclass(form, SpokenForm):
+        schema = {"name": form.__name__, "schema": sent_schema(form), "strict": True}
+        asked["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return asked
 
 
 @lru_cache(maxsize=ENCODED)
@@ -297,6 +311,8 @@ def _key(params: EndpointParams, request: Request, form: type[BaseModel]) -> str
     image = hashlib.sha256(request.image).hexdigest() if request.image is not None else None
     sizes = (SMALLEST, LARGEST)
     words = [request.instructions, request.data]
+    if request.turns:
+        words += [request.turns, dict(request.fields)]
     fields = sent_fields(params.request)
     if fields == {"temperature": 0, "max_tokens": params.request.max_tokens}:
         fields = fields["max_tokens"]  # all that answers were kept by before the others could be set
@@ -304,9 +320,14 @@ def _key(params: EndpointParams, request: Request, form: type[BaseModel]) -> str
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def _read(text: str, request: Request, form: type[Form]) -> Form | Unreadable:
+def _read(completion: Completion, request: Request, form: type[Form]) -> Form | Unreadable:
+    if issubclass(form, SpokenForm):
+        try:
+            return form.spoken(completion.text, cut=completion.cut)
+        except ValueError as error:
+            return Unreadable(reason=str(error)[:SHOWN])
     quoted = [value for value in request.data.values() if isinstance(value, str)]
-    return read_form(text, form, request.broken, quoted)
+    return read_form(completion.text, form, request.broken, quoted)
 
 
 def _name(request: Request) -> str:

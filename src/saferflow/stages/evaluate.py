@@ -170,10 +170,12 @@ def _examined(
         for batch in read_ahead(batches, lambda batch: judge.prepare("grade", [item(*one) for one in batch])):
             yield [asdict(grade(row, name, completion, judge)) for row, completion in batch]
 
-    total, answered = sum(map(len, asked)), []
+    total, shown, answered = sum(map(len, asked)), 0, []
     for batch in resumed(file, _spoken(asked, draw, params, planned=planned, file=file), graded):
         answered += [Answered(**fields) for fields in batch]
-        print(f"evaluate  {name}  {len(answered):,} of {total:,} rows", flush=True)
+        if len(answered) - shown >= 4 * params.evaluate.batch_size or len(answered) == total:
+            shown = len(answered)
+            print(f"evaluate  {name}  {shown:,} of {total:,} rows", flush=True)
     say_ungraded(name, answered)
     return answered
 
@@ -203,7 +205,7 @@ def _spoken(
             plans(rows) if constrained else None,
         )  # fmt: skip
         spoken = zip(live, rows, texts, drawn, strict=True)
-        while batch := list(islice(spoken, 4 * size)):
+        while batch := list(islice(spoken, size)):
             for number, _, text, [completion] in batch:
                 said[number].append((text, answer_of(completion)))
             yield [(row, completion) for _, row, _, [completion] in batch]
