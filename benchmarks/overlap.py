@@ -21,12 +21,13 @@ from saferflow.data.rows import PromptRow
 from saferflow.data.scenes.corpus import safety_rows
 from saferflow.endpoint.client import Endpoint
 from saferflow.endpoint.store import Store
+from saferflow.evaluation.grading import item
 from saferflow.judge.endpoint import EndpointJudge
 from saferflow.judge.rubric_text import RubricText
 from saferflow.judge.rubrics import Grader
 from saferflow.judge.rules import RuleJudge
 from saferflow.params import EndpointJudgeParams, load_params
-from saferflow.stages.evaluate import _examined, item
+from saferflow.stages.evaluate import _examined
 from saferflow.training.generate import Batch
 
 SAID = "<thinking>\n[VISUAL-SCAN]: objects=cup; setting=kitchen; confidence=0.9\n</thinking>\n<answer>\nResponse {}.\n</answer>"
