@@ -156,7 +156,7 @@ def update_imports(root: Path) -> None:
 
 def _outcome(params: Params, outcome: str, reason: str, changed: dict[str, tuple[str, ...]] | None = None) -> Outcome:
     champion = registry.by_alias(params.gate.registered_model, registry.CHAMPION)
-    days = round((time.time() - registry.made_at(champion)) / DAY, 2) if champion else None
+    days = round((time.time() - registry.registered_at(champion)) / DAY, 2) if champion else None
     return Outcome(outcome, reason, changed or {}, champion.number if champion else None, days)
 
 

@@ -54,10 +54,10 @@ def compare(console: Console, params: Params, first: str, second: str, page: Pat
         raise PipelineError(f"{first} and {second} are the same pipeline run {before.run}; name two different ones")
     for run in (before, after):
         commit, dirty = run.tags.get(COMMIT, "unknown")[:SHORT], run.tags.get("saferflow.git.dirty") == "true"
-        console.print(f"{run.asked}: run {run.run}, commit {commit}{' with uncommitted changes' if dirty else ''}")
+        console.print(f"{run.reference}: run {run.run}, commit {commit}{' with uncommitted changes' if dirty else ''}")
     differing = _differing(before, after)
     for one in differing:
-        _print_differing(console, one, before.asked, after.asked)
+        _print_differing(console, one, before.reference, after.reference)
     _print_diff(console, *(run.tags.get(COMMIT, "") for run in (before, after)))
     _scores(console, params, before, after)
     _cost(console, before, after)
@@ -110,11 +110,11 @@ def _print_differing(console: Console, one: Differing, first: str, second: str) 
 def _write_page(
     page: Path, params: Params, before: PipelineRun, after: PipelineRun, differing: Sequence[Differing]
 ) -> None:
-    sides = {before.asked: before, after.asked: after}
+    sides = {before.reference: before, after.reference: after}
     if len(sides) < 2:
-        raise PipelineError(f"{before.asked} is named twice; a page compares two runs")
+        raise PipelineError(f"{before.reference} is named twice; a page compares two runs")
     rows = {name: answers_of(run) for name, run in sides.items()}
-    if strangers := unmatched(rows[after.asked], rows[before.asked]):
+    if strangers := unmatched(rows[after.reference], rows[before.reference]):
         raise PipelineError(
             f"no page: {len(strangers)} rows are not the same on both sides, among them {strangers[0]}; compare the runs without "
             "--page, or evaluate both on the same rows: saferflow evaluate"
@@ -126,7 +126,7 @@ def _write_page(
         for figure in figures:
             lines = {name: run.curve(stage, figure) for name, run in sides.items()}
             curves.append(Curve(f"{stage}: {figure.replace('_', ' ')}", lines))
-    title = f"{before.asked} and {after.asked}"
+    title = f"{before.reference} and {after.reference}"
     text = render_report(
         answered, metrics, None, params.evaluate, params.run.seed, differing=differing, curves=curves, title=title
     )
@@ -141,8 +141,8 @@ def _scores(console: Console, params: Params, before: PipelineRun, after: Pipeli
     table = Table(title="Scores (percent)", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for heading in (
-        before.asked,
-        after.asked,
+        before.reference,
+        after.reference,
         "difference, 95% interval" if params.gate.level == 0.95 else "difference",
     ):
         table.add_column(heading, justify="right")
@@ -189,7 +189,7 @@ def answers_of(run: PipelineRun) -> list[Answered]:
 def _cost(console: Console, before: PipelineRun, after: PipelineRun) -> None:
     """What each run's stages took when their code ran; a stage from the cache costs nothing."""
     table = Table(title="What the stages that ran took", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("", before.asked, after.asked):
+    for heading in ("", before.reference, after.reference):
         table.add_column(heading, justify="right" if heading else "left")
     costs: list[dict[str, Cost]] = [
         {stage: cost_of(part.metrics) for stage, part in run.stages.items() if SECONDS in part.metrics}

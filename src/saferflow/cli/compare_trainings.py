@@ -51,11 +51,11 @@ def _refuse_repeated(sides: Sequence[Sequence[PipelineRun]]) -> None:
     for side in sides:
         if len(side) < 2:
             raise PipelineError(
-                f"{side[0].asked} is one training, and a difference over trainings wants two at least on each side; name more, "
-                "with commas between, or one on each side"
+                f"{side[0].reference} is one training, and a difference over trainings wants two at least on each side; name "
+                "more, with commas between, or one on each side"
             )
     every = [run for side in sides for run in side]
-    twice = [run.asked for place, run in enumerate(every) if run.run in {other.run for other in every[:place]}]
+    twice = [run.reference for place, run in enumerate(every) if run.run in {other.run for other in every[:place]}]
     if twice:
         raise PipelineError(f"{twice[0]} is the same pipeline run as another that is named; name each once")
 
@@ -79,7 +79,7 @@ def _table(found: dict[str, Apart], sides: Sequence[Sequence[PipelineRun]], leve
 
 
 def _names(side: Sequence[PipelineRun]) -> str:
-    return ", ".join(run.asked for run in side)
+    return ", ".join(run.reference for run in side)
 
 
 def _spread(values: Sequence[float]) -> str:

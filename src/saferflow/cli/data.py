@@ -80,7 +80,7 @@ def trace(root: Path, params: Params, row: str) -> Trace:
         first = first or mine[0]
         digest = digests.get(table, "")
         found = readers(table, digest) if digest else {}
-        versions = registry.made_from(params.gate.registered_model, {run for runs in found.values() for run in runs})
+        versions = registry.versions_from_runs(params.gate.registered_model, {run for runs in found.values() for run in runs})
         places.append(Place(table, [one.id for one in mine], [writers(one) for one in mine], digest, found, versions))
     if first is None:
         near = difflib.get_close_matches(row, known, n=3, cutoff=0.5)

@@ -78,7 +78,7 @@ def who(params: Params, row: str) -> Who:
             unknown.append((table, digest))
             continue
         if held:
-            made = registry.made_from(params.gate.registered_model, {run for each in stages.values() for run in each})
+            made = registry.versions_from_runs(params.gate.registered_model, {run for each in stages.values() for run in each})
             seen.append(Seen(table, digest, stages, made, table not in MEASURED))
     return Who(row, seen, unknown, places(incident) if incident else [])
 
