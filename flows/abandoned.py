@@ -18,7 +18,9 @@ def close_flow_runs(checkout: str) -> int:
         flow_runs = client.read_flow_runs(flow_run_filter=unfinished_runs, sort=FlowRunSort.ID_DESC, limit=MOST)
         for run in flow_runs:
             unfinished_tasks = TaskRunFilter.model_validate({"flow_run_id": {"any_": [str(run.id)]}, "state": _LEFT})
-            for task_run in client.read_task_runs(task_run_filter=unfinished_tasks, sort=TaskRunSort.ID_DESC, limit=MOST):
+            for task_run in client.read_task_runs(
+                task_run_filter=unfinished_tasks, sort=TaskRunSort.ID_DESC, limit=MOST
+            ):
                 client.set_task_run_state(task_run.id, Crashed(message=message), force=True)
             client.set_flow_run_state(run.id, Crashed(message=message), force=True)
     return len(flow_runs)

@@ -44,7 +44,9 @@ def require(root: Path, nodes: NodesParams, stages: dict[str, graph.Stage]) -> N
         missing.append(f"run.nodes.stages names {', '.join(strangers)}; there are {', '.join(stages)}")
     if not os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
         missing.append("nodes write their curves to an MLflow server: set MLFLOW_TRACKING_URI to its address")
-    remote = subprocess.run([*graph.DVC, "config", "core.remote"], cwd=root, capture_output=True, text=True, check=False)
+    remote = subprocess.run(
+        [*graph.DVC, "config", "core.remote"], cwd=root, capture_output=True, text=True, check=False
+    )
     if not remote.stdout.strip():
         missing.append("nodes take and give data by a DVC remote: dvc remote add -d NAME ADDRESS")
     if changed := [path for path in lineage.changed(root) if not path.startswith(SENT)]:

@@ -118,7 +118,9 @@ def named(model: str, reference: str) -> Version:
     version = by_alias(model, reference)
     if version is None:
         aliases = ", ".join((CHAMPION, CANDIDATE, PREVIOUS))
-        raise PipelineError(f"{model} has no version {reference!r}; name one as v3, or an alias that is set ({aliases})")
+        raise PipelineError(
+            f"{model} has no version {reference!r}; name one as v3, or an alias that is set ({aliases})"
+        )
     return version
 
 

@@ -69,7 +69,9 @@ def verify(folder: Path, signature: Path, public_key: Path, *, besides: Sequence
         config.set_hashing_config(unsigned).verify(folder, signature)
     except Exception as error:  # the library raises its own, cryptography's and json's
         message = str(error)[:300] or type(error).__name__
-        raise PipelineError(f"{folder} is not what the owner of {public_key} signed: {message}; do not serve it") from None
+        raise PipelineError(
+            f"{folder} is not what the owner of {public_key} signed: {message}; do not serve it"
+        ) from None
 
 
 def sign_version(version: Version, key: Path) -> None:
