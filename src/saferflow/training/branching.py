@@ -66,7 +66,12 @@ def sample(
     cache.layers = [Branched(layer, places) for layer in cache.layers]
     rows = _Rows(len(branches), max_tokens, ends, drafter or Drafter(), constraint)
     draw = _Draw(
-        unsayable(model.config), temperature, top_p, (len(branches), rows.longest + MOST_TOKENS), device, constraint
+        image_token_ids(model.config),
+        temperature,
+        top_p,
+        (len(branches), rows.longest + MOST_TOKENS),
+        device,
+        constraint,
     )
     kept = list(range(len(branches)))
     """The rows that are in the cache."""
@@ -179,14 +184,19 @@ class _Draw:
 
     def __init__(
         self,
-        unsaid: list[int],
+        image_tokens: list[int],
         temperature: float,
         top_p: float,
         shape: tuple[int, int],
         device: torch.device,
         constraint: "PlanConstraint | None",
     ):
-        self._unsaid, self._temperature, self._top_p, self._constraint = unsaid, temperature, top_p, constraint
+        self._image_tokens, self._temperature, self._top_p, self._constraint = (
+            image_tokens,
+            temperature,
+            top_p,
+            constraint,
+        )
         # (2, rows, places): the second for what is drawn again under a grammar.
         self._numbers = torch.rand((2, *shape), dtype=torch.float64, device=device) if temperature else None
 
@@ -198,7 +208,7 @@ class _Draw:
         """
         drawn = [(turn, place) for turn in turns for place in turn.draft.choices()]
         chosen = logits[[turn.start + place for turn, place in drawn]]
-        chosen[:, [token for token in self._unsaid if token < chosen.shape[-1]]] = -torch.inf
+        chosen[:, [token for token in self._image_tokens if token < chosen.shape[-1]]] = -torch.inf
         places = [(turn.row, len(rows.texts[turn.row]) + place) for turn, place in drawn]
         tokens = self._drawn(chosen, places, 0)
         number = {place: n for n, place in enumerate(places)}
@@ -246,7 +256,7 @@ class _Draw:
         return _drawn(logits, self._temperature, self._top_p, numbers).tolist()
 
 
-def unsayable(config: Qwen2_5_VLConfig) -> list[int]:
+def image_token_ids(config: Qwen2_5_VLConfig) -> list[int]:
     """Tokens that stand for pixels; a completion that had one would want an image of its own in the next forward pass."""
     return family_of(config).placeholder_ids(config)
 

@@ -46,11 +46,11 @@ class Places:
         """
         device = self._prompt.device
         prompt = self._prompt.shape[1]
-        told = torch.tensor(cached, device=device)[:, None] + torch.arange(width, device=device)
+        offsets = torch.tensor(cached, device=device)[:, None] + torch.arange(width, device=device)
         self.extent = prompt + max(cached) + width
-        self.where, self.positions = prompt + told, (self._first + told).expand(3, -1, -1)
-        said = torch.arange(self.extent - prompt, device=device) <= told[:, :, None]
-        seen = torch.cat([self._prompt[:, None].expand(-1, width, -1), said], dim=2)
+        self.where, self.positions = prompt + offsets, (self._first + offsets).expand(3, -1, -1)
+        completion_mask = torch.arange(self.extent - prompt, device=device) <= offsets[:, :, None]
+        seen = torch.cat([self._prompt[:, None].expand(-1, width, -1), completion_mask], dim=2)
         self.mask = seen.repeat(1, self._heads, 1)[:, None]
 
 
@@ -71,7 +71,7 @@ class Branched(DynamicLayer):
         """All keys and values, those of the new places among them."""
         extent, where = self._places.extent, self._places.where
         if extent > self._keys.shape[-2]:
-            self._keys, self._values = (_wider(each, extent + GROWTH) for each in (self._keys, self._values))
+            self._keys, self._values = (_wider(states, extent + GROWTH) for states in (self._keys, self._values))
         # Under autocast keys are float32 and values are not.
         self._keys[self._index, :, where] = key_states.transpose(1, 2).to(self._keys.dtype)
         self._values[self._index, :, where] = value_states.transpose(1, 2).to(self._values.dtype)

@@ -24,7 +24,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from saferflow.errors import TrainingError
 from saferflow.training.homes import files_in, hash_of
-from saferflow.training.launch import from_leader, leads
+from saferflow.training.launch import from_leader, is_main_process
 from saferflow.training.weights import read_model
 
 IN_PROGRESS = "IN_PROGRESS"
@@ -86,7 +86,7 @@ def latest(where: Path) -> Path | None:
         damage = damaged(folder)
         if not damage:
             return folder
-        if leads():
+        if is_main_process():
             print(f"{folder}: not used, {damage}", flush=True)
     return None
 
@@ -122,17 +122,17 @@ class StopWhenAsked(TrainerCallback):
     """On SIGTERM the step under way ends, a checkpoint is saved, and training stops."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self._former = signal.signal(signal.SIGTERM, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.requested = True
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        if _any_process(self.asked) and state.global_step < state.max_steps:
-            self.asked = True
+        if _any_process(self.requested) and state.global_step < state.max_steps:
+            self.requested = True
             control.should_save = control.should_training_stop = True
         return control
 
@@ -146,6 +146,6 @@ def _any_process(flag: bool) -> bool:
     """Whether it is true in any of the processes: all of them have to stop at the same step."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return flag
-    found = torch.tensor(float(flag), device="cuda" if distributed.get_backend() == "nccl" else "cpu")
-    distributed.all_reduce(found)
-    return bool(found)
+    flags = torch.tensor(float(flag), device="cuda" if distributed.get_backend() == "nccl" else "cpu")
+    distributed.all_reduce(flags)
+    return bool(flags)

@@ -60,7 +60,7 @@ def quoted(tokenizer: PreTrainedTokenizerBase, messages: Any) -> Any:
         messages: a text, or lists and dictionaries that hold texts: conversations, tools, documents.
     """
     if isinstance(messages, str):
-        return reader(tokenizer).begins.sub(lambda found: found[0] + MARK, messages)
+        return reader(tokenizer).begins.sub(lambda match: match[0] + MARK, messages)
     if isinstance(messages, dict):
         return {quoted(tokenizer, name): quoted(tokenizer, value) for name, value in messages.items()}
     if isinstance(messages, list | tuple):
@@ -81,14 +81,14 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, rendered: Iterable[str]) -> li
     """
     read = reader(tokenizer)
     pieces = [read.pattern.split(text) for text in rendered]  # text, token, text, token, ..., text
-    encoded = iter(text_ids(tokenizer, [unquoted(piece) for each in pieces for piece in each[::2]]))
-    found = []
-    for each in pieces:
+    encoded = iter(text_ids(tokenizer, [unquoted(piece) for parts in pieces for piece in parts[::2]]))
+    id_lists = []
+    for parts in pieces:
         ids: list[int] = []
-        for number, piece in enumerate(each):
+        for number, piece in enumerate(parts):
             ids += [read.control[piece]] if number % 2 else next(encoded)
-        found.append(ids)
-    return found
+        id_lists.append(ids)
+    return id_lists
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -98,12 +98,12 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[l
         PolicyError: as `token_ids`.
     """
     read = reader(tokenizer)
-    found = [encoded.ids for encoded in read.plain.encode_batch_fast(list(texts), add_special_tokens=False)]
-    for ids in found:
+    id_lists = [encoded.ids for encoded in read.plain.encode_batch_fast(list(texts), add_special_tokens=False)]
+    for ids in id_lists:
         if not read.special.isdisjoint(ids):
             token = tokenizer.convert_ids_to_tokens(next(iter(read.special.intersection(ids))))
             raise PolicyError(
                 f"the tokenizer reads {token!r} out of plain text, which could then end a turn; take the tokenizer of a "
                 "Qwen2.5-VL checkpoint, whose vocabulary holds no control token"
             )
-    return found
+    return id_lists

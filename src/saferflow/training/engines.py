@@ -43,8 +43,8 @@ def sampler(folder: Path, params: Params, samples: int, temperature: float) -> D
     drafter = Drafter()
     loaded = cache(lambda: (load_model(folder, policy).to(device(policy)), load_processor(folder, policy)))
 
-    def draw(asked: Iterable[Batch]) -> Iterator[list[list[str]]]:
-        for batch in asked:
+    def draw(prompt_batches: Iterable[Batch]) -> Iterator[list[list[str]]]:
+        for batch in prompt_batches:
             drawn = complete(
                 *loaded(), batch.prompts, batch_size=len(batch.prompts), max_tokens=most, samples=samples,
                 temperature=temperature, seed=batch.seed, drafter=drafter,
@@ -64,7 +64,7 @@ def batches(
 
 
 def drawn_over_ray(
-    folder: Path, policy: PolicyParams, drawing: Drawing, asked: Iterable[Batch], run: RunParams
+    folder: Path, policy: PolicyParams, drawing: Drawing, prompt_batches: Iterable[Batch], run: RunParams
 ) -> Iterator[list[list[str]]]:
     """The completions of each batch, in the order of the batches: of each prompt a list.
 
@@ -76,7 +76,7 @@ def drawn_over_ray(
     """
     where = folder.resolve()
     arguments = (str(where), fingerprint(where), policy, drawing)
-    return map(json.loads, over_ray(Engine, arguments, list(asked), run.ray, run.preemptions))
+    return map(json.loads, over_ray(Engine, arguments, list(prompt_batches), run.ray, run.preemptions))
 
 
 class Engine:
@@ -98,8 +98,8 @@ class Engine:
         """The completions, as JSON: (prompts, samples)."""
         how, sizes = self._drawing, {"batch_size": len(batch.prompts), "max_tokens": self._drawing.max_tokens}
         if how.released:
-            said = complete_released(self._model, self._processor, batch.prompts, **sizes)
-            return json.dumps([[text] for text in said])
+            texts = complete_released(self._model, self._processor, batch.prompts, **sizes)
+            return json.dumps([[text] for text in texts])
         drawn = complete(
             self._model, self._processor, batch.prompts, samples=how.samples, temperature=how.temperature, seed=batch.seed,
             plans=batch.plans, **sizes,

@@ -12,7 +12,7 @@ _IMAGES = List(Image())
 def sft_dataset(rows: list[SFTRow]) -> Dataset:
     columns = {
         "prompt": [row_prompt(row) for row in rows],
-        "completion": [_said(row.completion) for row in rows],
+        "completion": [_assistant_turn(row.completion) for row in rows],
         "images": [_images(row.image) for row in rows],
     }
     return Dataset.from_dict(columns, Features(prompt=_MESSAGES, completion=_MESSAGES, images=_IMAGES))
@@ -21,8 +21,8 @@ def sft_dataset(rows: list[SFTRow]) -> Dataset:
 def dpo_dataset(rows: list[DPORow]) -> Dataset:
     columns = {
         "prompt": [row_prompt(row) for row in rows],
-        "chosen": [_said(row.chosen) for row in rows],
-        "rejected": [_said(row.rejected) for row in rows],
+        "chosen": [_assistant_turn(row.chosen) for row in rows],
+        "rejected": [_assistant_turn(row.rejected) for row in rows],
         "images": [_images(row.image) for row in rows],
     }
     return Dataset.from_dict(columns, Features(prompt=_MESSAGES, chosen=_MESSAGES, rejected=_MESSAGES, images=_IMAGES))
@@ -34,9 +34,9 @@ def grpo_dataset(rows: list[PromptRow]) -> Dataset:
         "prompt": [row_prompt(row) for row in rows],
         "images": [_images(row.image) for row in rows],
     }
-    told = [row.columns() for row in rows]
-    columns |= {name: [each[name] for each in told] for name in told[0]}
-    strings = {name: Value("string") for name in told[0]}
+    row_columns = [row.columns() for row in rows]
+    columns |= {name: [values[name] for values in row_columns] for name in row_columns[0]}
+    strings = {name: Value("string") for name in row_columns[0]}
     return Dataset.from_dict(columns, Features(prompt=_MESSAGES, images=_IMAGES, **strings))
 
 
@@ -45,7 +45,7 @@ def encoded(dataset: Dataset) -> Dataset:
     return dataset.cast_column("images", List(Image(decode=False)))
 
 
-def _said(text: str) -> list[Message]:
+def _assistant_turn(text: str) -> list[Message]:
     return [{"role": "assistant", "content": text}]
 
 

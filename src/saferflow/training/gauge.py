@@ -53,7 +53,7 @@ class Gauge(TrainerCallback):
             share = 6 if learning else 2
             tokens = tokens.to(self._tokens.device)
             if learning:
-                self._tokens = self._tokens + (packed.asked if packed is not None else tokens)
+                self._tokens = self._tokens + (packed.unpadded_tokens if packed is not None else tokens)
             self._operations = self._operations + share * language * tokens.float()
             if pixels is not None:
                 self._vision = self._vision + share * vision * float(len(pixels))
@@ -81,7 +81,7 @@ class Gauge(TrainerCallback):
         seconds, self._since = now - self._since, now
         self._all_tokens += tokens
         self._seconds += seconds
-        self._tokens, self._operations, self._vision = (torch.zeros_like(each) for each in (self._tokens,) * 3)
+        self._tokens, self._operations, self._vision = (torch.zeros_like(counter) for counter in (self._tokens,) * 3)
         logs["tokens_per_second"] = tokens / seconds
         logs["peak_memory_gb"] = peak_memory() / 1e9
         if (peak := peak_operations()) is not None:
@@ -95,7 +95,7 @@ class Gauge(TrainerCallback):
 
 def _parameters(module: nn.Module) -> int:
     """Of the whole module, also where this process holds a part of each (ZeRO-3)."""
-    return sum(getattr(each, "ds_numel", each.numel()) for each in module.parameters())
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in module.parameters())
 
 
 def peak_memory() -> int:

@@ -92,8 +92,8 @@ def complete(
             drafter=drafter,
             constraint=PlanConstraint(processor.tokenizer, [bound[row] for row in rows]) if any(bound) else None,
         )
-        said = processor.batch_decode(output, skip_special_tokens=True)
-        yield from (said[i : i + samples] for i in range(0, len(said), samples))
+        completions = processor.batch_decode(output, skip_special_tokens=True)
+        yield from (completions[i : i + samples] for i in range(0, len(completions), samples))
 
 
 def ends_of(model: Qwen2_5_VLForConditionalGeneration) -> set[int]:

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from saferflow.params import Section
-from saferflow.training.launch import from_leader, leads
+from saferflow.training.launch import from_leader, is_main_process
 
 ROOT = Path("checkpoints")
 LIBRARIES = ("torch", "transformers", "trl", "peft")
@@ -29,7 +29,7 @@ def home(stage: str, inputs: Iterable[Path], sections: Iterable[Section], seed: 
 
 def delete_others(kept: Path) -> None:
     """Delete the folders of the same stage with other inputs, in the leading process."""
-    if leads() and kept.parent.is_dir():
+    if is_main_process() and kept.parent.is_dir():
         for folder in kept.parent.iterdir():
             if folder != kept:
                 shutil.rmtree(folder)

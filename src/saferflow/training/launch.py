@@ -121,7 +121,7 @@ def _contradiction(wrong: dict[str, str], launch: LaunchParams) -> str:
     )
 
 
-def part() -> None:
+def end_together() -> None:
     """Let the processes of a stage end together, and at once: of several this does not return.
 
     One that goes while others still talk to it may fail them. And the threads in which they talk may ask for the interpreter
@@ -177,7 +177,7 @@ def world(launch: LaunchParams) -> int:
     return launch.processes * launch.nodes
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Whether this process writes for all of them."""
     return int(os.environ.get("RANK", "0")) == 0
 

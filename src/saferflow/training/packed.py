@@ -74,7 +74,7 @@ class Pack:
     rows: torch.Tensor
     columns: torch.Tensor
     """(labels,): where in the padded batch each label stands, one column to the left as TRL shifts them"""
-    asked: int
+    unpadded_tokens: int
     """Tokens of the batch without padding, each row's prompt among them."""
 
 
@@ -88,7 +88,7 @@ def pack(model: nn.Module) -> None:
         if isinstance(module, Qwen2_5_VLForConditionalGeneration):
             module.config.text_config._attn_implementation = NAME
             module.model.language_model.config._attn_implementation = NAME
-            module.model.register_forward_hook(_only_what_is_asked, with_kwargs=True)
+            module.model.register_forward_hook(_keep_labelled_states, with_kwargs=True)
             module.forward = MethodType(_answering(module.forward, type(module).forward), module)
 
 
@@ -113,26 +113,26 @@ def _answering(plain: Callable[..., Any], signed: Callable[..., Any]) -> Callabl
 def _forward(
     plain: Callable[..., Any], model: Qwen2_5_VLForConditionalGeneration, args: tuple, kwargs: dict[str, Any]
 ) -> Any:
-    made = packed(model.model, **kwargs) if kwargs.get("fused_lm_head") and not args else None
-    if made is None:
+    batch = packed(model.model, **kwargs) if kwargs.get("fused_lm_head") and not args else None
+    if batch is None:
         return plain(*args, **kwargs)
     labels = kwargs["labels"]
-    told = plain(
-        input_ids=made.ids,
-        position_ids=made.positions,
+    output = plain(
+        input_ids=batch.ids,
+        position_ids=batch.positions,
         attention_mask={"full_attention": None},
-        pixel_values=made.pixels,
-        image_grid_thw=made.grids,
-        shift_labels=made.labels,
+        pixel_values=batch.pixels,
+        image_grid_thw=batch.grids,
+        shift_labels=batch.labels,
         fused_lm_head=True,
-        packed=made,
+        packed=batch,
     )
-    asked = labels[:, 1:] != UNLABELLED
+    label_mask = labels[:, 1:] != UNLABELLED
     for name in PER_TOKEN:
-        if (found := getattr(told, name)) is not None:
-            told[name] = found.new_zeros(asked.shape).index_put((made.rows, made.columns), found[0])
-    told["label_mask"] = asked
-    return told
+        if (values := getattr(output, name)) is not None:
+            output[name] = values.new_zeros(label_mask.shape).index_put((batch.rows, batch.columns), values[0])
+    output["label_mask"] = label_mask
+    return output
 
 
 def packed(
@@ -156,8 +156,8 @@ def packed(
         return None
     device, image = input_ids.device, model.config.image_token_id
     ids, seen = input_ids.cpu(), attention_mask.cpu().bool()
-    asked = labels.cpu() != UNLABELLED
-    asked[:, 0] = False
+    labelled = labels.cpu() != UNLABELLED
+    labelled[:, 0] = False
     grids = image_grid_thw.cpu() if image_grid_thw is not None else torch.zeros((0, 3), dtype=torch.long)
     patches = [0, *grids.prod(dim=1).cumsum(0).tolist()]
     of_row = images_of_rows((ids == image).sum(dim=1).tolist(), grids, model.visual.spatial_merge_size**2)
@@ -165,35 +165,37 @@ def packed(
         return None
     families: dict[tuple, list[tuple[int, int, int, int]]] = {}
     for row in range(len(ids)):
-        if not asked[row].any():
+        if not labelled[row].any():
             continue
         places = seen[row].nonzero()
         start, end = int(places[0]), int(places[-1]) + 1
-        first = int(asked[row].nonzero()[0])
+        first = int(labelled[row].nonzero()[0])
         if (ids[row, first:end] == image).any() or not seen[row, start:end].all():
             return None
         key = (tuple(ids[row, start:first].tolist()), *(tuple(grids[n].tolist()) for n in of_row[row]))
-        alike = _same_images(families, key, of_row, row, pixel_values, patches)
-        families.setdefault((*key, alike), []).append((row, start, first, end))
+        image_number = _same_images(families, key, of_row, row, pixel_values, patches)
+        families.setdefault((*key, image_number), []).append((row, start, first, end))
     if not families:
         return None
-    return _laid_out(model, list(families.values()), ids, asked, labels, pixel_values, grids, patches, of_row, device)
+    return _laid_out(
+        model, list(families.values()), ids, labelled, labels, pixel_values, grids, patches, of_row, device
+    )
 
 
 def images_of_rows(tokens: Sequence[int], grids: torch.Tensor, merge: int) -> list[list[int]] | None:
     """The images of each row, by the tokens that it has for them; None where they do not come out even."""
     sizes = (grids.prod(dim=1) // merge).tolist()
-    found, image = [], 0
-    for wanted in tokens:
-        mine = []
-        while wanted > 0 and image < len(sizes):
-            wanted -= sizes[image]
-            mine.append(image)
+    image_lists, image = [], 0
+    for remaining in tokens:
+        row_images = []
+        while remaining > 0 and image < len(sizes):
+            remaining -= sizes[image]
+            row_images.append(image)
             image += 1
-        if wanted:
+        if remaining:
             return None
-        found.append(mine)
-    return found if image == len(sizes) else None
+        image_lists.append(row_images)
+    return image_lists if image == len(sizes) else None
 
 
 def _same_images(
@@ -214,7 +216,7 @@ def _laid_out(
     model: Qwen2_5_VLModel,
     families: list[list[tuple[int, int, int, int]]],
     ids: torch.Tensor,
-    asked: torch.Tensor,
+    labelled: torch.Tensor,
     labels: torch.Tensor,
     pixels: torch.Tensor | None,
     grids: torch.Tensor,
@@ -222,7 +224,7 @@ def _laid_out(
     of_row: list[list[int]],
     device: torch.device,
 ) -> Pack:
-    tokens, positions, told, sees, rows, columns = [], [], [], [], [], []
+    tokens, positions, family_spans, sees, rows, columns = [], [], [], [], [], []
     length = total = 0
     images: list[int] = []
     for members in families:
@@ -238,27 +240,27 @@ def _laid_out(
             spans.append(span)
             tokens.append(ids[row, first:end])
             positions.append((torch.arange(end - first) + int(at.max()) + 1).expand(3, -1))
-            places = asked[row, first:end].nonzero()[:, 0]
+            places = labelled[row, first:end].nonzero()[:, 0]
             before = places + span.start - 1
             before[places == 0] = prompt.end - 1
             sees.append(before)
             rows.append(torch.full_like(places, row))
             columns.append(places + first - 1)
             length, total = span.end, total + end - begin
-        told.append((prompt, spans))
+        family_spans.append((prompt, spans))
     rows, columns = torch.cat(rows).to(device), torch.cat(columns).to(device)
     shown = torch.cat([pixels[patches[n] : patches[n + 1]] for n in images]) if images else None
     return Pack(
         ids=torch.cat(tokens)[None].to(device),
         positions=torch.cat(positions, dim=1)[:, None].to(device),
-        sight=_sight(told, length, device),
+        sight=_sight(family_spans, length, device),
         pixels=shown,
         grids=grids[images].to(device) if images else None,
         sees=torch.cat(sees).to(device),
         labels=labels[rows, columns + 1][None],
         rows=rows,
         columns=columns,
-        asked=total,
+        unpadded_tokens=total,
     )
 
 
@@ -267,8 +269,8 @@ def _positions(model: Qwen2_5_VLModel, prompt: torch.Tensor, grids: torch.Tensor
     if not len(grids):
         return torch.arange(len(prompt)).expand(3, -1)
     kinds = (prompt == model.config.image_token_id).int()
-    found, _ = model.get_rope_index(prompt[None], kinds[None], image_grid_thw=grids)
-    return found[:, 0]
+    positions, _ = model.get_rope_index(prompt[None], kinds[None], image_grid_thw=grids)
+    return positions[:, 0]
 
 
 def _sight(families: Sequence[tuple[Span, Sequence[Span]]], tokens: int, device: torch.device) -> Sight:
@@ -280,16 +282,16 @@ def _sight(families: Sequence[tuple[Span, Sequence[Span]]], tokens: int, device:
             asking.append(torch.arange(*span))
             seen.append(torch.cat([torch.arange(*prompt), asking[-1]]))
     mask = torch.zeros(len(asking), 1, _longest(asking), _longest(seen), dtype=torch.bool)
-    for number, (own, all_of_them) in enumerate(zip(asking, seen, strict=True)):
-        visible = torch.ones(len(own), len(all_of_them), dtype=torch.bool).tril(diagonal=len(all_of_them) - len(own))
-        mask[number, 0, : len(own), : len(all_of_them)] = visible
+    for number, (own, seen_places) in enumerate(zip(asking, seen, strict=True)):
+        visible = torch.ones(len(own), len(seen_places), dtype=torch.bool).tril(diagonal=len(seen_places) - len(own))
+        mask[number, 0, : len(own), : len(seen_places)] = visible
         mask[number, 0, len(own) :, 0] = True  # a query that sees nothing would be no number
     back = torch.zeros(tokens, dtype=torch.long)
     for number, line in enumerate(lines):
         back[line] = torch.arange(len(line)) + number * _longest(lines)
     for number, own in enumerate(asking):
         back[own] = torch.arange(len(own)) + number * _longest(asking) + len(lines) * _longest(lines)
-    return Sight(*(each.to(device) for each in (_padded(lines), _padded(asking), _padded(seen), mask, back)))
+    return Sight(*(tensor.to(device) for tensor in (_padded(lines), _padded(asking), _padded(seen), mask, back)))
 
 
 def _longest(places: Sequence[torch.Tensor]) -> int:
@@ -297,17 +299,17 @@ def _longest(places: Sequence[torch.Tensor]) -> int:
 
 
 def _padded(places: Sequence[torch.Tensor]) -> torch.Tensor:
-    made = torch.zeros(len(places), _longest(places), dtype=torch.long)
-    for number, each in enumerate(places):
-        made[number, : len(each)] = each
-    return made
+    padded = torch.zeros(len(places), _longest(places), dtype=torch.long)
+    for number, line in enumerate(places):
+        padded[number, : len(line)] = line
+    return padded
 
 
-def _only_what_is_asked(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+def _keep_labelled_states(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
     """Of the last hidden states those that a label is told from, so that the head computes no others."""
-    made = kwargs.get("packed")
-    if made is not None:
-        output.last_hidden_state = output.last_hidden_state[:, made.sees]
+    batch = kwargs.get("packed")
+    if batch is not None:
+        output.last_hidden_state = output.last_hidden_state[:, batch.sees]
     return output
 
 
@@ -336,25 +338,25 @@ def _attend(
         )
     sight = packed.sight
     attend = partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
-    asked, keys, values = (_at(each, sight.lines) for each in (query, key, value))
-    found = [_flat(attend(asked, keys, values, is_causal=True, enable_gqa=True))]
+    queries, keys, values = (_at(states, sight.lines) for states in (query, key, value))
+    outputs = [_flat(attend(queries, keys, values, is_causal=True, enable_gqa=True))]
     if len(sight.asking):
         shares = query.device.type in SHARES_KEYS_UNDER_A_MASK
         heads = 1 if shares else query.shape[1] // key.shape[1]
-        keys, values = (repeat_kv(_at(each, sight.seen), heads) for each in (key, value))
-        asked = _at(query, sight.asking)
-        found.append(_flat(attend(asked, keys, values, attn_mask=sight.mask, enable_gqa=shares)))
-    return torch.cat(found)[sight.back][None], None
+        keys, values = (repeat_kv(_at(states, sight.seen), heads) for states in (key, value))
+        queries = _at(query, sight.asking)
+        outputs.append(_flat(attend(queries, keys, values, attn_mask=sight.mask, enable_gqa=shares)))
+    return torch.cat(outputs)[sight.back][None], None
 
 
-def _at(each: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+def _at(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """(1, heads, tokens, channels) at (lines, places): (lines, heads, places, channels)."""
-    return each[0].transpose(0, 1)[places].transpose(1, 2)
+    return states[0].transpose(0, 1)[places].transpose(1, 2)
 
 
-def _flat(each: torch.Tensor) -> torch.Tensor:
+def _flat(states: torch.Tensor) -> torch.Tensor:
     """(lines, heads, places, channels) as (lines * places, heads, channels)."""
-    return each.transpose(1, 2).flatten(0, 1)
+    return states.transpose(1, 2).flatten(0, 1)
 
 
 AttentionInterface.register(NAME, _attend)

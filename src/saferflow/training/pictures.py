@@ -89,7 +89,7 @@ class Numbering:
         return getattr(self._plain, name)
 
     def __call__(self, images: Sequence[Any], **options: Any) -> BatchFeature:
-        flat = [image for each in images for image in (each if isinstance(each, list | tuple) else [each])]
+        flat = [image for entry in images for image in (entry if isinstance(entry, list | tuple) else [entry])]
         places = self._pictures.add(self._plain, flat, **options)
         numbers = [torch.arange(place.start, place.start + int(place.grid.prod())) for place in places]
         grids = torch.stack([place.grid for place in places])
@@ -97,9 +97,9 @@ class Numbering:
 
 
 def _digest(image: Image) -> str:
-    found = hashlib.blake2b(f"{image.mode} {image.size} {image.getpalette()}".encode(), digest_size=20)
-    found.update(image.tobytes())
-    return found.hexdigest()
+    hasher = hashlib.blake2b(f"{image.mode} {image.size} {image.getpalette()}".encode(), digest_size=20)
+    hasher.update(image.tobytes())
+    return hasher.hexdigest()
 
 
 def decoded(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -115,4 +115,4 @@ def decoded(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             known[content] = read(encoded)
         return known[content]
 
-    return [row | {"images": [picture(each) for each in row["images"]]} if "images" in row else row for row in rows]
+    return [row | {"images": [picture(image) for image in row["images"]]} if "images" in row else row for row in rows]

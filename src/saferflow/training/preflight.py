@@ -10,7 +10,7 @@ from saferflow.errors import TrainingError
 from saferflow.params import PolicyParams
 from saferflow.training.conversation import chat
 from saferflow.training.encoding import text_ids, token_ids
-from saferflow.training.launch import leads
+from saferflow.training.launch import is_main_process
 from saferflow.training.order import image_tokens
 from saferflow.training.processor import Qwen2_5_VLProcessor
 
@@ -70,7 +70,7 @@ def fitting(
     )
     if len(longer) == len(rows):
         raise TrainingError(f"{count}. None is left: raise {setting}, or lower policy.max_pixels")
-    if leads():
+    if is_main_process():
         print(f"{count}; they are left out", flush=True)
     left_out = set(longer)
     return [row for number, row in enumerate(rows) if number not in left_out]

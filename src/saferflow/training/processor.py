@@ -49,8 +49,8 @@ class Qwen2_5_VLProcessor(transformers.Qwen2_5_VLProcessor):
     ) -> Any:
         """As published, from quoted messages; what it renders is for this processor alone."""
         kwargs.pop("sanitize_control_tokens", None)  # transformers' own marks: there is nothing left for them to do
-        mine = (quoted(self.tokenizer, each) for each in (conversation, tools, documents, kwargs))
-        conversation, tools, documents, kwargs = mine
+        quoted_arguments = (quoted(self.tokenizer, argument) for argument in (conversation, tools, documents, kwargs))
+        conversation, tools, documents, kwargs = quoted_arguments
         return super().apply_chat_template(
             conversation, chat_template=chat_template, tools=tools, documents=documents, **kwargs
         )
@@ -207,15 +207,16 @@ def refuse_template(where: str, processor: Qwen2_5_VLProcessor) -> None:
     Raises:
         PolicyError: what it does in place of that.
     """
-    asked = chat("Be brief.", "What now?", True, [("Who?", "Nobody.")])
+    conversation = chat("Be brief.", "What now?", True, [("Who?", "Nobody.")])
     parts = [
-        each | {"content": [{"type": "text", "text": each["content"]}]} if isinstance(each["content"], str) else each
-        for each in asked
+        turn | {"content": [{"type": "text", "text": turn["content"]}]} if isinstance(turn["content"], str) else turn
+        for turn in conversation
     ]
-    answered = [*asked, {"role": "assistant", "content": "Nothing."}]
+    answered = [*conversation, {"role": "assistant", "content": "Nothing."}]
     try:
         prompt, in_parts = (
-            processor.apply_chat_template(each, tokenize=False, add_generation_prompt=True) for each in (asked, parts)
+            processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            for turns in (conversation, parts)
         )
         whole = processor.apply_chat_template(answered, tokenize=False)
     except (TemplateError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -229,14 +230,14 @@ def refuse_template(where: str, processor: Qwen2_5_VLProcessor) -> None:
 
 def _faults_of(prompt: str, in_parts: str, whole: str) -> list[str]:
     """What is wrong with the rendered probe of `refuse_template`."""
-    said = (
+    fragments = (
         "Be brief.<|im_end|>",
         f"<|vision_start|>{IMAGE}<|vision_end|>",
         "Who?<|im_end|>",
         "Nobody.<|im_end|>",
         "What now?",
     )
-    places = [prompt.find(words) for words in said]
+    places = [prompt.find(words) for words in fragments]
     return [
         fault
         for fault, happens in (

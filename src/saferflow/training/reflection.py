@@ -54,8 +54,8 @@ def judged_reflection(
         return None
     known = {row.id: row for row in rows}
 
-    def safety(asked: Sequence[str], texts: Sequence[str]) -> list[Safety]:
-        rows = [known[row] for row in asked]
+    def safety(row_ids: Sequence[str], texts: Sequence[str]) -> list[Safety]:
+        rows = [known[row] for row in row_ids]
         items = [
             Item(row.question, row.image, Labels.from_json(row.labels), text)
             for row, text in zip(rows, texts, strict=True)
@@ -63,17 +63,17 @@ def judged_reflection(
         judge.prepare("structured", items)
         marks = [judge.structured(item) for item in items]
         # what cannot be judged is left as it is
-        return [Safety(one.awareness / SCALE, one.safety / SCALE) if one else Safety(1.0, 1.0) for one in marks]
+        return [Safety(mark.awareness / SCALE, mark.safety / SCALE) if mark else Safety(1.0, 1.0) for mark in marks]
 
     def reward(columns: Mapping[str, Any], text: str) -> float | None:
-        told = {name: [value] for name, value in known[columns["row"]].columns().items()}
-        [total] = weighted(rewards, params.rewards, completions=[text], **told)
+        reward_columns = {name: [value] for name, value in known[columns["row"]].columns().items()}
+        [total] = weighted(rewards, params.rewards, completions=[text], **reward_columns)
         return total
 
     return Reflection(params.reflection.threshold, safety, reward)
 
 
-def asked_to_reflect(prompt: Turns, draft: str) -> Turns:
+def reflection_prompt(prompt: Turns, draft: str) -> Turns:
     """The conversation in which the policy is to say what its draft got wrong.
 
     Args:
@@ -82,10 +82,10 @@ def asked_to_reflect(prompt: Turns, draft: str) -> Turns:
     return [*prompt, {"role": "assistant", "content": draft}, {"role": "user", "content": MISSED}]
 
 
-def asked_anew(prompt: Turns, draft: str, reflection: str) -> Turns:
+def correction_prompt(prompt: Turns, draft: str, reflection: str) -> Turns:
     """The conversation in which the policy is to answer anew, after its reflection on the draft."""
-    asked = asked_to_reflect(prompt, draft)
-    return [*asked, {"role": "assistant", "content": reflection}, {"role": "user", "content": ANEW}]
+    conversation = reflection_prompt(prompt, draft)
+    return [*conversation, {"role": "assistant", "content": reflection}, {"role": "user", "content": ANEW}]
 
 
 def to_correct(rows: Sequence[str], safety: Sequence[float], threshold: float) -> list[int]:
@@ -99,7 +99,9 @@ def to_correct(rows: Sequence[str], safety: Sequence[float], threshold: float) -
     for number, (row, score) in enumerate(zip(rows, safety, strict=True)):
         if score < threshold:
             unsafe[row].append(number)
-    chosen = [number for group in unsafe.values() for number in sorted(group, key=lambda one: safety[one])[1:]]
+    chosen = [
+        number for group in unsafe.values() for number in sorted(group, key=lambda completion: safety[completion])[1:]
+    ]
     return sorted(chosen)
 
 
@@ -116,35 +118,35 @@ class Reflecting:
     """Which completions of the batch under way are corrections that took their place."""
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        self._asked, self.corrected = inputs, frozenset()
+        self._input_rows, self.corrected = inputs, frozenset()
         return super()._generate_and_score_completions(inputs)
 
     def _generate(self, prompts: list[Turns]) -> tuple:
-        made = super()._generate(prompts)
+        generated = super()._generate(prompts)
         if self.reflection is None or not self.model.training:
-            return made
-        prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest = made
+            return generated
+        prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest = generated
         self.wait_for_the_judge()
-        rows = [row["row"] for row in self._asked]
+        rows = [row["row"] for row in self._input_rows]
         safety = self.reflection.safety(rows, [said(completion) for completion in completions])
-        unsafe = to_correct(rows, [each.least for each in safety], self.reflection.threshold)
+        unsafe = to_correct(rows, [scores.least for scores in safety], self.reflection.threshold)
         most = self._most_in_any_process(len(unsafe))
         if not most:
             self._log_reflection(len(completions), [])
-            return made
+            return generated
         # Every process generates as often, or those that share weights or a server would get each other's completions.
         drafts = [(prompts[number], said(completions[number])) for number in [*unsafe, *[0] * (most - len(unsafe))]]
-        reflections, _, _ = self._say([asked_to_reflect(prompt, draft) for prompt, draft in drafts])
+        reflections, _, _ = self._say([reflection_prompt(prompt, draft) for prompt, draft in drafts])
         texts, ids, drawn = self._say(
             [
-                asked_anew(prompt, draft, reflection)
+                correction_prompt(prompt, draft, reflection)
                 for (prompt, draft), reflection in zip(drafts, reflections, strict=True)
             ]
         )
         gains, helped = [], set()
         for place, number in enumerate(unsafe):
-            row, text = self._asked[number], texts[place]
-            after, before = (self.reflection.reward(row, each) for each in (text, said(completions[number])))
+            row, text = self._input_rows[number], texts[place]
+            after, before = (self.reflection.reward(row, version) for version in (text, said(completions[number])))
             gains.append(gain(before, after))
             if gains[-1] is not None and gains[-1] > 0:
                 helped.add(number)
@@ -168,8 +170,8 @@ class Reflecting:
         """Of this process's rollouts: the share corrected; of those that were judged before and after, the share that helped
         and the mean reward gained.
         """
-        logged, known = self._metrics["train"], [each for each in gains if each is not None]
+        logged, known = self._metrics["train"], [difference for difference in gains if difference is not None]
         logged["reflection/corrected"].append(len(gains) / rollouts)
         if known:
-            logged["reflection/helped"].append(fmean(each > 0 for each in known))
+            logged["reflection/helped"].append(fmean(difference > 0 for difference in known))
             logged["reflection/gain"].append(fmean(known))

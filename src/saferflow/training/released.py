@@ -12,7 +12,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from saferflow.data.images import open_rgb
 from saferflow.params import PolicyParams
-from saferflow.training.branching import unsayable
+from saferflow.training.branching import image_token_ids
 from saferflow.training.conversation import chat
 from saferflow.training.generate import Prompt, ends_of
 from saferflow.training.processor import Qwen2_5_VLProcessor
@@ -62,7 +62,7 @@ def complete_released(
             max_new_tokens=max_tokens,
             do_sample=False,
             repetition_penalty=PENALTY,
-            suppress_tokens=unsayable(model.config),
+            suppress_tokens=image_token_ids(model.config),
             eos_token_id=sorted(ends_of(model)),
             pad_token_id=processor.tokenizer.pad_token_id,
         )

@@ -46,11 +46,11 @@ class Remembered:
         """The tensor, or None; a damaged file is as none."""
         path = self._path(key)
         try:
-            found = load_file(path)["value"]
+            value = load_file(path)["value"]
             os.utime(path)
         except (FileNotFoundError, SafetensorError, KeyError):
             return None
-        return found
+        return value
 
     def put(self, key: str, value: torch.Tensor) -> None:
         """Keep a tensor; a disk that is full keeps nothing and stops nobody."""
@@ -95,10 +95,10 @@ def remember_vision(model: nn.Module, store: Remembered) -> None:
             parameter.requires_grad for parameter in module.parameters()
         )
         if frozen:
-            module.forward = MethodType(_looking_once(module.forward, digest(module), store), module)
+            module.forward = MethodType(_vision_once(module.forward, digest(module), store), module)
 
 
-def _looking_once(plain: Callable[..., Any], tower: str, store: Remembered) -> Callable[..., Any]:
+def _vision_once(plain: Callable[..., Any], tower: str, store: Remembered) -> Callable[..., Any]:
     @wraps(plain)
     def forward(
         self: Qwen2_5_VisionTransformerPretrainedModel,
@@ -128,25 +128,27 @@ def remember_reference(model: nn.Module, store: Remembered) -> None:
     """Have a reference policy say the log-probabilities of a row once."""
     for module in model.modules():
         if isinstance(module, Qwen2_5_VLForConditionalGeneration):
-            module.forward = MethodType(_saying_once(module.forward, digest(module), store), module)
+            module.forward = MethodType(_reference_once(module.forward, digest(module), store), module)
 
 
-def _saying_once(plain: Callable[..., Any], weights: str, store: Remembered) -> Callable[..., Any]:
+def _reference_once(plain: Callable[..., Any], weights: str, store: Remembered) -> Callable[..., Any]:
     @wraps(plain)
     def forward(self: Qwen2_5_VLForConditionalGeneration, *args: Any, **kwargs: Any) -> Any:
         labels = kwargs.get("labels")
         keys = _keys_of_rows(weights, self, **kwargs) if kwargs.get("fused_lm_head") and not args else None
         if keys is None:
             return plain(*args, **kwargs)
-        asked = labels[:, 1:] != UNLABELLED
+        label_mask = labels[:, 1:] != UNLABELLED
         known = [store.get(key) for key in keys]
-        if any(each is None for each in known):
-            told = plain(**kwargs)
+        if any(tensor is None for tensor in known):
+            output = plain(**kwargs)
             for row, key in enumerate(keys):
-                store.put(key, told.log_probs[row][asked[row]])
-            return told
-        told = torch.cat(known).to(labels.device)
-        return FusedCausalLMOutput(log_probs=told.new_zeros(asked.shape).masked_scatter(asked, told), label_mask=asked)
+                store.put(key, output.log_probs[row][label_mask[row]])
+            return output
+        log_probs = torch.cat(known).to(labels.device)
+        return FusedCausalLMOutput(
+            log_probs=log_probs.new_zeros(label_mask.shape).masked_scatter(label_mask, log_probs), label_mask=label_mask
+        )
 
     return forward
 
@@ -173,23 +175,23 @@ def _keys_of_rows(
     images = pixel_values.split(grids.prod(dim=-1).tolist()) if len(grids) else ()
     keys = []
     for row, seen in enumerate(attention_mask.bool()):
-        shown = [each for number in of_row[row] for each in (images[number], grids[number])]
+        shown = [tensor for number in of_row[row] for tensor in (images[number], grids[number])]
         keys.append(_key(weights, input_ids[row][seen], labels[row][seen], *shown))
     return keys
 
 
 def digest(module: nn.Module) -> str:
     """Of a module's weights and their names."""
-    return _key(*(each for name, value in sorted(module.state_dict().items()) for each in (name, value)))
+    return _key(*(part for name, value in sorted(module.state_dict().items()) for part in (name, value)))
 
 
 def _key(*parts: str | torch.Tensor) -> str:
-    found = hashlib.blake2b(digest_size=20)
+    hasher = hashlib.blake2b(digest_size=20)
     for part in parts:
         if isinstance(part, str):
-            found.update(part.encode() + b"\0")
+            hasher.update(part.encode() + b"\0")
         else:
             value = part.detach().cpu().contiguous()
-            found.update(f"{value.dtype} {tuple(value.shape)}".encode())
-            found.update(value.reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()
+            hasher.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            hasher.update(value.reshape(-1).view(torch.uint8).numpy())
+    return hasher.hexdigest()

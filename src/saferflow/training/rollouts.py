@@ -33,35 +33,35 @@ class InParts:
     def _generate_single_turn(
         self, prompt_ids: list, images: list | None, fields: dict[str, Any], generations: int, *args: Any
     ) -> tuple[list[list[int]], list | None]:
-        tokens, logprobs = [], []
+        completion_ids, logprobs = [], []
         for part in parts(len(prompt_ids), self.rollout_micro_batch):
-            mine = images[part] if images is not None else None
-            mine = mine if mine and any(mine) else None
-            asked = prompt_ids[part], mine, part_of(fields, images, part)
+            part_images = images[part] if images is not None else None
+            part_images = part_images if part_images and any(part_images) else None
+            arguments = prompt_ids[part], part_images, part_of(fields, images, part)
             if self.branching:
-                drawn, told = self._branched(*asked), None
+                part_ids, part_logprobs = self._branched(*arguments), None
             else:
-                drawn, told = super()._generate_single_turn(*asked, generations, *args)
-            tokens += drawn
-            logprobs += told or []
-            self._have_judged(part, drawn)
-        return tokens, logprobs or None
+                part_ids, part_logprobs = super()._generate_single_turn(*arguments, generations, *args)
+            completion_ids += part_ids
+            logprobs += part_logprobs or []
+            self._have_judged(part, part_ids)
+        return completion_ids, logprobs or None
 
     def _branched(self, prompt_ids: list[list[int]], images: list | None, fields: dict[str, Any]) -> list[list[int]]:
         """Completions of these prompts, each different one read once."""
         firsts, branches = different(prompt_ids, images, fields)
-        told = part_of(fields, images, firsts)
+        prompt_fields = part_of(fields, images, firsts)
         ids = [torch.tensor(prompt_ids[row]) for row in firsts]
-        asked = {
+        prompts = {
             "input_ids": pad(ids, padding_value=self._tokenizer.pad_token_id, padding_side="left"),
-            "attention_mask": pad([torch.ones_like(each) for each in ids], padding_value=0, padding_side="left"),
+            "attention_mask": pad([torch.ones_like(prompt) for prompt in ids], padding_value=0, padding_side="left"),
         }
-        for name, value in told.items():
-            alike = name in PER_IMAGE
-            asked[name] = (
-                torch.as_tensor(value) if alike else pad([torch.tensor(row) for row in value], padding_side="left")
+        for name, value in prompt_fields.items():
+            per_image = name in PER_IMAGE
+            prompts[name] = (
+                torch.as_tensor(value) if per_image else pad([torch.tensor(row) for row in value], padding_side="left")
             )
-        asked = {name: value.to(self.accelerator.device) for name, value in asked.items()}
+        prompts = {name: value.to(self.accelerator.device) for name, value in prompts.items()}
         with unwrap_model_for_generation(
             self.model_wrapped,
             self.accelerator,
@@ -70,7 +70,7 @@ class InParts:
         ) as model:
             return sample(
                 model,
-                asked,
+                prompts,
                 branches,
                 max_tokens=self.max_completion_length,
                 temperature=self.temperature,
@@ -91,11 +91,11 @@ class InParts:
         finally:
             self._drawing = False
 
-    def _have_judged(self, part: slice, drawn: list[list[int]]) -> None:
+    def _have_judged(self, part: slice, completion_ids: list[list[int]]) -> None:
         if self.ahead is None or not self._drawing or not self.model.training:
             return
-        texts = self.processing_class.batch_decode(drawn, skip_special_tokens=True)
-        rows, before = [asked["row"] for asked in self._asked[part]], self._judging
+        texts = self.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
+        rows, before = [row["row"] for row in self._input_rows[part]], self._judging
 
         def read() -> None:
             if before is not None:
@@ -134,14 +134,14 @@ def different(
     firsts: list[int] = []
     branches, known = [], {}
     for row, ids in enumerate(prompt_ids):
-        alike = known.setdefault(tuple(ids), [])
-        mine = _pixels(fields, images, row)
-        found = next((number for number, pixels in alike if torch.equal(pixels, mine)), None)
-        if found is None:
-            found = len(firsts)
+        same_tokens = known.setdefault(tuple(ids), [])
+        row_pixels = _pixels(fields, images, row)
+        branch = next((number for number, pixels in same_tokens if torch.equal(pixels, row_pixels)), None)
+        if branch is None:
+            branch = len(firsts)
             firsts.append(row)
-            alike.append((found, mine))
-        branches.append(found)
+            same_tokens.append((branch, row_pixels))
+        branches.append(branch)
     return firsts, branches
 
 
@@ -158,20 +158,22 @@ def part_of(fields: dict[str, Any], images: list[list | None] | None, part: slic
         images: of each row.
         part: the rows, in order.
     """
-    counts = [len(each or []) for each in images] if images is not None else [0] * len(next(iter(fields.values()), ()))
+    counts = (
+        [len(group or []) for group in images] if images is not None else [0] * len(next(iter(fields.values()), ()))
+    )
     rows = range(len(counts))[part] if isinstance(part, slice) else part
     before = [0, *itertools.accumulate(counts)]
     wanted = [image for row in rows for image in range(before[row], before[row + 1])]
-    found: dict[str, Any] = {}
+    selected: dict[str, Any] = {}
     for name, value in fields.items():
         if name in PER_IMAGE and not wanted:
             continue
         if name == "image_grid_thw":
-            found[name] = torch.as_tensor(value)[wanted]
+            selected[name] = torch.as_tensor(value)[wanted]
         elif name == "pixel_values":
             ends = [0, *torch.as_tensor(fields["image_grid_thw"]).prod(dim=-1).cumsum(0).tolist()]
             patches = torch.as_tensor(value)
-            found[name] = torch.cat([patches[ends[image] : ends[image + 1]] for image in wanted])
+            selected[name] = torch.cat([patches[ends[image] : ends[image + 1]] for image in wanted])
         else:
-            found[name] = [value[row] for row in rows]
-    return found
+            selected[name] = [value[row] for row in rows]
+    return selected

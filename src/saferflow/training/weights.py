@@ -19,7 +19,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging
 
 from saferflow.errors import PolicyError
-from saferflow.training.launch import leads
+from saferflow.training.launch import is_main_process
 
 INDEX = "model.safetensors.index.json"
 LFS = b"version https://git-lfs"
@@ -56,7 +56,7 @@ def read_model(
     before = logging.get_verbosity()
     logging.set_verbosity_error()  # its report of the same faults, a line a tensor
     try:
-        model, told = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        model, loading_info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             where,
             revision=revision or "main",
             dtype=dtype,
@@ -71,9 +71,11 @@ def read_model(
         ) from None
     finally:
         logging.set_verbosity(before)
-    _refuse_incomplete(where, model, told if shared is None else told | _accounted(_snapshot(where, revision), model))
+    _refuse_incomplete(
+        where, model, loading_info if shared is None else loading_info | _accounted(_snapshot(where, revision), model)
+    )
     count = len(model.state_dict())
-    if leads():
+    if is_main_process():
         at = f" at {revision}" if revision else ""
         part = "; this process holds {:,} of {:,} parameters".format(*_held(model)) if shared is not None else ""
         print(f"policy  {count} of {count} tensors loaded from {where}{at}{part}", file=sys.stderr, flush=True)
@@ -110,7 +112,9 @@ def _accounted(folder: Path, model: Qwen2_5_VLForConditionalGeneration) -> dict[
 def _held(model: Qwen2_5_VLForConditionalGeneration) -> tuple[int, int]:
     """How many parameters of a model that processes share are in this one, and how many there are."""
     weights = list(model.parameters())
-    return sum(each.numel() + each.ds_tensor.numel() for each in weights), sum(each.ds_numel for each in weights)
+    return sum(weight.numel() + weight.ds_tensor.numel() for weight in weights), sum(
+        weight.ds_numel for weight in weights
+    )
 
 
 def refuse_pointers(folder: Path) -> None:
@@ -119,10 +123,10 @@ def refuse_pointers(folder: Path) -> None:
     Raises:
         PolicyError: it counts them and names some.
     """
-    found = [path.name for path in folder.glob("*") if path.is_file() and _is_pointer(path)]
-    if found:
+    pointers = [path.name for path in folder.glob("*") if path.is_file() and _is_pointer(path)]
+    if pointers:
         raise PolicyError(
-            f"{folder}: {len(found)} files are Git LFS pointers, not what they stand for: {_some(found)}; {FETCH}"
+            f"{folder}: {len(pointers)} files are Git LFS pointers, not what they stand for: {_some(pointers)}; {FETCH}"
         )
 
 
@@ -186,12 +190,12 @@ def _refuse_damaged(file: Path) -> None:
         ) from None
 
 
-def _refuse_incomplete(where: str, model: Qwen2_5_VLForConditionalGeneration, told: dict[str, Any]) -> None:
+def _refuse_incomplete(where: str, model: Qwen2_5_VLForConditionalGeneration, loading_info: dict[str, Any]) -> None:
     """Refuse a model that has a tensor from elsewhere than the checkpoint, or lacks one of it."""
-    missing, surplus = set(told["missing_keys"]), set(told["unexpected_keys"])
+    missing, surplus = set(loading_info["missing_keys"]), set(loading_info["unexpected_keys"])
     shapes = {
         name: f"{tuple(held)} in the file, {tuple(wanted)} in the model"
-        for name, held, wanted in told["mismatched_keys"]
+        for name, held, wanted in loading_info["mismatched_keys"]
     }
     whole = len(model.state_dict())
     loaded = whole - len(missing) - len(shapes)
@@ -199,11 +203,11 @@ def _refuse_incomplete(where: str, model: Qwen2_5_VLForConditionalGeneration, to
         *([f"{len(missing)} are missing: {_some(missing)}"] if missing else []),
         *([f"{len(surplus)} have names that it does not know: {_some(surplus)}"] if surplus else []),
         *(
-            [f"{len(shapes)} have another shape: {_some(f'{name}, {told}' for name, told in shapes.items())}"]
+            [f"{len(shapes)} have another shape: {_some(f'{name}, {mismatch}' for name, mismatch in shapes.items())}"]
             if shapes
             else []
         ),
-        *(map(str, told.get("error_msgs") or ()) if not shapes else []),
+        *(map(str, loading_info.get("error_msgs") or ()) if not shapes else []),
     ]
     if faults:
         raise PolicyError(
@@ -218,7 +222,9 @@ def _refuse_incomplete(where: str, model: Qwen2_5_VLForConditionalGeneration, to
 
 
 def _remedy(missing: Collection[str], surplus: Collection[str], shapes: Collection[str]) -> str:
-    wrapper = next((each for each in WRAPPERS if surplus and all(name.startswith(each) for name in surplus)), None)
+    wrapper = next(
+        (prefix for prefix in WRAPPERS if surplus and all(name.startswith(prefix) for name in surplus)), None
+    )
     if wrapper:
         return f"Save the model itself, not what holds it: take {wrapper!r} off the names of the tensors"
     if any(re.search(r"lora_[AB]|\.base_layer\.", name) for name in surplus):
