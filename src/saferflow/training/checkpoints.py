@@ -131,6 +131,7 @@ class StopWhenAsked(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
+        """Save and stop after this step if any process got SIGTERM; the last step ends by itself."""
         if _any_process(self.requested) and state.global_step < state.max_steps:
             self.requested = True
             control.should_save = control.should_training_stop = True
@@ -139,6 +140,7 @@ class StopWhenAsked(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Restore the former handler of SIGTERM."""
         signal.signal(signal.SIGTERM, self._former)
 
 

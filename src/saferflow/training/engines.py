@@ -1,4 +1,4 @@
-"""A policy's completions, in this process or over a Ray cluster, in the same batches.
+"""Draws a policy's completions, in this process or over a Ray cluster, in the same batches.
 
 A batch is what is divided: it is read with the same padding, drawn with the same seed and begun without drafts wherever it is
 read, so its completions depend neither on the number of engines nor on which of them had it. Source: ours.
@@ -32,11 +32,11 @@ class Drawing:
     samples: int = 1
     temperature: float | None = None
     released: bool = False
-    """As [K]'s released evaluation does (`complete_released`)."""
+    """Whether to decode as [K]'s released evaluation does (`complete_released`)."""
 
 
 def sampler(folder: Path, params: Params, samples: int, temperature: float) -> Draw:
-    """Samples from a policy: in this process, which loads it at the first batch, or over the cluster of `run.ray`."""
+    """A function that draws from a policy: in this process, which loads it at the first batch, or over `run.ray`'s cluster."""
     policy, run, most = params.policy, params.run, params.policy.max_completion_tokens
     if run.ray is not None:
         return partial(drawn_over_ray, folder, policy, Drawing(most, samples, temperature), run=run)
@@ -66,13 +66,13 @@ def batches(
 def drawn_over_ray(
     folder: Path, policy: PolicyParams, drawing: Drawing, prompt_batches: Iterable[Batch], run: RunParams
 ) -> Iterator[list[list[str]]]:
-    """The completions of each batch, in the order of the batches: of each prompt a list.
+    """Yield the completions of each batch, (prompts, samples), in the order of the batches.
 
     Args:
-        folder: of the policy; every machine finds the same files there.
+        folder: the policy's folder, with the same files on every machine.
 
     Raises:
-        PipelineError: as `over_ray`; and where a machine has other code or another policy.
+        PipelineError: as `over_ray`; or a machine has different code or a different policy.
     """
     where = folder.resolve()
     arguments = (str(where), fingerprint(where), policy, drawing)

@@ -1,4 +1,4 @@
-"""Table rows to the conversational examples that TRL's trainers read."""
+"""Converts table rows to the conversational examples of TRL's trainers."""
 
 from datasets import Dataset, Features, Image, List, Value
 
@@ -10,6 +10,7 @@ _IMAGES = List(Image())
 
 
 def sft_dataset(rows: list[SFTRow]) -> Dataset:
+    """Examples with `prompt`, `completion` and `images`, one per row."""
     columns = {
         "prompt": [row_prompt(row) for row in rows],
         "completion": [_assistant_turn(row.completion) for row in rows],
@@ -19,6 +20,7 @@ def sft_dataset(rows: list[SFTRow]) -> Dataset:
 
 
 def dpo_dataset(rows: list[DPORow]) -> Dataset:
+    """Examples with `prompt`, `chosen`, `rejected` and `images`, one per pair."""
     columns = {
         "prompt": [row_prompt(row) for row in rows],
         "chosen": [_assistant_turn(row.chosen) for row in rows],
@@ -29,7 +31,7 @@ def dpo_dataset(rows: list[DPORow]) -> Dataset:
 
 
 def grpo_dataset(rows: list[PromptRow]) -> Dataset:
-    """Prompts, with the columns of the row, which a reward function gets beside the completions."""
+    """Examples with `prompt` and `images`, and the row's columns, which reward functions get beside the completions."""
     columns = {
         "prompt": [row_prompt(row) for row in rows],
         "images": [_images(row.image) for row in rows],
@@ -41,7 +43,7 @@ def grpo_dataset(rows: list[PromptRow]) -> Dataset:
 
 
 def encoded(dataset: Dataset) -> Dataset:
-    """The data set with images as they are on disk, so that a batch of rows that nobody looks at reads none."""
+    """The data set with encoded images, so that reading other columns decodes none."""
     return dataset.cast_column("images", List(Image(decode=False)))
 
 
@@ -50,5 +52,5 @@ def _assistant_turn(text: str) -> list[Message]:
 
 
 def _images(data: bytes | None) -> list[dict[str, bytes | None]]:
-    """Tables hold images as RGB files, which `datasets` decodes when a batch needs them."""
+    """The images of a row as `datasets` stores them; it decodes the RGB file when a batch needs it."""
     return [] if data is None else [{"bytes": data, "path": None}]

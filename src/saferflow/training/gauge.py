@@ -63,6 +63,7 @@ class Gauge(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Start the counters, on the trainer's device."""
         self._tokens, self._operations, self._vision = (torch.zeros((), device=args.device) for _ in range(3))
         self._since = time.perf_counter()
 
@@ -74,6 +75,7 @@ class Gauge(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
+        """Add the figures since the last log to `logs`, where they hold a loss."""
         if logs is None or "loss" not in logs or self._since is None:
             return
         tokens, operations, vision = self._tokens.item(), self._operations.item(), self._vision.item()

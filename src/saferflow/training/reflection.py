@@ -25,31 +25,32 @@ Turns = list[dict[str, Any]]
 
 
 class Safety(NamedTuple):
-    """What the judge says of one completion, each in [0, 1]."""
+    """The judge's marks of one completion, each in [0, 1]."""
 
     thinking: float
     answer: float
 
     @property
     def least(self) -> float:
+        """The lower of the two marks."""
         return min(self)
 
 
 class Reflection(NamedTuple):
-    """When the rollout reflects, and what it asks for the figures."""
+    """When the rollout reflects, and the functions that give its figures."""
 
     threshold: float
     """A completion whose thinking or answer is less safe than this is unsafe."""
     safety: Callable[[Sequence[str], Sequence[str]], list[Safety]]
-    """Of row ids and the completions of those rows."""
+    """Marks from row ids and the completions of these rows."""
     reward: Callable[[Mapping[str, Any], str], float | None]
-    """None where the judge gave no marks."""
+    """The total reward from a row's columns and a completion; None without the judge's marks."""
 
 
 def judged_reflection(
     params: GRPOParams, judge: Judge, rows: Sequence[PromptRow], rewards: Mapping[str, RewardFunction]
 ) -> Reflection | None:
-    """What the params want of the rollout, by a judge's marks of the thinking and the answer; None is plain GRPO."""
+    """The reflection of the params, with a judge's marks of the thinking and the answer; None for plain GRPO."""
     if params.reflection is None:
         return None
     known = {row.id: row for row in rows}
@@ -74,7 +75,7 @@ def judged_reflection(
 
 
 def reflection_prompt(prompt: Turns, draft: str) -> Turns:
-    """The conversation in which the policy is to say what its draft got wrong.
+    """The conversation that asks the policy what its draft got wrong.
 
     Args:
         prompt: the conversation before the draft.
@@ -83,13 +84,13 @@ def reflection_prompt(prompt: Turns, draft: str) -> Turns:
 
 
 def correction_prompt(prompt: Turns, draft: str, reflection: str) -> Turns:
-    """The conversation in which the policy is to answer anew, after its reflection on the draft."""
+    """The conversation that asks the policy for a new answer, after its reflection on the draft."""
     conversation = reflection_prompt(prompt, draft)
     return [*conversation, {"role": "assistant", "content": reflection}, {"role": "user", "content": ANEW}]
 
 
 def to_correct(rows: Sequence[str], safety: Sequence[float], threshold: float) -> list[int]:
-    """Which completions are to be corrected: the unsafe ones, but for the most unsafe of each row.
+    """The numbers of the completions to correct: the unsafe ones, except the most unsafe of each row; sorted.
 
     Args:
         rows: the row that each completion answers.
@@ -106,7 +107,7 @@ def to_correct(rows: Sequence[str], safety: Sequence[float], threshold: float) -
 
 
 def gain(before: float | None, after: float | None) -> float | None:
-    """What a correction earns more than its draft; None where one of them was not judged."""
+    """The reward of a correction minus that of its draft; None if one of them was not judged."""
     return None if before is None or after is None else after - before
 
 
@@ -115,7 +116,7 @@ class Reflecting:
 
     reflection: Reflection | None = None
     corrected: frozenset[int] = frozenset()
-    """Which completions of the batch under way are corrections that took their place."""
+    """Numbers of the current batch's completions that a correction replaced."""
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._input_rows, self.corrected = inputs, frozenset()
@@ -158,7 +159,7 @@ class Reflecting:
         return prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest
 
     def _say(self, conversations: list[Turns]) -> tuple[list[str], list[list[int]], list[list[float]] | None]:
-        """One completion a conversation, as text and as tokens, with their log-probabilities where the engine tells them."""
+        """Draw one completion per conversation: texts, token ids, and log-probabilities if the engine returns them."""
         prompt_ids, images, fields = self._tokenize_prompts(conversations)
         tokens, logprobs = self._generate_single_turn(prompt_ids, images, fields, 1)
         return self.processing_class.batch_decode(tokens, skip_special_tokens=True), tokens, logprobs
@@ -167,8 +168,8 @@ class Reflecting:
         return int(self.accelerator.gather(torch.tensor([count], device=self.accelerator.device)).max())
 
     def _log_reflection(self, rollouts: int, gains: list[float | None]) -> None:
-        """Of this process's rollouts: the share corrected; of those that were judged before and after, the share that helped
-        and the mean reward gained.
+        """Log the share of this process's rollouts with a correction, and, of those judged before and after, the share that
+        helped and the mean gain in reward.
         """
         logged, known = self._metrics["train"], [difference for difference in gains if difference is not None]
         logged["reflection/corrected"].append(len(gains) / rollouts)

@@ -45,7 +45,7 @@ def complete_released(
     batch_size: int,
     max_tokens: int,
 ) -> Iterator[str]:
-    """Each prompt's greedy completion under `SYSTEM`, in the order of the prompts; their own system prompts are not shown."""
+    """Each prompt's greedy completion under `SYSTEM`, in the order of the prompts; it replaces their own system prompts."""
     model.eval()
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
