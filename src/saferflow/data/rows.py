@@ -210,6 +210,8 @@ class PromptRow(Conversation):
 
 TABLES = {"sft": SFTRow, "dpo": DPORow, "grpo": PromptRow, "evaluation": PromptRow}
 """The tables that stage `plan` makes, and the type of their rows."""
+WATCH = "watch"
+"""The table, of prompts too, of rows that are set aside from training for policies to answer while they are trained."""
 
 
 @dataclass(frozen=True, slots=True)
