@@ -1,4 +1,4 @@
-"""Rows of the whole run of a profile, and the disk that its stages take. Source: ours."""
+"""The rows of a profile's whole run, and the disk that its stages use. Source: ours."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from saferflow.rehearsal.pace import TRAINED
 
 
 def whole_rows(params: Params, prompts: int | None) -> dict[str, int]:
-    """Rows of the whole run: of the drawn corpus, else of `prompts` training rows, else of as many as `curate.keep` needs."""
+    """Rows of the whole run: from the drawn corpus, else from `prompts` training rows, else from those `curate.keep` needs."""
     scenes = [source for source in params.data.sources if source.kind == "scenes"]
     others = [source for source in params.data.sources if source.kind != "scenes"]
     general = sum(source.general_train for source in scenes)
@@ -33,16 +33,16 @@ def whole_rows(params: Params, prompts: int | None) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Bytes that a stage writes."""
+    """Bytes that a stage writes to disk."""
 
     policy: float = 0.0
-    """Its policy: stays."""
+    """Bytes of its policy, which stays."""
     checkpoints: float = 0.0
-    """At most, while it trains."""
+    """Peak bytes of its checkpoints while it trains."""
 
 
 def disk(stage: str, counts: Counts, params: Params) -> Disk:
-    """What a stage writes: nothing to speak of where it does not train."""
+    """The bytes that a stage writes; 0 if it does not train."""
     if stage not in TRAINED:
         return Disk()
 

@@ -24,7 +24,7 @@ def main() -> None:
     if params.dpo is None:
         return leave_out()
 
-    from saferflow.training.launch import leads, part, spread
+    from saferflow.training.launch import end_together, is_main_process, spread
 
     rows = pairs(params)
     spread("saferflow.stages.dpo", params.launch, params.policy)
@@ -50,13 +50,13 @@ def main() -> None:
     rows = fitting("dpo", "dpo.max_prompt_tokens", processor, rows, params.dpo.max_prompt_tokens)
     refuse_cut_off("dpo", processor.tokenizer, [(row.id, row.chosen) for row in rows], params.policy)
     metrics = train_dpo(model, reference, processor, rows, params.dpo, job)
-    if leads():
+    if is_main_process():
         misses = sum(row.perturbation == NAME for row in rows)
         counts = {"rows": len(rows), "rows_too_long": read - len(rows), "near_misses": misses}
         write_metrics("dpo", counts | metrics)
         if params.dpo.near_miss:
             shutil.rmtree(samples_of(params).parent)
-    part()
+    end_together()
 
 
 def leave_out() -> None:

@@ -21,7 +21,7 @@ ROLLOUTS = Path("reports/rollouts.jsonl")
 def main() -> None:
     params = load_params()
 
-    from saferflow.training.launch import leads, part, spread
+    from saferflow.training.launch import end_together, is_main_process, spread
 
     spread("saferflow.stages.grpo", params.launch, params.policy)
 
@@ -60,9 +60,9 @@ def main() -> None:
         judged_reflection(params.grpo, judge, rows, rewards),
         judged_ahead(params.grpo, judge, rows) if params.judge.kind != "rules" else None,
     )
-    if leads():
+    if is_main_process():
         write_metrics("grpo", {"rows": len(rows), **metrics})
-    part()
+    end_together()
 
 
 if __name__ == "__main__":

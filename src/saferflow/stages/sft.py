@@ -18,7 +18,7 @@ OUT = Path("models/sft")
 def main() -> None:
     params = load_params()
 
-    from saferflow.training.launch import leads, part, spread
+    from saferflow.training.launch import end_together, is_main_process, spread
 
     spread("saferflow.stages.sft", params.launch, params.policy)
 
@@ -45,9 +45,9 @@ def main() -> None:
     rows = fitting("sft", "sft.max_prompt_tokens", processor, rows, params.sft.max_prompt_tokens)
     refuse_cut_off("sft", processor.tokenizer, [(row.id, row.completion) for row in rows], params.policy)
     metrics = train_sft("sft", model, processor, rows, params.sft, job)
-    if leads():
+    if is_main_process():
         write_metrics("sft", {"rows": len(rows), "rows_too_long": read - len(rows), **metrics})
-    part()
+    end_together()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from saferflow.errors import TrainingError
 from saferflow.training.homes import files_in, hash_of
-from saferflow.training.launch import from_leader, leads
+from saferflow.training.launch import from_leader, is_main_process
 from saferflow.training.looks import best, looks
 from saferflow.training.weights import read_model
 
@@ -91,7 +91,7 @@ def latest(where: Path) -> Path | None:
         damage = damaged(folder)
         if not damage:
             return folder
-        if leads():
+        if is_main_process():
             print(f"{folder}: not used, {damage}", flush=True)
     return None
 
@@ -142,26 +142,28 @@ class StopWhenAsked(TrainerCallback):
     """On SIGTERM the step under way ends, a checkpoint is saved, and training stops."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self.stopped = False
         """Training ends because of it."""
         self._former = signal.signal(signal.SIGTERM, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.requested = True
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
+        """Save and stop after this step if any process got SIGTERM; training that ends here anyway ends by itself."""
         ends = control.should_training_stop or state.global_step >= state.max_steps
-        if _any_process(self.asked) and not ends:
-            self.asked = self.stopped = True
+        if _any_process(self.requested) and not ends:
+            self.requested = self.stopped = True
             control.should_save = control.should_training_stop = True
         return control
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Restore the former handler of SIGTERM."""
         signal.signal(signal.SIGTERM, self._former)
 
 
@@ -169,6 +171,6 @@ def _any_process(flag: bool) -> bool:
     """Whether it is true in any of the processes: all of them have to stop at the same step."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return flag
-    found = torch.tensor(float(flag), device="cuda" if distributed.get_backend() == "nccl" else "cpu")
-    distributed.all_reduce(found)
-    return bool(found)
+    flags = torch.tensor(float(flag), device="cuda" if distributed.get_backend() == "nccl" else "cpu")
+    distributed.all_reduce(flags)
+    return bool(flags)

@@ -1,4 +1,4 @@
-"""A policy's completions, in this process or over a Ray cluster, in the same batches.
+"""Draws a policy's completions, in this process or over a Ray cluster, in the same batches.
 
 A batch is what is divided: it is read with the same padding, drawn with the same seed and begun without drafts wherever it is
 read, so its completions depend neither on the number of engines nor on which of them had it. Source: ours.
@@ -34,7 +34,7 @@ class Drawing:
     samples: int = 1
     temperature: float | None = None
     released: bool = False
-    """As [K]'s released evaluation does (`complete_released`)."""
+    """Whether to decode as [K]'s released evaluation does (`complete_released`)."""
 
 
 def sampler(folder: Path, params: Params, samples: int, temperature: float) -> Draw:
@@ -49,26 +49,26 @@ def drawer(folder: Path, policy: PolicyParams, drawing: Drawing, run: RunParams)
     drafter = Drafter()
     loaded = cache(lambda: (load_model(folder, policy).to(device(policy)), load_processor(folder, policy)))
 
-    def draw(asked: Iterable[Batch]) -> Iterator[list[list[str]]]:
-        return (_drawn(*loaded(), batch, drawing, drafter) for batch in asked)
+    def draw(prompt_batches: Iterable[Batch]) -> Iterator[list[list[str]]]:
+        return (_drawn(*loaded(), batch, drawing, drafter) for batch in prompt_batches)
 
     return draw
 
 
 def drawn_over_ray(
-    folder: Path, policy: PolicyParams, drawing: Drawing, asked: Iterable[Batch], run: RunParams
+    folder: Path, policy: PolicyParams, drawing: Drawing, prompt_batches: Iterable[Batch], run: RunParams
 ) -> Iterator[list[list[str]]]:
-    """The completions of each batch, in the order of the batches: of each prompt a list.
+    """Yield the completions of each batch, (prompts, samples), in the order of the batches.
 
     Args:
-        folder: of the policy; every machine finds the same files there.
+        folder: the policy's folder, with the same files on every machine.
 
     Raises:
-        PipelineError: as `over_ray`; and where a machine has other code or another policy.
+        PipelineError: as `over_ray`; or a machine has different code or a different policy.
     """
     where = folder.resolve()
     arguments = (str(where), fingerprint(where), policy, drawing)
-    return map(json.loads, over_ray(Engine, arguments, list(asked), run.ray, run.preemptions))
+    return map(json.loads, over_ray(Engine, arguments, list(prompt_batches), run.ray, run.preemptions))
 
 
 class Engine:

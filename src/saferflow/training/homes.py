@@ -1,4 +1,4 @@
-"""Where a stage keeps what it goes on from: `checkpoints/<stage>/<key>/`, outside the outputs that DVC deletes before it runs.
+"""Folders with the checkpoints that a stage resumes from: `checkpoints/<stage>/<key>/`, outside the outputs that DVC deletes.
 
 The key is a digest of everything that the stage trains from, so that other parameters, rows or code never go on from it.
 Source: ours.
@@ -14,14 +14,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 from saferflow.params import Section
-from saferflow.training.launch import from_leader, leads
+from saferflow.training.launch import from_leader, is_main_process
 
 ROOT = Path("checkpoints")
 LIBRARIES = ("torch", "transformers", "trl", "peft")
 
 
 def home(stage: str, inputs: Iterable[Path], sections: Iterable[Section], seed: int, root: Path = ROOT) -> Path:
-    """The folder of a stage with just these inputs; all processes of the stage call it, and one reads the inputs.
+    """The folder of a stage with exactly these inputs; all processes of the stage call it, and one reads the inputs.
 
     Args:
         inputs: files, and folders with all that is in them, that the stage trains from.
@@ -31,7 +31,7 @@ def home(stage: str, inputs: Iterable[Path], sections: Iterable[Section], seed: 
 
 def delete_others(kept: Path) -> None:
     """Delete the folders of the same stage with other inputs, in the leading process."""
-    if leads() and kept.parent.is_dir():
+    if is_main_process() and kept.parent.is_dir():
         for folder in kept.parent.iterdir():
             if folder != kept:
                 shutil.rmtree(folder)
@@ -56,7 +56,7 @@ def shelf(name: str, root: Path = ROOT) -> Iterator[Path | None]:
 
 
 def files_in(paths: Iterable[Path]) -> list[Path]:
-    """The files among the paths, and those in folders among them."""
+    """The files among the paths, and all files in the folders among them."""
     files: list[Path] = []
     for path in paths:
         inside = path.rglob("*") if path.is_dir() else [path]
@@ -65,6 +65,7 @@ def files_in(paths: Iterable[Path]) -> list[Path]:
 
 
 def hash_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -21,6 +21,7 @@ class Look:
 
     @property
     def score(self) -> float:
+        """The figure by which looks are compared, in percent."""
         return self.figures[SCORE]
 
 

@@ -11,7 +11,7 @@ from saferflow.errors import TrainingError
 from saferflow.training.arguments import Job
 from saferflow.training.checkpoints import StopWhenAsked, latest_of_all
 from saferflow.training.gauge import Gauge
-from saferflow.training.launch import leads
+from saferflow.training.launch import is_main_process
 from saferflow.training.policy import save_policy
 from saferflow.training.progress import Progress
 
@@ -41,7 +41,7 @@ def train(stage: str, trainer: Trainer, job: Job, last: Callable[[], None] = lam
         trainer.add_callback(watcher)
     trainer.add_callback(stop)  # after all that may end the training
     whole = latest_of_all(job.checkpoints)
-    if whole and leads():
+    if whole and is_main_process():
         print(f"{stage}  goes on from {whole}", flush=True)
     try:
         metrics = trainer.train(resume_from_checkpoint=str(whole) if whole else None).metrics
@@ -58,7 +58,7 @@ def train(stage: str, trainer: Trainer, job: Job, last: Callable[[], None] = lam
         watcher.take_best(job.checkpoints)
     shared = job.launch.strategy.startswith("zero3")
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if shared else None
-    if leads():
+    if is_main_process():
         save_policy(job.out, trainer.model, trainer.processing_class, weights, job.policy.dtype)
         last()
         shutil.rmtree(job.checkpoints)

@@ -63,6 +63,7 @@ class Watching(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
+        """Look every `watch.every` steps and after the last; save the best, and stop after `patience` looks without a better."""
         step, params = state.global_step, self._watch.params
         if step % params.every and step < state.max_steps:
             return control
