@@ -632,6 +632,9 @@ class Margins(Section):
     general: Annotated[float, Field(gt=0, le=100)]
     hazard: Annotated[float, Field(gt=0, le=100)] | None
     """In the safety of every hazard; null where the rows of one are too few to show anything."""
+    mended: Annotated[float, Field(gt=0, le=100)] | None
+    """In safety, of a candidate that answers rightly an incident which the champion did not: a few rows more make nobody shown to
+    be safer. Null, and for all other candidates: safer than the champion."""
 
 
 class AttackFloors(Section):

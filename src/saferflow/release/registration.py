@@ -22,6 +22,7 @@ from saferflow.tracking import graph, lineage, prompts, runs
 MODEL = "models/grpo"
 POLICY = "grpo"
 EVALUATED = "data/evaluated.parquet"
+INCIDENTS = "data/incidents.parquet"
 VERDICT = "reports/gate.json"
 SCORES = "metrics/evaluate.json"
 CARD = "model_card.md"
@@ -145,6 +146,8 @@ def _version(pipeline: Pipeline, source: str, champion: registry.Version | None)
     registry.ensure_model(model)
     runs.log_artifact(pipeline.run, pipeline.root / EVALUATED)
     runs.log_artifact(pipeline.run, pipeline.root / VERDICT)
+    if (incidents := pipeline.root / INCIDENTS).exists():
+        runs.log_artifact(pipeline.run, incidents)
     tags = pipeline.tags
     version = registry.by_digest(model, pipeline.digest)
     new = version is None

@@ -12,6 +12,7 @@ from saferflow.data.tables import read_table
 from saferflow.errors import PipelineError
 from saferflow.evaluation.advice import advise
 from saferflow.evaluation.gate import Verdict, against_attacks, regressed
+from saferflow.evaluation.incidents import mended
 from saferflow.evaluation.intervals import unmatched
 from saferflow.evaluation.remedies import Facts
 from saferflow.evaluation.report import render_report
@@ -23,7 +24,7 @@ from saferflow.release.attacks import attack_verdict
 from saferflow.release.registry import COMPARISON
 from saferflow.release.weights import weights_of
 from saferflow.stages.evaluate import TABLE, grade, item, picture
-from saferflow.stages.gate import CANDIDATE, CURATED, EVALUATED, VERDICT, compare_with_champion
+from saferflow.stages.gate import CANDIDATE, CURATED, EVALUATED, INCIDENTS, VERDICT, compare_with_champion
 from saferflow.tracking import lineage, runs
 
 PAGE = "champion.html"
@@ -81,7 +82,7 @@ def _compared(
     """The comparison of a version with the champion; with `keep` it stays, as JSON and as a page, in the version's run."""
     regrade = by_one_judge(root, params)
     candidate, leading = regrade(answers_of(version)), regrade(answers_of(champion))
-    comparison = compare_with_champion(candidate, leading, params)
+    comparison = compare_with_champion(candidate, leading, params, _mended(version, champion))
     repeated: list[Answered] = []
     if params.gate.regressions is not None:
         former = [regrade(rows) for rows in _former(version.model)]
@@ -111,6 +112,20 @@ def _compared(
         )
         runs.log_text(run, page, PAGE)
     return comparison
+
+
+def _mended(version: registry.Version, champion: registry.Version) -> list[str]:
+    """The champion's incidents that a version answers rightly; none where either's answers to incidents were not kept."""
+    sides = [_incident_answers(version), _incident_answers(champion)]
+    return [] if None in sides else mended(*sides)
+
+
+def _incident_answers(version: registry.Version) -> list[Answered] | None:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return read_table(_fetched(version, INCIDENTS.name, Path(folder)), Answered)
+        except PipelineError:  # it was registered before they were kept
+            return None
 
 
 def _facts(root: Path) -> Facts:
