@@ -87,7 +87,7 @@ class Server:
         except APIStatusError as error:
             if error.status_code in (404, 405) and self._elsewhere(call):
                 return await self.post(client, body, retries)
-            if retries and (seconds := _asked_to_wait(error.response.headers)) > PATIENCE_OF_THE_CLIENT:
+            if retries and (seconds := _retry_after(error.response.headers)) > PATIENCE_OF_THE_CLIENT:
                 await asyncio.sleep(min(seconds, LONGEST_WAIT))
                 return await self.post(client, body, retries - 1)
             self._refuse(error.status_code, reported_error(error.response.content))
@@ -144,7 +144,7 @@ class Server:
         raise Declined(f"{status}: {words}")
 
 
-def _asked_to_wait(headers: Mapping[str, str]) -> float:
+def _retry_after(headers: Mapping[str, str]) -> float:
     """Seconds to wait by `Retry-After`, which gives seconds or a date; 0 where it is missing."""
     value = headers.get("retry-after", "")
     if value.replace(".", "", 1).isdecimal():

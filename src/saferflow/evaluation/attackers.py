@@ -73,9 +73,11 @@ class Search(Protocol):
 
     tries: list[Try]
 
-    def asks(self) -> list[Ask]: ...
+    def asks(self) -> list[Ask]:
+        """The asks for the next messages; empty where the search has none left."""
 
-    def record(self, tries: Sequence[Try]) -> None: ...
+    def record(self, tries: Sequence[Try]) -> None:
+        """Take the results of the last asks."""
 
 
 @dataclass(slots=True)
