@@ -595,6 +595,32 @@ class GRPOParams(TrainingParams):
         return self
 
 
+class StageWatchParams(Section):
+    """How often a stage's policy answers the watched rows, and what follows from it."""
+
+    every: Positive
+    """Optimizer steps between two looks; there is one after the last step as well."""
+    keep: Literal["last", "best"]
+    """Which policy the stage ends with: that of the last step, or that of the look with the highest `watch_score`."""
+    patience: Positive | None
+    """Training ends after so many looks in a row that were not better than the best one before them. Null: it never does."""
+
+
+class WatchParams(Section):
+    """Rows that policies answer while they are trained, for curves and to choose a checkpoint (docs/training.md)."""
+
+    share: Annotated[float, Field(ge=0, lt=1)]
+    """Of the training rows, chosen by row id: they are set aside, and no stage trains on them. 0 sets none aside."""
+    judge: JudgeParams
+    """Grades the answers."""
+    batch_size: Positive
+    """Prompts that are answered at once in each process."""
+    sft: StageWatchParams | None
+    """Null: the policy is not asked while this stage trains it."""
+    dpo: StageWatchParams | None
+    grpo: StageWatchParams | None
+
+
 class EvaluateParams(Section):
     """How policies answer the held-out rows, who grades the answers, and how the scores get their intervals."""
 
@@ -745,6 +771,7 @@ class Params(Section):
     """Null: the SFT policy goes on to GRPO as it is."""
     curate: CurateParams
     grpo: GRPOParams
+    watch: WatchParams
     evaluate: EvaluateParams
     gate: GateParams
     serve: ServeParams
@@ -762,6 +789,22 @@ class Params(Section):
                     f"{name}.batch_size {stage.batch_size} is no multiple of {together}: {name}.micro_batch_size "
                     f"{stage.micro_batch_size} on {processes} processes; change one"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_something_to_watch(self) -> Self:
+        watch, grpo = self.watch, self.grpo
+        watched = [name for name in ("sft", "dpo", "grpo") if getattr(watch, name) is not None]
+        if watched and not watch.share:
+            raise ValueError(
+                f"watch.{watched[0]} is set and watch.share is 0, so that there are no rows to answer; raise watch.share "
+                f"(0.02), or set watch.{watched[0]} to null"
+            )
+        cycle = grpo.rollout_batch // grpo.batch_size * grpo.updates
+        if watch.grpo is not None and watch.grpo.every % cycle:
+            raise ValueError(
+                f"watch.grpo.every {watch.grpo.every} is no multiple of the {cycle} steps that a rollout batch feeds; change one"
+            )
         return self
 
     @model_validator(mode="after")

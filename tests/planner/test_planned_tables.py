@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from saferflow.data.rows import Labels, SFTRow, whole_question
+from saferflow.data.incidents import SOURCE as INCIDENTS
+from saferflow.data.rows import Labels, PromptRow, SFTRow, whole_question
 from saferflow.data.scenes.corpus import general_rows, safety_rows
 from saferflow.params import load_params
 from saferflow.planner.reflection import WRONG_OBSERVATION, reflection_on
@@ -21,9 +22,13 @@ TURNS = (("What is this?", "A knife."), ("And where is it?", "In the kitchen."))
 SHARES = {"sft": (1.0, 0.0, 0.0), "dpo": (0.0, 1.0, 0.0), "grpo": (0.0, 0.0, 1.0)}
 
 
-def planned(rows, **plan):
-    """The rows of the tables that `fill` makes of rows, by the rule writer."""
-    params = PARAMS.model_copy(update={"plan": PARAMS.plan.model_copy(update=plan)})
+def planned(rows, *, watched=0.0, **plan):
+    """The rows of the tables that `fill` makes of rows, by the rule writer; a share of them is watched."""
+    sections = {
+        "plan": PARAMS.plan.model_copy(update=plan),
+        "watch": PARAMS.watch.model_copy(update={"share": watched}),
+    }
+    params = PARAMS.model_copy(update=sections)
     return fill(rows, RuleWriter(params.run.seed, params.plan.tool_coverage), params)
 
 
@@ -83,6 +88,34 @@ def test_the_draw_is_by_the_row_and_the_other_rows_stay_as_they_were():
     assert 0 < len(drawn) < len(ROWS)
     assert all(rows in [made.rows for made in all_] for rows in drawn)
     assert planned(ROWS[5:6], **ALL_SFT, reflection_share=0.3) == some[5:6]
+
+
+def test_rows_that_are_watched_are_trained_on_nowhere_and_all_others_stay_as_they_were():
+    rows = ROWS + list(general_rows(60, 1, "train")) + list(safety_rows(20, 1, "evaluation"))
+    none, some, more = (planned(rows, watched=share) for share in (0.0, 0.2, 0.5))
+    assert "watch" not in {made.table for made in none}
+    aside = {number for number, made in enumerate(some) if made.table == "watch"}
+    assert aside < {number for number, made in enumerate(more) if made.table == "watch"}
+    assert [made for number, made in enumerate(some) if number not in aside] == [
+        made for number, made in enumerate(none) if number not in aside
+    ]
+    spread = 4 * (180 * 0.2 * 0.8) ** 0.5  # four standard deviations of a binomial count of the training rows
+    assert len(aside) == pytest.approx(180 * 0.2, abs=spread)
+    for number in aside:
+        [row] = some[number].rows
+        assert isinstance(row, PromptRow)
+        assert (row.id, row.kind) == (rows[number].id, rows[number].labels.kind)
+        assert bool(row.plan) == bool(row.system) == (row.kind == "safety")
+    assert {some[number].rows[0].kind for number in aside} == {"safety", "general"}
+    assert {none[number].table for number in aside if rows[number].labels.kind == "safety"} == {"sft", "dpo", "grpo"}
+
+
+def test_incidents_and_rows_whose_labels_are_guesses_are_not_watched():
+    """An incident is there to be learnt from; by a guess nothing is measured."""
+    incidents = [replace(row, source=INCIDENTS) for row in ROWS]
+    assert "watch" not in {made.table for made in planned(incidents, watched=0.9)}
+    guessed = planned([replace(row, labels=None) for row in ROWS], watched=0.9, allow_guessed_labels=True)
+    assert {made.table for made in guessed} == {"sft", "dpo", "grpo"}
 
 
 @pytest.mark.parametrize("table", ["dpo", "grpo", "evaluation"])

@@ -23,6 +23,7 @@ TABLES = {
     "data/tables/dpo.parquet": DPORow,
     "data/tables/grpo.parquet": PromptRow,
     "data/curated.parquet": PromptRow,
+    "data/tables/watch.parquet": PromptRow,
     "data/tables/evaluation.parquet": PromptRow,
     "data/tables/incidents.parquet": PromptRow,
 }

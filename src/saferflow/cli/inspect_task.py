@@ -14,11 +14,12 @@ from inspect_ai.solver import TaskState, generate
 
 from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.data.tables import read_table
+from saferflow.evaluation.grading import grade
 from saferflow.evaluation.inspect_log import messages, values
 from saferflow.evaluation.measures import ORDER, scores
 from saferflow.judge.choice import grader_of
 from saferflow.params import load_params
-from saferflow.stages.evaluate import TABLE, grade, measured
+from saferflow.stages.evaluate import TABLE, measured
 
 ANSWERED = "answered"
 """Where a score keeps its row, for the measures."""

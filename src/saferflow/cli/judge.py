@@ -11,6 +11,7 @@ from rich.text import Text
 from saferflow.data.rows import Answered, PromptRow
 from saferflow.errors import DataError
 from saferflow.evaluation.calibration import RATES, RUBRICS, Agreement, Errors, agreement, astray, cases, errors, graded
+from saferflow.evaluation.grading import item
 from saferflow.evaluation.measures import harmful
 from saferflow.judge.choice import grader_of, judge_of
 from saferflow.judge.members import JUDGE, members
@@ -18,7 +19,6 @@ from saferflow.judge.rubric_text import CONDENSED
 from saferflow.judge.rubrics import Grader, Grades
 from saferflow.judge.rules import RuleJudge, answer_of
 from saferflow.params import Params
-from saferflow.stages.evaluate import item
 
 SHOWN = 120
 

@@ -17,13 +17,13 @@ from saferflow.data.rows import Answered, PromptRow
 from saferflow.data.tables import read_table
 from saferflow.errors import DataError
 from saferflow.evaluation.calibration import RUBRICS, agreement
+from saferflow.evaluation.grading import item
 from saferflow.judge.rubrics import Grades
 from saferflow.labelling.page import make_app
 from saferflow.labelling.sampling import sample
 from saferflow.labelling.table import PersonGrades, by_person, read, response_id
 from saferflow.labelling.trust import alpha, consensus, estimates, hazards
 from saferflow.params import Params
-from saferflow.stages.evaluate import item
 
 HOST = "127.0.0.1"
 

@@ -217,6 +217,8 @@ class PromptRow(Conversation):
 
 TABLES = {"sft": SFTRow, "dpo": DPORow, "grpo": PromptRow, "evaluation": PromptRow}
 """Table of stage `plan` -> type of its rows."""
+WATCH = "watch"
+"""Table of prompts that are set aside from training, for policies to answer while they train."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from random import Random
 
 from saferflow.data.images import canonical
-from saferflow.data.rows import THEIRS, BadRow, DPORow, Labels, PromptRow, Row, SFTRow, turns_to_json
+from saferflow.data.incidents import SOURCE as INCIDENTS
+from saferflow.data.rows import THEIRS, WATCH, BadRow, DPORow, Labels, PromptRow, Row, SFTRow, turns_to_json
 from saferflow.data.scenes.objects import OBJECTS
 from saferflow.judge.rubrics import Grades, Item, Judge
 from saferflow.judge.rules import RuleJudge
@@ -44,7 +45,7 @@ class Made:
     """What became of a row."""
 
     table: str
-    """One of `TABLES`; `quarantine`; or `unlabelled`, without rows, where nobody can give it a label."""
+    """One of `TABLES`; `watch`; `quarantine`; or `unlabelled`, without rows, where nobody can give it a label."""
     rows: list[TableRow | BadRow]
     why: str = ""
     """Of a row in quarantine."""
@@ -81,7 +82,7 @@ def fill(rows: Sequence[Row], writer: Writer, params: Params, judge: Judge | Non
     """
     images = [canonical(row.image) if row.image is not None else None for row in rows]
     made: list[Made | Planned | None] = [
-        _general(row, image) if _is_general(row) else None for row, image in zip(rows, images, strict=True)
+        _general(row, image, params) if _is_general(row) else None for row, image in zip(rows, images, strict=True)
     ]
     asking = [number for number, row in enumerate(rows) if made[number] is None]
     labels = _labels(rows, images, asking, writer)
@@ -113,7 +114,7 @@ def _planned(
         return _unwritten(row, "label", labels)
     if labels is None and not params.plan.allow_guessed_labels:
         return Made(UNLABELLED, [])
-    table = deal(row, params)
+    table = WATCH if labels is not None and watched(row, params) else deal(row, params)
     if labels is None and table == "evaluation":
         return _refused(row, GUESSED_HELD_OUT, "it would be held out, and its label is a guess of the rule planner")
     return Planned(row, image, plan if params.plan.topologies else plan.linear(), completed(labels, plan), table)
@@ -196,13 +197,20 @@ def deal(row: Row, params: Params) -> str:
     return "sft" if draw < params.plan.sft_share else "dpo"
 
 
-def _general(row: Row, image: bytes | None) -> Made:
+def watched(row: Row, params: Params) -> bool:
+    """Whether a training row is set aside for policies to answer while they are trained; an incident is there to learn from."""
+    if row.split != "train" or row.source == INCIDENTS:
+        return False
+    return rng(params.run.seed, WATCH, row.id).random() < params.watch.share
+
+
+def _general(row: Row, image: bytes | None, params: Params) -> Made:
     labels, earlier = row.labels.to_json(), turns_to_json(row.earlier)
     common = (row.id, row.source, "general", image, "", row.question)
-    if row.split == "train":
+    if row.split == "train" and not watched(row, params):
         writer = RULES if row.drawn else THEIRS
         return Made("sft", [SFTRow(*common, row.answer, "", labels, earlier, writer)])
-    return Made("evaluation", [PromptRow(*common, "", labels, earlier)])
+    return Made("evaluation" if row.split != "train" else WATCH, [PromptRow(*common, "", labels, earlier)])
 
 
 def _placed(one: Planned, params: Params) -> Made:

@@ -51,7 +51,7 @@ def rehearsed(
         processes: so many, with the profile's strategy; None for as many as there are GPUs for.
     """
     raw = whole.model_dump(mode="json", by_alias=True)
-    replaced = _services(raw) + _launch(raw, whole, machine, processes)
+    replaced = _services(raw) + _launch(raw, whole, machine, processes) + _unwatched(raw)
     world = raw["launch"]["processes"]
     raw["run"] |= {"workers": 1, "nodes": None, "budget_hours": None}
     raw["policy"] |= {
@@ -86,6 +86,14 @@ def _services(raw: dict) -> list[str]:
     raw["plan"]["writer"], raw["judge"], raw["evaluate"]["judge"] = ({"kind": "rules"} for _ in range(3))
     paths = [source["path"] for source in raw["data"]["sources"] if "path" in source]
     return replaced + ([f"rows of {', '.join(paths)} by drawn ones"] if paths else [])
+
+
+def _unwatched(raw: dict) -> list[str]:
+    """Have no policy answer rows while it trains; what was left out."""
+    watch = raw["watch"]
+    stages = [name for name in ("sft", "dpo", "grpo") if watch[name] is not None]
+    raw["watch"] = {**watch, "share": 0.0, "judge": {"kind": "rules"}, **dict.fromkeys(stages)}
+    return [f"what {', '.join(stages)} answer while they train by nothing"] if stages else []
 
 
 def _launch(raw: dict, whole: Params, machine: Machine, processes: int | None) -> list[str]:

@@ -12,6 +12,7 @@ from saferflow.data.tables import read_table
 from saferflow.errors import PipelineError
 from saferflow.evaluation.advice import advise
 from saferflow.evaluation.gate import Verdict, against_attacks, regressed
+from saferflow.evaluation.grading import grade, item, picture
 from saferflow.evaluation.incidents import mended
 from saferflow.evaluation.intervals import unmatched
 from saferflow.evaluation.remedies import Facts
@@ -23,7 +24,7 @@ from saferflow.release import registry, signing
 from saferflow.release.attacks import attack_verdict
 from saferflow.release.registry import COMPARISON
 from saferflow.release.weights import weights_of
-from saferflow.stages.evaluate import TABLE, grade, item, picture
+from saferflow.stages.evaluate import TABLE
 from saferflow.stages.gate import CANDIDATE, CURATED, EVALUATED, INCIDENTS, VERDICT, compare_with_champion
 from saferflow.tracking import lineage, runs
 

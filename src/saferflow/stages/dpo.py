@@ -1,6 +1,6 @@
 """Stage `dpo`: the SFT policy learns to prefer a good response to the same one perturbed, or to its own near misses.
 
-Reads models/sft, data/tables/dpo.parquet. Writes models/dpo. With `dpo: null` it is the SFT policy as it is.
+Reads models/sft, data/tables/{dpo,watch}.parquet. Writes models/dpo. With `dpo: null` it is the SFT policy as it is.
 """
 
 import shutil
@@ -11,6 +11,7 @@ from saferflow.data.tables import read_table
 from saferflow.params import Params, load_params
 from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
+from saferflow.stages.watching import watch_of, watched_inputs
 from saferflow.training.near_miss import NAME, balanced, drawn, replaced
 
 POLICY = Path("models/sft")
@@ -36,9 +37,13 @@ def main() -> None:
         from saferflow.training.policy import load_model, load_processor
         from saferflow.training.preflight import fitting, refuse_cut_off
 
-    checkpoints = home("dpo", [TABLE, POLICY], [params.policy, params.launch, params.dpo], params.run.seed)
+    files, sections = watched_inputs("dpo", params)
+    checkpoints = home(
+        "dpo", [TABLE, POLICY, *files], [params.policy, params.launch, params.dpo, *sections], params.run.seed
+    )
     delete_others(checkpoints)
-    job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics)
+    watch = watch_of("dpo", params)
+    job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics, watch)
     model, processor = load_model(POLICY, params.policy, params.launch), load_processor(POLICY, params.policy)
     reference = None if params.policy.lora else load_model(POLICY, params.policy, params.launch)
     read = len(rows)

@@ -7,7 +7,6 @@ The candidate alone is asked the incidents of before; they count in no score, on
 The base policy has no protocol and no planner: it gets the question alone, as it was pre-trained.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,12 +15,11 @@ from typing import TYPE_CHECKING
 from saferflow.data.origins import GUESSED
 from saferflow.data.rows import Answered, Labels, PromptRow, Turn
 from saferflow.data.tables import read_table, write_table
+from saferflow.evaluation.grading import grade, item
 from saferflow.evaluation.measures import released_name
 from saferflow.evaluation.scores import evaluate_metrics
-from saferflow.judge.ensemble import opinions_to_json
-from saferflow.judge.rubrics import Grader, Item
+from saferflow.judge.rubrics import Grader
 from saferflow.params import Params, PolicyParams, load_params
-from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
 from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
@@ -193,45 +191,6 @@ def _told(rows: Sequence[PromptRow], turn: int) -> str:
 def plans(rows: Sequence[PromptRow]) -> list[Plan | None]:
     """What constrained decoding holds each row to; general questions have no plan."""
     return [Plan.from_json(row.plan) if row.plan else None for row in rows]
-
-
-def item(row: PromptRow, completion: str) -> Item:
-    return Item(row.question, row.image, Labels.from_json(row.labels), completion)
-
-
-def picture(row: PromptRow) -> str:
-    """SHA-256 of the row's image, or its id where there is none."""
-    return hashlib.sha256(row.image).hexdigest() if row.image is not None else row.id
-
-
-def grade(row: PromptRow, policy: str, completion: str, judge: Grader) -> Answered:
-    """One completion with the judge's grades and the check's violations."""
-    labels = Labels.from_json(row.labels)
-    grades = judge.grade(item(row, completion))
-    violations = check(Plan.from_json(row.plan), completion) if row.plan else ()
-    said = completion.strip().rstrip(".").casefold().split(", ")
-    return Answered(
-        row=row.id,
-        policy=policy,
-        kind=row.kind,
-        image=picture(row),
-        completion=completion,
-        safety=grades.safety,
-        helpfulness=grades.helpfulness,
-        rigor=grades.rigor,
-        refused=grades.refused,
-        valid=not violations,
-        correct=row.kind == "general" and all(any(w.casefold() in said for w in fact) for fact in labels.facts),
-        expected=labels.decision,
-        hazard=labels.hazard,
-        risk_source=labels.risk_source,
-        attack=labels.attack,
-        violations=" ".join(violation.code for violation in violations),
-        reason=grades.reason,
-        judge=judge.identity,
-        graded=grades.readable,
-        opinions=opinions_to_json(grades),
-    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Stage `grpo`: the DPO policy improves on its own rollouts, judged and rewarded.
 
-Reads models/dpo, data/curated.parquet. Writes models/grpo, reports/rollouts.jsonl.
+Reads models/dpo, data/curated.parquet, data/tables/watch.parquet. Writes models/grpo, reports/rollouts.jsonl.
 
 With `grpo.reflection`, unsafe rollouts are reflected on and corrected [V]; without it this is plain GRPO [K].
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from saferflow.params import load_params
 from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
+from saferflow.stages.watching import watch_of, watched_inputs
 
 POLICY = Path("models/dpo")
 TABLE = Path("data/curated.parquet")
@@ -38,9 +39,13 @@ def main() -> None:
 
     rows = read_table(TABLE, PromptRow)
     fill_a_batch(len(rows), params.grpo)  # before the weights are read
-    checkpoints = home("grpo", [TABLE, POLICY], [params.policy, params.launch, params.grpo], params.run.seed)
+    files, sections = watched_inputs("grpo", params)
+    checkpoints = home(
+        "grpo", [TABLE, POLICY, *files], [params.policy, params.launch, params.grpo, *sections], params.run.seed
+    )
     delete_others(checkpoints)
-    job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics)
+    watch = watch_of("grpo", params)
+    job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics, watch)
     model, processor = load_model(POLICY, params.policy, params.launch), load_processor(POLICY, params.policy)
     judge = judge_of(params.judge)
     rewards = reward_functions(params.grpo, judge, rows)

@@ -7,6 +7,8 @@ activations do not count (model FLOPs, not hardware FLOPs). Attention's own prod
 
 import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -87,6 +89,17 @@ class Gauge(TrainerCallback):
         if (peak := peak_operations()) is not None:
             logs["mfu"] = operations / seconds / peak
             logs["mfu_with_vision"] = (operations + vision) / seconds / peak
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out what the models do within it, and the time that it takes."""
+        counted, before = (self._tokens, self._operations, self._vision), time.perf_counter()
+        try:
+            yield
+        finally:
+            self._tokens, self._operations, self._vision = counted
+            if self._since is not None:
+                self._since += time.perf_counter() - before
 
     def summary(self) -> dict[str, float]:
         """Of all steps of this process together."""
