@@ -275,7 +275,7 @@ def test_a_page_with_everything_fits_the_screen_and_axe_finds_nothing_serious(pa
     failing = [replace(r, valid=False, violations="T104", hazard=HOSTILE) if r.policy == "grpo" else r for r in rows]
     told = {
         "advice": gate.advice_on(gate.judge_candidate(failing, params), failing, {}, params),
-        "asked": asked(rows),
+        "prompts": asked(rows),
         "steps": [Step(n, n / 10, 1 - n / 10) for n in range(1, 9)],
         "differing": [Differing("Parameters", (("sft.learning_rate", "0.001", "0.002"),)), Differing("Code", ())],
         "curves": [Curve("Loss", {"base": [(1, 2.0), (9, 1.0)], "grpo": [(1, 1.5), (9, 0.5)]})],
