@@ -281,6 +281,9 @@ class PlanParams(Section):
     """Perturbation -> its weight among the DPO pairs."""
     augmentation: AugmentationParams | None
     """Null: training rows stay as their sources give them."""
+    general_pairs: Share
+    """Share of the general training rows that are pairs of the table dpo, their answer over another row's to the same question,
+    instead of rows of the table sft: preferences about safety alone let a policy forget what they do not speak of."""
     reflection_share: Share
     """Share of the SFT table's safety rows to which two rows are added that teach what `grpo.reflection` asks for: to name
     what a wrong draft missed, and to answer anew. 0 adds none."""

@@ -1,5 +1,6 @@
 """From rows to rows of the tables."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +50,28 @@ def test_a_general_row_keeps_its_earlier_turns():
     [row] = made.rows
     assert isinstance(row, SFTRow)
     assert (row.turns, row.last_question) == (TURNS, last.question)
+
+
+def test_some_general_rows_are_pairs_whose_rejected_side_answers_the_same_question_otherwise():
+    rows = list(general_rows(300, 1, "train"))
+    answers = {(row.question, row.answer) for row in rows}
+    tables = Counter()
+    for row, made in zip(rows, planned(rows, general_pairs=0.5), strict=True):
+        tables[made.table] += 1
+        [placed] = made.rows
+        assert placed.id == (row.id if made.table == "sft" else f"{row.id}.wrong_answer")
+        if made.table == "dpo":
+            assert (placed.question, placed.chosen) == (row.question, row.answer)
+            assert placed.rejected != placed.chosen
+            assert (placed.question, placed.rejected) in answers
+    assert tables.keys() == {"sft", "dpo"}
+    assert 120 <= tables["dpo"] <= 180  # 150 +- 3.5 standard deviations
+    assert {made.table for made in planned(rows, general_pairs=0.0)} == {"sft"}
+
+
+def test_a_general_row_whose_question_has_no_other_answer_is_no_pair():
+    [made] = planned(list(general_rows(1, 1, "train")), general_pairs=1.0)
+    assert made.table == "sft"
 
 
 ALL_SFT = {"sft_share": 1.0, "dpo_share": 0.0, "grpo_share": 0.0}

@@ -11,6 +11,8 @@ from saferflow.errors import DataError
 Turn = tuple[str, str]
 """The user's message and the assistant's answer."""
 
+WRONG_ANSWER = "wrong_answer"
+"""`perturbation` of a general pair: the rejected side is the answer to another question or picture."""
 THEIRS = "theirs"
 """Writer of a response that comes with the source, and perturbation of a rejected side that comes with it."""
 
