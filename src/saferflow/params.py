@@ -311,7 +311,19 @@ class EndpointJudgeParams(EndpointParams):
     (rubrics/README.md)."""
 
 
-JudgeParams = Annotated[RuleJudgeParams | EndpointJudgeParams, Field(discriminator="kind")]
+class GuardJudgeParams(EndpointParams):
+    """Safe or unsafe by a guard model behind a server, trained for that, without a rubric; the rest by another judge."""
+
+    kind: Literal["guard"]
+    form: Literal["llama-guard", "shieldgemma"]
+    """How the model answers: `safe`, or `unsafe` and a line of categories; or Yes and No, policy by policy."""
+    images: bool
+    """Whether the model reads pictures; False sends it the words alone."""
+    rest: Annotated[RuleJudgeParams | EndpointJudgeParams, Field(discriminator="kind")]
+    """Who gives what a guard does not: helpfulness, rigor, refusal, the degree of safety."""
+
+
+JudgeParams = Annotated[RuleJudgeParams | EndpointJudgeParams | GuardJudgeParams, Field(discriminator="kind")]
 
 
 class EnsembleJudgeParams(Section):
@@ -322,14 +334,17 @@ class EnsembleJudgeParams(Section):
 
     @model_validator(mode="after")
     def _no_judge_counts_twice(self) -> Self:
-        names = [(one.model, one.rubric) if isinstance(one, EndpointJudgeParams) else one.kind for one in self.judges]
+        names = [
+            one.kind if isinstance(one, RuleJudgeParams) else (one.model, getattr(one, "rubric", one.kind))
+            for one in self.judges
+        ]
         if doubled := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
             raise ValueError(f"judges: {doubled} stands there more than once; name each model and rubric once")
         return self
 
 
 EvaluationJudgeParams = Annotated[
-    RuleJudgeParams | EndpointJudgeParams | EnsembleJudgeParams, Field(discriminator="kind")
+    RuleJudgeParams | EndpointJudgeParams | GuardJudgeParams | EnsembleJudgeParams, Field(discriminator="kind")
 ]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from saferflow.judge.members import JUDGE, members
-from saferflow.params import EndpointParams, Params
+from saferflow.params import EndpointParams, GuardJudgeParams, Params
 from saferflow.rehearsal.memory import Counts, Kinds, kinds
 from saferflow.rehearsal.pace import TRAINED
 from saferflow.rehearsal.recipe import Machine
@@ -107,6 +107,8 @@ def no_room(needed: float, free: float, folder: Path, what: str) -> str:
 def _unreachable(name: str, section: object) -> Iterator[str]:
     if not isinstance(section, EndpointParams):
         return
+    if isinstance(section, GuardJudgeParams):
+        yield from _unreachable(f"{name}.rest", section.rest)
     if section.key_variable and not os.environ.get(section.key_variable):
         yield f"{name}: the environment variable {section.key_variable} holds no key; set it, or change {name}.key_variable"
         return

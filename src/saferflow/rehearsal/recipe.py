@@ -82,7 +82,7 @@ def _services(raw: dict) -> list[str]:
     examiner = raw["evaluate"]["judge"]
     sections = [("planner and teacher", raw["plan"]["writer"]), ("judge", raw["judge"])]
     sections += [("the evaluation's judge", one) for one in examiner.get("judges", [examiner])]
-    replaced = [f"{what} ({section['model']}) by rules" for what, section in sections if section["kind"] == "endpoint"]
+    replaced = [f"{what} ({section['model']}) by rules" for what, section in sections if section["kind"] != "rules"]
     raw["plan"]["writer"], raw["judge"], raw["evaluate"]["judge"] = ({"kind": "rules"} for _ in range(3))
     paths = [source["path"] for source in raw["data"]["sources"] if "path" in source]
     return replaced + ([f"rows of {', '.join(paths)} by drawn ones"] if paths else [])

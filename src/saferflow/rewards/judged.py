@@ -75,13 +75,17 @@ def reward_functions(params: GRPOParams, judge: Judge, rows: Sequence[PromptRow]
 
 
 def judged_ahead(
-    params: GRPOParams, judge: Judge, rows: Sequence[PromptRow]
+    params: GRPOParams, judge: Judge, rows: Sequence[PromptRow], *, reflected: bool = True
 ) -> Callable[[Sequence[str], Sequence[str]], None]:
-    """A function of row ids and completions that submits them to the judge before the rewards need its marks."""
+    """A function of row ids and completions that submits them to the judge before the rewards need its marks.
+
+    Args:
+        reflected: the completions may be reflected upon, if the params want it, which asks for the structured marks.
+    """
     known = {row.id: row for row in rows}
     form_of = {"toolkit": "marks", "protocol": "marks", "structured": "structured"}
     forms = {form_of[name] for name in params.rewards if name in form_of}
-    if params.reflection is not None:
+    if reflected and params.reflection is not None:
         forms.add("structured")
 
     def ahead(row_ids: Sequence[str], texts: Sequence[str]) -> None:

@@ -58,7 +58,7 @@ def main() -> None:
         job,
         ROLLOUTS,
         judged_reflection(params.grpo, judge, rows, rewards),
-        judged_ahead(params.grpo, judge, rows) if params.judge.kind == "endpoint" else None,
+        judged_ahead(params.grpo, judge, rows) if params.judge.kind != "rules" else None,
     )
     if leads():
         write_metrics("grpo", {"rows": len(rows), **metrics})

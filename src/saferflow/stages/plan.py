@@ -29,7 +29,7 @@ from saferflow.errors import DataError, ParamsError
 from saferflow.judge.choice import judge_of
 from saferflow.judge.rubrics import Judge
 from saferflow.parallel import mapped
-from saferflow.params import EndpointParams, JudgeParams, Params, PlanParams, Section, load_params
+from saferflow.params import EndpointParams, GuardJudgeParams, JudgeParams, Params, PlanParams, Section, load_params
 from saferflow.planner.augmentation import augmented
 from saferflow.planner.counts import Counts
 from saferflow.planner.perturb import PERTURBATIONS, unknown
@@ -151,6 +151,8 @@ def share(params: Section, workers: int) -> Section:
     part = {"concurrency": max(1, params.concurrency // workers)}
     if params.token_cap is not None:
         part["token_cap"] = max(1, params.token_cap // workers)
+    if isinstance(params, GuardJudgeParams):
+        part["rest"] = share(params.rest, workers)
     return params.model_copy(update=part)
 
 

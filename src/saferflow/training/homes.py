@@ -4,10 +4,12 @@ The key is a digest of everything that the stage trains from, so that other para
 Source: ours.
 """
 
+import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,6 +37,24 @@ def delete_others(kept: Path) -> None:
                 shutil.rmtree(folder)
 
 
+@contextmanager
+def shelf(name: str, root: Path = ROOT) -> Iterator[Path | None]:
+    """The folder `checkpoints/<name>` for the block, deleted when the block ends well; it holds what to go on from, by keys.
+
+    None where another process has it: what is done then is kept nowhere.
+    """
+    folder = root / name
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / f".{name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # another has it, or the file system knows no locks
+            yield None
+            return
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def files_in(paths: Iterable[Path]) -> list[Path]:
     """The files among the paths, and those in folders among them."""
     files: list[Path] = []
@@ -49,9 +69,14 @@ def hash_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def libraries() -> str:
+    """The versions of the libraries that numbers depend on."""
+    return " ".join(version(name) for name in LIBRARIES)
+
+
 def _key(inputs: Iterable[Path], sections: Iterable[Section], seed: int) -> str:
     digest = hashlib.sha256(json.dumps([seed, *(section.model_dump(mode="json") for section in sections)]).encode())
-    digest.update(" ".join(version(name) for name in LIBRARIES).encode())
+    digest.update(libraries().encode())
     for path in sorted(files_in([*inputs, Path(__file__).parent])):
         digest.update(path.name.encode() + hash_of(path).encode())
     return digest.hexdigest()[:16]
