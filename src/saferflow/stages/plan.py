@@ -123,7 +123,7 @@ def part_planned(part: Part, params: Params) -> list[Outcome]:
     """Read and plan a part; runs in any process."""
     placed = rows_of(part, params)
     by = writer(params.plan.model_dump_json(), params.run.seed, params.run.workers)
-    judges = any(isinstance(one.found, Row) and brings_response(one.found) for one in placed)
+    judges = any(isinstance(one.row, Row) and brings_response(one.row) for one in placed)
     return planned(placed, by, params, judge(params.judge, params.run.workers) if judges else None)
 
 
@@ -158,10 +158,10 @@ def share(params: Section, workers: int) -> Section:
 
 def planned(placed: list[Placed], by: Writer, params: Params, judge: Judge | None = None) -> list[Outcome]:
     """What becomes of rows that were read."""
-    rows = [one.found for one in placed if not isinstance(one.found, BadRow)]
+    rows = [one.row for one in placed if not isinstance(one.row, BadRow)]
     rows = [row if row.source == INCIDENTS else augmented(row, params.plan.augmentation, params.run.seed) for row in rows]
     made = iter(fill(rows, by, params, judge))
-    return [(one, None if isinstance(one.found, BadRow) else next(made)) for one in placed]
+    return [(one, None if isinstance(one.row, BadRow) else next(made)) for one in placed]
 
 
 @dataclass
@@ -187,7 +187,7 @@ class Tally:
         self.rows = Counts(self.params.plan.writer.kind)
 
     def add(self, placed: Placed, made: Made | None, tables: dict[str, TableWriter]) -> None:
-        found = placed.found
+        found = placed.row
         if made is not None:
             first = self.ids.first(placed, self.params.data.sources[placed.source])
             if first is False:
