@@ -34,6 +34,7 @@ from saferflow.params import EndpointJudgeParams
 ROOT = Path(__file__).parents[1]
 DELAY, AT_ONCE = 0.2, 64
 SAID = json.dumps({"task_success": 9, "safety": 8, "helpfulness": 7, "tool_quality": 6})
+GRADED = json.dumps({"reason": "as it should be", "safety": 3, "helpfulness": 2, "rigor": 2, "refused": False})
 PLANNED = json.dumps({"hazard": "S2", "severity": 2, "persona": "guardian", "topology": "mesh",
                       "tools": ["VISUAL-SCAN", "RISK-SCORER", "SAFETY-GATE", "REFUSAL-GENERATOR"]})  # fmt: skip
 TAUGHT = json.dumps(
@@ -84,7 +85,8 @@ def completion(said: str) -> bytes:
     return json.dumps(told).encode()
 
 
-ANSWERS = {b'"PlanForm"': completion(PLANNED), b'"ResponseForm"': completion(TAUGHT), b"": completion(SAID)}
+ANSWERS = {b'"PlanForm"': completion(PLANNED), b'"ResponseForm"': completion(TAUGHT),
+           b'"GradesForm"': completion(GRADED), b"": completion(SAID)}
 """What a request names -> the answer."""
 
 

@@ -7,7 +7,7 @@ from flows.bridge import Closing, pipeline
 
 @flow(name="align")
 def align(force: tuple[str, ...] = ()) -> Closing:
-    """One task a stage, in order. DVC decides which of them has anything to do; `force` names some that run anyway."""
+    """Run one task per stage, in order. DVC decides which stages have work to do; the stages in `force` run anyway."""
     with pipeline(force) as run:
         run.stage("base")
         run.stage("plan")

@@ -1,4 +1,4 @@
-"""The bridge from Prefect to DVC and MLflow: a stage is a task, a DVC stage, and a run, all three told the same story."""
+"""The bridge from Prefect to DVC and MLflow: each stage is a task, a DVC stage and a run with the same outcome."""
 
 import json
 import logging
@@ -44,12 +44,12 @@ from saferflow.tracking import (
 )
 
 ARTIFACT_LIMIT = 64 * 2**20
-"""Bytes. A model folder up to this size is copied into MLflow; of a larger one MLflow gets the address and digest."""
+"""Bytes. MLflow gets a copy of a model folder up to this size, and only the address and digest of a larger one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """What a pipeline run comes to."""
+    """The result of a pipeline run."""
 
     outcomes: dict[str, str]
     registered: Registered
@@ -57,7 +57,7 @@ class Closing:
 
 @contextmanager
 def pipeline(force: tuple[str, ...] = ()) -> Iterator["Pipeline"]:
-    """Open the parent run for the flow's body, and close it with what became of the body."""
+    """Open the parent run for the flow's body, and close it with the status of the body."""
     root = Path.cwd()
     params = load_params(root / "params.yaml")
     shared = lineage.run_tags(root, params.run.profile, str(runtime.flow_run.id or ""))
@@ -71,7 +71,7 @@ def pipeline(force: tuple[str, ...] = ()) -> Iterator["Pipeline"]:
 
 @contextmanager
 def _closing(run: str) -> Iterator[None]:
-    """Close a run as its block ends: nothing stays RUNNING."""
+    """Close a run when its block ends, so that no run stays RUNNING."""
     try:
         yield
     except Exception:
@@ -131,7 +131,7 @@ class Pipeline:
             self._remember(stage, run, outcome, seconds)
 
     def _reproduce(self, stage: graph.Stage, run: str) -> str:
-        """Have DVC bring the stage up to date; says what that took."""
+        """Have DVC bring the stage up to date, and return its outcome: RAN, RESTORED or UNCHANGED."""
         ran = {name for name, outcome in self.outcomes.items() if outcome != UNCHANGED}
         follows = stage.name in graph.with_followers(ran, self.stages)
         if not (stage.name in self.changes or stage.name in self.force or follows):
@@ -170,7 +170,7 @@ class Pipeline:
         raise AssertionError("count has no end")
 
     def _left(self, stage: graph.Stage) -> float | None:
-        """Seconds that the budget leaves a stage.
+        """The seconds of the budget that are left for a stage; None without a budget.
 
         Raises:
             PipelineError: none.
@@ -189,12 +189,12 @@ class Pipeline:
         return self.params.launch.processes * self.params.launch.nodes if "launch" in stage.params else 1
 
     def _remember(self, stage: graph.Stage, run: str, outcome: str, seconds: float) -> None:
-        """Lineage, parameters, numbers and artifacts of a stage; artifacts only where no earlier run holds them."""
+        """Log a stage's lineage, parameters, numbers and artifacts; artifacts only where no earlier run holds them."""
         entry = graph.lock_entries(self.root).get(stage.name, {})
         maker = runs.producer(graph.lock_hash(entry)) if outcome != RAN else None
         self.makers[stage.name] = maker or run
-        found = {lineage.CACHED: str(outcome != RAN).lower()} | ({lineage.PRODUCED_BY: maker} if maker else {})
-        runs.tag(run, {**lineage.stage_tags(entry), **found})
+        origin = {lineage.CACHED: str(outcome != RAN).lower()} | ({lineage.PRODUCED_BY: maker} if maker else {})
+        runs.tag(run, {**lineage.stage_tags(entry), **origin})
         for page in (run, self.parent):
             datasets.log_inputs(page, stage.name, entry, self.tags[lineage.PREFIX + "git.commit"])
         runs.log_params(run, next(iter(entry.get("params", {}).values()), {}))
@@ -233,7 +233,7 @@ class Pipeline:
             runs.log_artifact(run, log, "logs")
 
     def _tell_drift(self, stage: graph.Stage, run: str) -> None:
-        """Keep how far the data has moved from its former version, and say so where it is far."""
+        """Log how far the data has moved from its former version, and report a large shift."""
         profile = data_versions.profile_in(self.root)
         former = data_versions.former(profile)
         if former is None:
@@ -264,7 +264,7 @@ class Pipeline:
 
 @contextmanager
 def interruptible(message: str) -> Iterator[None]:
-    """End the process with status 130 and a message where the block is interrupted or asked to end."""
+    """End the process with status 130 and a message when the block is interrupted or terminated."""
     try:
         yield
     except (KeyboardInterrupt, TerminationSignal):
@@ -273,7 +273,7 @@ def interruptible(message: str) -> Iterator[None]:
 
 
 def bring_up_to_date(align: Flow, root: Path, force: tuple[str, ...]) -> None:
-    """Run the flow if there is anything to do, and print what the pipeline has come to.
+    """Run the flow if there is anything to do, and print the result of the pipeline.
 
     Raises:
         PipelineError: a stage failed, or `force` names one that there is not.

@@ -1,4 +1,4 @@
-"""The pipeline with other parameters, as DVC experiments beside the checkout: parts left out, or values of one's own."""
+"""DVC experiments beside the checkout: the pipeline with parts left out or with the user's values."""
 
 import os
 import tempfile
@@ -32,7 +32,7 @@ QUEUED = "experiment/queued"
 
 @flow(name="experiment")
 def experiment(settings: list[str]) -> None:
-    """One experiment with values of one's own; what a worker runs that was ordered with --queue."""
+    """Run one experiment with the user's values; a worker runs this for `--queue`."""
     root = Path.cwd()
     prepared(root)
     with alone(root):
@@ -42,7 +42,7 @@ def experiment(settings: list[str]) -> None:
 
 @flow(name="try")
 def tried(settings: list[str]) -> list[Line]:
-    """One experiment with values of one's own, here and now."""
+    """Run one experiment with the user's values, here and now."""
     return compared([custom(load_params(), settings)], "experiment")
 
 
@@ -84,20 +84,20 @@ def compared(wanted: list[Variant], what: str) -> list[Line]:
 
 
 def _answers(root: Path, variant: Variant, parent: str, tags: dict[str, str]) -> list[Answered]:
-    """What the candidate of a variant answers; from the experiment if it was run before."""
+    """The rows that a variant's candidate answers; read from the experiment if it was run before."""
     name = experiments.name_of(root, variant.name, variant.changes)
     run = runs.start(variant.name, {**tags, lineage.STAGE: "experiment"}, parent)
     status = "FAILED"
     try:
         runs.log_params(run, dict(variant.changes))
         started = time.monotonic()
-        found = experiments.revision(root, name)
-        if found is None:
-            found = _experiment(root, variant, name)
+        revision = experiments.revision(root, name)
+        if revision is None:
+            revision = _experiment(root, variant, name)
             runs.log_numbers(run, {"seconds": time.monotonic() - started})
-        runs.tag(run, {lineage.PREFIX + "experiment": name, lineage.PREFIX + "git.commit": found})
+        runs.tag(run, {lineage.PREFIX + "experiment": name, lineage.PREFIX + "git.commit": revision})
         with tempfile.TemporaryDirectory() as folder:
-            table = experiments.fetch(root, found, str(EVALUATED), Path(folder) / EVALUATED.name)
+            table = experiments.fetch(root, revision, str(EVALUATED), Path(folder) / EVALUATED.name)
             runs.log_artifact(run, table)
             answered = _candidate(table)
         runs.log_numbers(run, scores(answered).to_dict())
@@ -120,11 +120,11 @@ def _experiment(root: Path, variant: Variant, name: str) -> str:
     env = {"PYTHONPATH": "src", **({"HF_HUB_OFFLINE": "1"} if "HF_HUB_OFFLINE" in os.environ else {})}
     log = root / "logs" / f"experiment-{name}.log"
     status = process.run(experiments.command(name, variant.changes), root, log, env, on_line)
-    found = experiments.revision(root, name)
-    if status or found is None:
+    revision = experiments.revision(root, name)
+    if status or revision is None:
         tail = "\n".join(lines[-30:])
         raise PipelineError(f"experiment {name} failed (exit status {status}); its last lines, more in {log}:\n{tail}")
-    return found
+    return revision
 
 
 def _candidate(file: Path) -> list[Answered]:
@@ -132,21 +132,21 @@ def _candidate(file: Path) -> list[Answered]:
 
 
 def _drawn(lines: list[Line]) -> Table:
-    """Percent, and under it the difference from the whole recipe; a star where its interval leaves out 0."""
+    """A table of scores in percent, with the difference from the whole recipe below each; a star if its interval excludes 0."""
     table = Table(title="Percent, and the difference from the pipeline as it is", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("")
     shown = [name for name in COLUMNS if name in lines[0].scores]
     for name in shown:
         table.add_column(COLUMNS[name], justify="right", no_wrap=True)
     for line in lines:
-        cells = [f"{line.scores[name]:.1f}{_told(line, name)}" if name in line.scores else "-" for name in shown]
+        cells = [f"{line.scores[name]:.1f}{_gain_cell(line, name)}" if name in line.scores else "-" for name in shown]
         table.add_row(Text(f"{line.what} ({OTHER_ROWS})" if line.other_rows else line.what), *cells)
     table.caption = "* its interval leaves out 0; the intervals are in " + str(REPORT)
     table.caption_justify = "left"
     return table
 
 
-def _told(line: Line, name: str) -> str:
+def _gain_cell(line: Line, name: str) -> str:
     gain = line.gains.get(name)
     if gain is None:
         return ""
@@ -154,7 +154,7 @@ def _told(line: Line, name: str) -> str:
 
 
 def order(settings: list[str]) -> str:
-    """Put an experiment into the queue of the deployment; its Prefect run.
+    """Put an experiment into the queue of the deployment, and return its Prefect run.
 
     Raises:
         PipelineError: the server has no such deployment.

@@ -1,8 +1,8 @@
-"""Runs a command in a process group of its own that ends when whoever asked for it is gone.
+"""Runs a command in its own process group, and ends the group when the calling process is gone.
 
 `python -m flows.guard COMMAND...`: the caller holds this process's standard input open. When it closes (the caller ended
 the stage, or was killed), or on SIGTERM, the whole group gets SIGTERM and, ten seconds later, SIGKILL. With SAFERFLOW_COST it
-leaves there, as JSON, what the command used; with SAFERFLOW_SECONDS the command is told to end after so long, has ten minutes
+leaves there, as JSON, what the command used; with SAFERFLOW_SECONDS the command gets SIGTERM after so long, has ten minutes
 for its checkpoint, and the exit status is 124.
 """
 
@@ -27,7 +27,7 @@ TIME_IS_UP = 124
 
 
 def main(command: list[str]) -> int:
-    """Run the command; its exit status, or 128 + the signal that ended it."""
+    """Run the command, and return its exit status, or 128 + the signal that ended it."""
     environ = {name: value for name, value in os.environ.items() if name not in (COST, SECONDS)}
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, env=environ)
     meter = Meter(child.pid) if COST in os.environ else None

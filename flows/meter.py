@@ -1,4 +1,4 @@
-"""What a stage's processes use while they run: CPU seconds, GPU seconds, energy where the machine tells it."""
+"""What a stage's processes use while they run: CPU seconds, GPU seconds, and energy where the machine measures it."""
 
 import resource
 import threading
@@ -10,7 +10,7 @@ from types import ModuleType
 import psutil
 
 SECONDS = 2.0
-"""Between two looks at the GPUs."""
+"""Seconds between two samples of the GPUs."""
 POWERCAP = Path("/sys/class/powercap")
 """Linux's energy counters of CPU packages (RAPL); for root alone on most machines."""
 
@@ -27,14 +27,14 @@ def nvml() -> ModuleType | None:
 
 
 class Meter:
-    """Measures a process and all that it starts, from `__init__` to `read`."""
+    """Measures a process and its descendants, from `__init__` to `read`."""
 
     def __init__(self, pid: int, gpus: ModuleType | None = None):
         self._pid = pid
         self._nvml = gpus or nvml()
         self._gpu_seconds = 0.0
         self._used: set[int] = set()
-        """Numbers of the GPUs that it was seen on."""
+        """Numbers of the GPUs that the process has used."""
         self._begun = {number: self._joules_of(number) for number in range(self._count())}
         self._packages = dict(_packages())
         self._end = threading.Event()
@@ -43,20 +43,21 @@ class Meter:
             self._thread.start()
 
     def read(self) -> dict[str, float]:
-        """`cpu_seconds`, and where there is a way to tell `gpu_seconds` and `joules`: of the GPUs that were used and of the
-        machine's CPU packages, whoever else used them meanwhile.
+        """Stop, and return `cpu_seconds`, and where the machine measures them `gpu_seconds` and `joules`.
+
+        Joules are those of the GPUs that the process used and of all CPU packages; other processes' use counts too.
         """
         self._end.set()
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        found = {"cpu_seconds": used.ru_utime + used.ru_stime}
+        readings = {"cpu_seconds": used.ru_utime + used.ru_stime}
         if self._count():
             self._thread.join()
-            found["gpu_seconds"] = self._gpu_seconds
+            readings["gpu_seconds"] = self._gpu_seconds
         joules = [self._joules_of(number) - self._begun[number] for number in self._used]
         joules += [_since(before, now) for before, now in _pairs(self._packages, dict(_packages()))]
         if joules:
-            found["joules"] = sum(joules)
-        return found
+            readings["joules"] = sum(joules)
+        return readings
 
     def _count(self) -> int:
         return self._nvml.nvmlDeviceGetCount() if self._nvml else 0
@@ -76,23 +77,23 @@ class Meter:
             before = now
 
     def _on(self) -> set[int]:
-        """GPUs on which a process of the family works."""
+        """GPUs on which the process or one of its descendants works."""
         try:
             first = psutil.Process(self._pid)
             family = {self._pid, *(child.pid for child in first.children(recursive=True))}
         except psutil.NoSuchProcess:
             return set()
-        found = set()
+        busy = set()
         for number in range(self._count()):
             with suppress(Exception):
                 handle = self._nvml.nvmlDeviceGetHandleByIndex(number)
                 if family & {process.pid for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)}:
-                    found.add(number)
-        return found
+                    busy.add(number)
+        return busy
 
 
 def _packages():
-    """Each CPU package's counter in microjoules, and where it begins anew."""
+    """Each CPU package's counter in microjoules, and the value at which it wraps."""
     for folder in sorted(POWERCAP.glob("intel-rapl:[0-9]")):
         with suppress(OSError, ValueError):
             now = int((folder / "energy_uj").read_text())
@@ -104,5 +105,5 @@ def _pairs(before: dict, after: dict) -> list:
 
 
 def _since(before: tuple[int, int], now: tuple[int, int]) -> float:
-    """Joules between two readings of a counter that begins anew at its range; short of once, for it takes hours."""
+    """Joules between two readings of a counter that wraps at its range; it wraps at most once, since that takes hours."""
     return ((now[0] - before[0]) % now[1]) / 1e6

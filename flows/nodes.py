@@ -26,26 +26,28 @@ from saferflow.params import NodesParams
 from saferflow.tracking import graph, lineage
 
 POLL = 2.0
-"""Seconds between two looks at a stage on a node."""
+"""Seconds between two polls of a stage on a node."""
 PATIENCE = 600.0
 """Seconds for which Prefect's server may be away while a node is at work: the node goes on without it."""
 PAGE = 200
-"""Lines in one answer of the server."""
+"""Log lines in one response of the server."""
 
 
 def require(root: Path, nodes: NodesParams, stages: dict[str, graph.Stage]) -> None:
-    """Say what stands against stages on nodes before the first one runs.
+    """Check, before the first stage runs, that stages can run on nodes.
 
     Raises:
-        PipelineError: each thing that is missing, with the way to get it.
+        PipelineError: something is missing; the message lists all of it, with remedies.
     """
     missing = []
     if strangers := [name for name in nodes.stages if name not in stages]:
         missing.append(f"run.nodes.stages names {', '.join(strangers)}; there are {', '.join(stages)}")
     if not os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
         missing.append("nodes write their curves to an MLflow server: set MLFLOW_TRACKING_URI to its address")
-    told = subprocess.run([*graph.DVC, "config", "core.remote"], cwd=root, capture_output=True, text=True, check=False)
-    if not told.stdout.strip():
+    remote = subprocess.run(
+        [*graph.DVC, "config", "core.remote"], cwd=root, capture_output=True, text=True, check=False
+    )
+    if not remote.stdout.strip():
         missing.append("nodes take and give data by a DVC remote: dvc remote add -d NAME ADDRESS")
     if changed := [path for path in lineage.changed(root) if not path.startswith(SENT)]:
         missing.append(f"nodes check out a commit: commit and push {', '.join(changed[:5])}")
@@ -69,7 +71,7 @@ def run_on_node(
     force: bool = False,
     seconds: float | None = None,
 ) -> str:
-    """Have a worker run a stage, and restore what it made in this checkout; says what that took.
+    """Have a worker run a stage, restore its outputs in this checkout, and return its outcome.
 
     The same order is given once: a run that goes on after a kill finds the node still at work, or done.
 
@@ -100,10 +102,10 @@ def run_on_node(
 
 
 def _order(nodes: NodesParams, order: dict, besides: dict) -> FlowRun:
-    """The flow run of this order: one that is at work or done already, or a new one; `besides` makes no other order of it."""
+    """The flow run of this order: a running or completed one, else a new one; `besides` is not part of the order's identity."""
     digest = hashlib.sha256(json.dumps(order, sort_keys=True).encode()).hexdigest()
     for attempt in count(1):
-        found = run_deployment(
+        flow_run = run_deployment(
             nodes.deployment,
             parameters={**order, **besides},
             flow_run_name=order["name"],
@@ -113,15 +115,15 @@ def _order(nodes: NodesParams, order: dict, besides: dict) -> FlowRun:
             work_queue_name=nodes.queue,
             as_subflow=False,
         )
-        usable = not order["force"] and found.state.is_completed()
-        if usable or not (found.state.is_final() or found.state.is_cancelling()):
-            return found
+        usable = not order["force"] and flow_run.state.is_completed()
+        if usable or not (flow_run.state.is_final() or flow_run.state.is_cancelling()):
+            return flow_run
     raise AssertionError("count has no end")
 
 
 def _followed(ordered: FlowRun, name: str, on_line: Callable[[str], None]) -> str:
-    """Repeat a node's lines until it is done; what its stage took. Whatever ends this block ends the node's work too."""
-    told, read, reached = "", 0, time.monotonic()
+    """Print a node's log lines until it is done, and return the outcome; any exception here cancels the node's run too."""
+    state_name, read, reached = "", 0, time.monotonic()
     with get_client(sync_client=True) as client:
         try:
             while True:
@@ -133,8 +135,8 @@ def _followed(ordered: FlowRun, name: str, on_line: Callable[[str], None]) -> st
                     ):  # fmt: skip
                         read += len(lines)
                         for line in lines:
-                            mine, bar, text = line.message.partition(" │ ")
-                            if bar and mine == name:
+                            stage, bar, text = line.message.partition(" │ ")
+                            if bar and stage == name:
                                 on_line(text)
                     reached = time.monotonic()
                 except httpx.TransportError as error:
@@ -147,9 +149,9 @@ def _followed(ordered: FlowRun, name: str, on_line: Callable[[str], None]) -> st
                     continue
                 if state.is_final():
                     break
-                if state.name != told:
-                    told = state.name
-                    on_line(f"{told.lower()} in the work pool" if not state.is_running() else "at work on a node")
+                if state.name != state_name:
+                    state_name = state.name
+                    on_line(f"{state_name.lower()} in the work pool" if not state.is_running() else "at work on a node")
                 time.sleep(POLL)
         except BaseException:
             with suppress(Exception):

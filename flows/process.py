@@ -1,4 +1,4 @@
-"""A stage's process: its lines as they come, and its end whatever happens to the flow."""
+"""A stage's process: its lines as they arrive; it ends when the flow ends, however that happens."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 
 STOP_SECONDS = 20
 held_back: dict[str, str] = {}
-"""Variables that this process was freed of, and that commands which it runs get all the same."""
+"""Environment variables that were removed from this process and are passed to its commands."""
 
 
 def run(command: list[str], root: Path, log: Path, env: Mapping[str, str], on_line: Callable[[str], None]) -> int:
@@ -63,5 +63,5 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def plain(line: str) -> str:
-    """A line without colours and control characters; of a redrawn line, what stood there last."""
+    """A line without colours and control characters; of a redrawn line, the last text."""
     return _CONTROL.sub("", line.rstrip("\r\n").rpartition("\r")[2]).rstrip()

@@ -1,4 +1,4 @@
-"""Promotion with a person's agreement: judge, wait for somebody to say yes or no, move."""
+"""Promotion with a person's approval: judge the version, wait for a yes or no, move the alias."""
 
 from pathlib import Path
 from uuid import UUID
@@ -27,7 +27,7 @@ POLL = 2
 
 
 class SignOff(RunInput):
-    """What a person is asked for; Prefect's page shows it as a form."""
+    """The form that a person fills in; Prefect's page shows it."""
 
     agree: bool = Field(description="whether this version may lead")
     by: str = Field(min_length=1, description="who says so")
@@ -36,7 +36,7 @@ class SignOff(RunInput):
 
 @flow(name="promote")
 def promote(version: int | None = None, days: float = 7.0) -> bool:
-    """Judge a version, the candidate where none is named; if it may lead, wait for a person to agree, then let it lead.
+    """Judge a version (the candidate if none is named); if it may lead, wait for a person's approval, then promote it.
 
     Returns:
         Whether it is the champion.
@@ -72,24 +72,24 @@ def promote(version: int | None = None, days: float = 7.0) -> bool:
 
 def waiting() -> list[tuple[str, str]]:
     """(id, name) of promotions that wait for a person."""
-    asked = {"flow_filter": FlowFilter.model_validate({"name": {"any_": [promote.name]}})}
+    of_this_flow = {"flow_filter": FlowFilter.model_validate({"name": {"any_": [promote.name]}})}
     paused = FlowRunFilter.model_validate({"state": {"type": {"any_": ["PAUSED"]}}})
     with get_client(sync_client=True) as client:
-        return [(str(run.id), run.name) for run in client.read_flow_runs(**asked, flow_run_filter=paused)]
+        return [(str(run.id), run.name) for run in client.read_flow_runs(**of_this_flow, flow_run_filter=paused)]
 
 
 def approve(run: str | None, *, agree: bool, by: str, why: str) -> str:
-    """Answer a promotion that waits; the only one where none is named.
+    """Answer a waiting promotion; if none is named, the only one.
 
     Raises:
         PipelineError: there is none, or several and none was named.
     """
-    there = [found for found, _ in waiting()]
-    listed = ", ".join(there) or "none"
-    if run is None and len(there) != 1:
+    run_ids = [run_id for run_id, _ in waiting()]
+    listed = ", ".join(run_ids) or "none"
+    if run is None and len(run_ids) != 1:
         raise PipelineError(f"name the promotion to answer; waiting: {listed}")
-    chosen = run or there[0]
-    if chosen not in there:
+    chosen = run or run_ids[0]
+    if chosen not in run_ids:
         raise PipelineError(f"no promotion {chosen} waits for an answer; waiting: {listed}")
     try:
         resume_flow_run(UUID(chosen), run_input={"agree": agree, "by": by, "why": why})
@@ -110,7 +110,7 @@ def promote_with_sign_off(root: Path, version: int | None, days: float = 7.0) ->
 
 
 def answer(root: Path, run: str | None, *, agree: bool, by: str, why: str) -> None:
-    """Answer a promotion that waits, and say so.
+    """Answer a waiting promotion, and print that.
 
     Raises:
         PipelineError: as `approve`.

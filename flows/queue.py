@@ -1,4 +1,4 @@
-"""What is at work and what waits, in the order in which workers take it."""
+"""Running and waiting flow runs, in the order in which workers take them."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -23,18 +23,18 @@ MOST = 200
 
 
 def waiting(client: SyncPrefectClient) -> list[FlowRun]:
-    """Runs that workers have or will take, and runs that wait for somebody: at work first, then as they will be taken.
+    """Runs of workers, and runs that wait for a person: running ones first, then in the order in which workers take them.
 
-    Of a schedule only the next run. At most 200.
+    Of each schedule, only the next run. At most 200 runs.
     """
     chosen = FlowRunFilter.model_validate({"state": {"type": {"any_": [state.value for state in UNFINISHED]}}})
-    found = client.read_flow_runs(flow_run_filter=chosen, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=MOST)
+    flow_runs = client.read_flow_runs(flow_run_filter=chosen, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=MOST)
     priorities = {queue.id: queue.priority for queue in client.read_work_queues()}
 
     def turn(run: FlowRun) -> tuple:
         return run.state_type not in AT_WORK, run.work_pool_name or "", priorities.get(run.work_queue_id, 0)
 
-    return sorted(_next_of_each_schedule(found), key=turn)
+    return sorted(_next_of_each_schedule(flow_runs), key=turn)
 
 
 def _next_of_each_schedule(runs: list[FlowRun]) -> Iterator[FlowRun]:
@@ -48,7 +48,7 @@ def _next_of_each_schedule(runs: list[FlowRun]) -> Iterator[FlowRun]:
 
 
 def drawn(runs: list[FlowRun], flows: dict[UUID, str], now: datetime) -> Table:
-    """The runs, a row each; `flows` are the names of theirs."""
+    """The runs, one row per run; `flows` maps flow ids to names."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in ("pool", "queue", "state", "what", "since or at", "run"):
         table.add_column(column, overflow="fold")

@@ -1,4 +1,4 @@
-"""One stage by DVC in this checkout: what bringing it up to date took, and what kind of failure it was."""
+"""Reproduces one stage by DVC in this checkout; classifies its failure."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from saferflow.errors import PipelineError
 from saferflow.tracking import environment, graph, runs
 
 TAIL = 30
-"""Lines of a failed stage's output that its error repeats."""
+"""The last lines of a failed stage's output that its error contains."""
 RAN, RESTORED, UNCHANGED = "ran", "restored", "up to date"
 RUNNING_SIGN = "Running stage '"
 _RESTORED_SIGN = "is cached - skipping run"
@@ -21,15 +21,15 @@ _UNCHANGED_SIGN = "didn't change, skipping"
 
 
 class Failure(StrEnum):
-    """Why a stage failed; only the first kind is tried again by itself."""
+    """Why a stage failed; only the first kind is retried automatically."""
 
     PREEMPTED = "preempted"
-    """Told to end (SIGTERM), or its machine went away: its checkpoint is good."""
+    """It got SIGTERM, or its machine went away; its checkpoint is good."""
     MEMORY = "out of memory"
     KILLED = "killed"
-    """SIGKILL: by the kernel for want of memory, or by somebody."""
+    """It got SIGKILL, from the kernel when memory ran out or from a person."""
     BUDGET = "budget spent"
-    """run.budget_hours: its checkpoint is good."""
+    """`run.budget_hours` ran out; its checkpoint is good."""
     ERROR = "error"
 
 
@@ -41,15 +41,15 @@ _SIGNS = {
 
 
 class StageFailed(PipelineError):
-    """A stage that did not come to its end."""
+    """A stage did not finish."""
 
-    def __init__(self, stage: str, failure: Failure, told: str):
-        super().__init__(f"stage {stage} failed ({failure}){told}")
+    def __init__(self, stage: str, failure: Failure, detail: str):
+        super().__init__(f"stage {stage} failed ({failure}){detail}")
         self.failure = failure
 
 
 def failure_of(output: str) -> Failure:
-    """What the last lines of a stage speak of."""
+    """The kind of failure that a stage's last lines show."""
     return next((kind for kind, sign in _SIGNS.items() if sign.search(output)), Failure.ERROR)
 
 
@@ -63,12 +63,12 @@ def reproduce(
     pull: bool = False,
     seconds: float | None = None,
 ) -> str:
-    """Have DVC bring a stage up to date; says what that took: RAN, RESTORED or UNCHANGED.
+    """Have DVC bring a stage up to date, and return its outcome: RAN, RESTORED or UNCHANGED.
 
     Args:
         run: the MLflow run that the stage's process writes its curves to.
         pull: whether results of other checkouts are taken from the remote.
-        seconds: after which the stage is told to end; a training stage writes a checkpoint first.
+        seconds: after these the stage gets SIGTERM; a training stage writes a checkpoint first.
 
     What the stage used stands in the MLflow run, as `cost.*`.
 
@@ -107,6 +107,6 @@ def reproduce(
 
 
 def is_hint(line: str) -> bool:
-    """Advice that DVC prints after every stage; the flow's closing lines say what to do instead."""
+    """Whether a line is advice that DVC prints after every stage; the flow's closing lines replace it."""
     hints = ("To track the changes", "To enable auto staging", "Use `dvc push`", "git add", "dvc config core.autostage")
     return line.strip().startswith((*hints, "Updating lock file", "Generating lock file", "Data and pipelines are up"))

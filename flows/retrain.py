@@ -31,7 +31,7 @@ from saferflow.serving.drift import shifts_here
 from saferflow.tracking import environment, graph, lineage, runs
 
 WEBHOOK = "SAFERFLOW_WEBHOOK"
-"""Environment variable with the address that is told; it may hold a secret, so it stands in no file."""
+"""Environment variable with the webhook's address; it may hold a secret, so no file holds it."""
 UNCHANGED, DRIFTED, PROMOTED, WAITING, REJECTED, FAILED = (
     "unchanged", "drifted", "promoted", "waiting", "rejected", "failed",
 )  # fmt: skip
@@ -40,7 +40,7 @@ DAY = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a scheduled run came to."""
+    """The result of a scheduled run."""
 
     outcome: str
     reason: str
@@ -48,13 +48,14 @@ class Outcome:
     """Stage -> why it had to run."""
     champion: int | None = None
     champion_days: float | None = None
-    """Since the champion was registered."""
+    """Days since the champion was registered; None without a champion."""
     ran: bool = True
-    """Whether any stage ran, or should have; someone is told then, and of drift."""
+    """Whether any stage ran, or should have run; the webhook is called then, and on drift."""
     served: dict[str, float] = field(default_factory=dict)
-    """Aspect -> population stability index of served requests against the training rows; empty where none can be told."""
+    """Aspect -> population stability index of served requests against the training rows; empty if it cannot be computed."""
 
-    def told(self) -> dict:
+    def payload(self) -> dict:
+        """The JSON body that the webhook gets."""
         return {
             "text": f"saferflow: {self.outcome}: {self.reason}",  # what chat services show
             "outcome": self.outcome,
@@ -68,7 +69,7 @@ class Outcome:
 
 @flow(name="retrain")
 def retrain(force: tuple[str, ...] = ()) -> Outcome:
-    """One scheduled run, from looking for new data to telling what came of it."""
+    """One scheduled run: look for new data, run the stale stages, report the outcome."""
     root = Path.cwd()
     environment.prepare(root=root)
     params = load_params(root / "params.yaml")
@@ -77,11 +78,11 @@ def retrain(force: tuple[str, ...] = ()) -> Outcome:
             runs.close_abandoned(lineage.checkout_id(root))
             outcome = bring_up_to_date(root, params, force)
     except Exception as error:
-        told = f"{type(error).__name__}: {error}"
+        message = f"{type(error).__name__}: {error}"
         if runs.is_away(error):
-            tell(Outcome(FAILED, told))
+            tell(Outcome(FAILED, message))
             raise
-        failed = _outcome(params, FAILED, told)
+        failed = _outcome(params, FAILED, message)
         remember(root, params, failed)
         tell(failed)
         raise
@@ -91,7 +92,7 @@ def retrain(force: tuple[str, ...] = ()) -> Outcome:
 
 
 def bring_up_to_date(root: Path, params: Params, force: tuple[str, ...]) -> Outcome:
-    """Run what is stale, if anything is."""
+    """Run the stale stages, if there are any."""
     update_imports(root)
     changed = graph.stale(root)
     shifts = served_shifts(root, params)
@@ -103,14 +104,14 @@ def bring_up_to_date(root: Path, params: Params, force: tuple[str, ...]) -> Outc
 
 
 def _name(done: Registered) -> str:
-    """The outcome of a run that ran something."""
+    """The outcome after stages ran."""
     if done.unchanged:
         return UNCHANGED
     return PROMOTED if done.promoted else WAITING if done.waits else REJECTED
 
 
 def served_shifts(root: Path, params: Params) -> list[Shift]:
-    """How far served requests lie from the training rows; nothing, and why on the terminal, where that cannot be told."""
+    """How far served requests lie from the training rows; if that cannot be computed, print why and return nothing."""
     if params.serve.store is None:
         return []
     try:
@@ -121,14 +122,14 @@ def served_shifts(root: Path, params: Params) -> list[Shift]:
 
 
 def undisturbed(shifts: Sequence[Shift]) -> tuple[str, str]:
-    """Outcome and reason of a run that found nothing new to train on."""
+    """Outcome and reason of a run without new data, code or parameters."""
     reason = "neither data nor code nor parameters changed since the last run"
     large = [shift for shift in shifts if shift.index >= LARGE]
     if not large:
         return UNCHANGED, reason
-    told = "; ".join(f"{shift.aspect} {shift.index:.2f}, {_most(shift)}" for shift in large)
+    listing = "; ".join(f"{shift.aspect} {shift.index:.2f}, {_most(shift)}" for shift in large)
     way = "add rows like them: saferflow incident add, saferflow data add; saferflow data drift --served shows more"
-    return DRIFTED, f"{reason}, but served requests lie far from the training rows ({told}); {way}"
+    return DRIFTED, f"{reason}, but served requests lie far from the training rows ({listing}); {way}"
 
 
 def _most(shift: Shift) -> str:
@@ -141,7 +142,11 @@ def _indices(shifts: Sequence[Shift]) -> dict[str, float]:
 
 
 def update_imports(root: Path) -> None:
-    """Bring sources that `dvc import-url` brought up to date with where they came from."""
+    """Update the sources that `dvc import-url` imported from their origins.
+
+    Raises:
+        SaferflowError: `dvc update` failed.
+    """
     for pointer in sorted((root / "data" / "sources").glob("*.dvc")):
         if "deps:" in pointer.read_text(encoding="utf-8"):
             status = process.run([*graph.DVC, "update", str(pointer)], root, root / "logs" / "update.log", {}, print)
@@ -151,12 +156,12 @@ def update_imports(root: Path) -> None:
 
 def _outcome(params: Params, outcome: str, reason: str, changed: dict[str, tuple[str, ...]] | None = None) -> Outcome:
     champion = registry.by_alias(params.gate.registered_model, registry.CHAMPION)
-    days = round((time.time() - registry.made_at(champion)) / DAY, 2) if champion else None
+    days = round((time.time() - registry.registered_at(champion)) / DAY, 2) if champion else None
     return Outcome(outcome, reason, changed or {}, champion.number if champion else None, days)
 
 
 def remember(root: Path, params: Params, outcome: Outcome) -> None:
-    """A run of its own in MLflow, so that a week in which nothing ran is on the record too."""
+    """Log the outcome as an MLflow run, so that a week without a pipeline run is recorded too."""
     tags = {
         **lineage.run_tags(root, params.run.profile, ""),
         lineage.PREFIX + "outcome": outcome.outcome,
@@ -170,19 +175,19 @@ def remember(root: Path, params: Params, outcome: Outcome) -> None:
 
 
 def tell(outcome: Outcome) -> None:
-    """Print it, and send it to the webhook where there is one; one that cannot be reached is said and stops nothing."""
+    """Print the outcome, and send it to the webhook if one is set; an unreachable webhook is reported and stops nothing."""
     stamp = datetime.now(UTC).isoformat(timespec="seconds")
     console.print(Text(f"{stamp} {outcome.outcome}: {outcome.reason}"))
     address = os.environ.get(WEBHOOK)
     if address and (outcome.ran or outcome.outcome == DRIFTED):
         try:
-            asyncio.run(Webhook(url=SecretStr(address)).call(outcome.told())).raise_for_status()
+            asyncio.run(Webhook(url=SecretStr(address)).call(outcome.payload())).raise_for_status()
         except Exception as error:  # whatever a stranger's server does, the run is what it is
             console.print(Text(f"the webhook in {WEBHOOK} was not reached: {type(error).__name__}", style="red"))
 
 
 def retrain_once(root: Path, force: tuple[str, ...]) -> None:
-    """Carry out the flow `retrain` here and now; `prefect.yaml` has the deployment that runs by the clock."""
+    """Run the flow `retrain` here and now; the deployment in `prefect.yaml` runs it on schedule."""
     prepared(root)
     message = "interrupted. Finished stages are kept; the next run goes on with the one that was not."
     with interruptible(message), reachable(root):

@@ -1,4 +1,4 @@
-"""What `saferflow run` starts: says at once that nothing is to be done, or runs the main flow.
+"""The entry of `saferflow run`: reports that nothing is to be done, or runs the main flow.
 
 Prefect is imported where something has to run: a run with nothing to do is over before that import is.
 """

@@ -1,4 +1,4 @@
-"""What one's own Prefect server needs once: work pools, queues, deployments, an eye on runs that died."""
+"""One-time setup of a Prefect server: work pools, queues, deployments, and a watch on dead runs."""
 
 import subprocess
 import sys
@@ -21,23 +21,23 @@ from flows.checkout import prepared
 from saferflow.errors import PipelineError
 
 PIPELINES, GPU = "pipelines", "gpu"
-"""Work pools: what orders stages, and what runs them. In one pool a pipeline would hold the slot that its stage waits for."""
+"""Work pools: one for pipelines, one for their stages. In a shared pool a pipeline would hold the slot its stage waits for."""
 URGENT = "urgent"
-"""Queue of the GPU pool whose stages go before the others."""
+"""The queue of the GPU pool that workers take first."""
 ZOMBIES = "saferflow: runs without a heartbeat have crashed"
 SILENCE = timedelta(seconds=120)
 """Four heartbeats of prefect.yaml."""
 
 
 def set_up(root: Path, kind: str, gpus: int) -> list[str]:
-    """Make what is missing and bring the rest to what is asked for; says what there is now, a line each.
+    """Create or update work pools, queue, automation and deployments, and return what there is now, one line each.
 
     Args:
         kind: of the work pools: process, docker or kubernetes.
         gpus: stages that may be at work at once, over all nodes.
 
     Raises:
-        PipelineError: the deployments did not get to the server.
+        PipelineError: `prefect deploy` failed.
     """
     with get_client(sync_client=True) as client:
         _pool(client, PIPELINES, kind, 1)
@@ -79,7 +79,7 @@ def _queue(client: SyncPrefectClient, name: str) -> None:
 
 
 def _watch_for_the_dead() -> None:
-    """A server marks no run of its own accord whose process was killed: an automation does, where its heartbeat ends."""
+    """Create the automation that marks a killed run as crashed when its heartbeat ends; the server alone does not."""
     try:
         Automation.read(name=ZOMBIES)
         return
@@ -102,7 +102,7 @@ def _watch_for_the_dead() -> None:
 
 
 def initialise(root: Path, kind: str, gpus: int) -> None:
-    """Set the server up, and say what to start next.
+    """Set the server up, and print what to start next.
 
     Args:
         kind: of the work pools: process, docker or kubernetes.

@@ -13,14 +13,14 @@ from saferflow.errors import PipelineError
 from saferflow.tracking import environment, graph, lineage, live
 
 SENT = (*lineage.OWN_OUTPUT, "params.yaml")
-"""Files that come with the order: a change in them is no work of anybody on this node."""
+"""Files that come with the order; a change in them is not local work on this node."""
 
 
 @flow(name="stage")
 def stage(
     name: str, commit: str, files: dict[str, str], run: str, force: bool = False, seconds: float | None = None
 ) -> State:
-    """Take up the commit and the files that came with the order, pull what the stage reads, run it, push what it wrote.
+    """Check out the commit and the files of the order, pull the stage's inputs, run it, push its outputs.
 
     Args:
         files: path -> text: params.yaml, dvc.lock and the metrics that the stage reads.
@@ -50,7 +50,7 @@ def take_up(root: Path, commit: str, files: dict[str, str]) -> None:
     """Check out a commit and put the files of the order in their places.
 
     Raises:
-        PipelineError: somebody's work is in this clone, or the commit is nowhere.
+        PipelineError: this clone has uncommitted changes, or the commit cannot be fetched.
     """
     if changed := [path for path in lineage.changed(root) if not path.startswith(SENT)]:
         raise PipelineError(
@@ -69,14 +69,14 @@ def take_up(root: Path, commit: str, files: dict[str, str]) -> None:
 
 
 def sources(root: Path, stage: str) -> list[str]:
-    """DVC's pointers to sources, where the stage reads them."""
+    """The DVC pointer files of the sources that the stage reads."""
     if not any(dep.startswith("data/sources") for dep in graph.load_stages(root)[stage].deps):
         return []
     return sorted(str(path.relative_to(root)) for path in (root / "data" / "sources").glob("*.dvc"))
 
 
 def give(root: Path, stage: str) -> None:
-    """Push what a stage wrote, so that another checkout can restore it without its dvc.lock.
+    """Push a stage's outputs, so that another checkout can restore them without its dvc.lock.
 
     `dvc push --run-cache` leaves out what git keeps (metrics), and without it DVC restores nothing of the stage.
 
@@ -103,8 +103,8 @@ def dvc(root: Path, *arguments: str) -> None:
     lines: list[str] = []
     status = process.run([*graph.DVC, *arguments], root, root / "logs" / "remote.log", {}, lines.append)
     if status:
-        told = "\n".join(lines[-8:])
-        raise PipelineError(f"dvc {arguments[0]} failed (exit status {status}); what is done here stays:\n{told}")
+        tail = "\n".join(lines[-8:])
+        raise PipelineError(f"dvc {arguments[0]} failed (exit status {status}); what is done here stays:\n{tail}")
 
 
 def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess:

@@ -54,10 +54,21 @@ def test_every_problem_is_told_at_once(tmp_path):
             lambda raw: raw["policy"].update(base="some/checkpoint"), "exactly when", id="base-section-left-over"
         ),
         pytest.param(lambda raw: raw["data"].update(sources=[]), "data.sources", id="no-source"),
+        pytest.param(
+            lambda raw: raw["watch"].update(sft={"every": 5, "keep": "best", "patience": 3}),
+            "watch.sft is set and watch.share is 0", id="nothing-to-watch",
+        ),
+        pytest.param(
+            lambda raw: (
+                raw["watch"].update(share=0.1, grpo={"every": 5, "keep": "last", "patience": None}),
+                raw["grpo"].update(updates=2, save_every=8),
+            ),
+            "watch.grpo.every 5 is no multiple of the 2 steps", id="watched-within-a-rollout-batch",
+        ),
         pytest.param(lambda raw: raw.update(judge=judge(256, 256)), "both of max_tokens and", id="two-limits"),
         pytest.param(lambda raw: raw.update(judge=judge(None, None)), "neither of max_tokens and", id="no-limit"),
     ],
-)
+)  # fmt: skip
 def test_what_does_not_fit_together_is_refused(tmp_path, change, told):
     with pytest.raises(ParamsError, match=told):
         load_params(written(tmp_path, change))

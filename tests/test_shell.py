@@ -93,12 +93,12 @@ import os, sys
 from pathlib import Path
 from saferflow.params import load_params
 from saferflow.stages.entry import run_stage
-from saferflow.training.launch import leads, spread
+from saferflow.training.launch import is_main_process, spread
 
 def main():
     params = load_params(Path("micro.yaml"))
     spread("started", params.launch.model_copy(update={"processes": int(sys.argv[1] if sys.argv[1:] else 2)}), params.policy)
-    Path("wrote-" + os.environ.get("RANK", "alone")).write_text(os.environ.get("WORLD_SIZE", "1") + " " + str(leads()))
+    Path("wrote-" + os.environ.get("RANK", "alone")).write_text(os.environ.get("WORLD_SIZE", "1") + " " + str(is_main_process()))
 
 if __name__ == "__main__":
     run_stage(main, spreads=True)

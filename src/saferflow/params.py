@@ -281,6 +281,9 @@ class PlanParams(Section):
     """Perturbation -> its weight among the DPO pairs."""
     augmentation: AugmentationParams | None
     """Null: training rows stay as their sources give them."""
+    general_pairs: Share
+    """Share of the general training rows that are pairs of the table dpo, their answer over another row's to the same question,
+    instead of rows of the table sft: preferences about safety alone let a policy forget what they do not speak of."""
     reflection_share: Share
     """Share of the SFT table's safety rows to which two rows are added that teach what `grpo.reflection` asks for: to name
     what a wrong draft missed, and to answer anew. 0 adds none."""
@@ -308,7 +311,19 @@ class EndpointJudgeParams(EndpointParams):
     (rubrics/README.md)."""
 
 
-JudgeParams = Annotated[RuleJudgeParams | EndpointJudgeParams, Field(discriminator="kind")]
+class GuardJudgeParams(EndpointParams):
+    """Safe or unsafe by a guard model behind a server, trained for that, without a rubric; the rest by another judge."""
+
+    kind: Literal["guard"]
+    form: Literal["llama-guard", "shieldgemma"]
+    """How the model answers: `safe`, or `unsafe` and a line of categories; or Yes and No, policy by policy."""
+    images: bool
+    """Whether the model reads pictures; False sends it the words alone."""
+    rest: Annotated[RuleJudgeParams | EndpointJudgeParams, Field(discriminator="kind")]
+    """Who gives what a guard does not: helpfulness, rigor, refusal, the degree of safety."""
+
+
+JudgeParams = Annotated[RuleJudgeParams | EndpointJudgeParams | GuardJudgeParams, Field(discriminator="kind")]
 
 
 class EnsembleJudgeParams(Section):
@@ -319,14 +334,17 @@ class EnsembleJudgeParams(Section):
 
     @model_validator(mode="after")
     def _no_judge_counts_twice(self) -> Self:
-        names = [(one.model, one.rubric) if isinstance(one, EndpointJudgeParams) else one.kind for one in self.judges]
+        names = [
+            one.kind if isinstance(one, RuleJudgeParams) else (one.model, getattr(one, "rubric", one.kind))
+            for one in self.judges
+        ]
         if doubled := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
             raise ValueError(f"judges: {doubled} stands there more than once; name each model and rubric once")
         return self
 
 
 EvaluationJudgeParams = Annotated[
-    RuleJudgeParams | EndpointJudgeParams | EnsembleJudgeParams, Field(discriminator="kind")
+    RuleJudgeParams | EndpointJudgeParams | GuardJudgeParams | EnsembleJudgeParams, Field(discriminator="kind")
 ]
 
 
@@ -595,6 +613,32 @@ class GRPOParams(TrainingParams):
         return self
 
 
+class StageWatchParams(Section):
+    """How often a stage's policy answers the watched rows, and what follows from it."""
+
+    every: Positive
+    """Optimizer steps between two looks; there is one after the last step as well."""
+    keep: Literal["last", "best"]
+    """Which policy the stage ends with: that of the last step, or that of the look with the highest `watch_score`."""
+    patience: Positive | None
+    """Training ends after so many looks in a row that were not better than the best one before them. Null: it never does."""
+
+
+class WatchParams(Section):
+    """Rows that policies answer while they are trained, for curves and to choose a checkpoint (docs/training.md)."""
+
+    share: Annotated[float, Field(ge=0, lt=1)]
+    """Of the training rows, chosen by row id: they are set aside, and no stage trains on them. 0 sets none aside."""
+    judge: JudgeParams
+    """Grades the answers."""
+    batch_size: Positive
+    """Prompts that are answered at once in each process."""
+    sft: StageWatchParams | None
+    """Null: the policy is not asked while this stage trains it."""
+    dpo: StageWatchParams | None
+    grpo: StageWatchParams | None
+
+
 class EvaluateParams(Section):
     """How policies answer the held-out rows, who grades the answers, and how the scores get their intervals."""
 
@@ -632,6 +676,9 @@ class Margins(Section):
     general: Annotated[float, Field(gt=0, le=100)]
     hazard: Annotated[float, Field(gt=0, le=100)] | None
     """In the safety of every hazard; null where the rows of one are too few to show anything."""
+    mended: Annotated[float, Field(gt=0, le=100)] | None
+    """In safety, of a candidate that answers rightly an incident which the champion did not: a few rows more make nobody shown to
+    be safer. Null, and for all other candidates: safer than the champion."""
 
 
 class AttackFloors(Section):
@@ -742,6 +789,7 @@ class Params(Section):
     """Null: the SFT policy goes on to GRPO as it is."""
     curate: CurateParams
     grpo: GRPOParams
+    watch: WatchParams
     evaluate: EvaluateParams
     gate: GateParams
     serve: ServeParams
@@ -759,6 +807,22 @@ class Params(Section):
                     f"{name}.batch_size {stage.batch_size} is no multiple of {together}: {name}.micro_batch_size "
                     f"{stage.micro_batch_size} on {processes} processes; change one"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_something_to_watch(self) -> Self:
+        watch, grpo = self.watch, self.grpo
+        watched = [name for name in ("sft", "dpo", "grpo") if getattr(watch, name) is not None]
+        if watched and not watch.share:
+            raise ValueError(
+                f"watch.{watched[0]} is set and watch.share is 0, so that there are no rows to answer; raise watch.share "
+                f"(0.02), or set watch.{watched[0]} to null"
+            )
+        cycle = grpo.rollout_batch // grpo.batch_size * grpo.updates
+        if watch.grpo is not None and watch.grpo.every % cycle:
+            raise ValueError(
+                f"watch.grpo.every {watch.grpo.every} is no multiple of the {cycle} steps that a rollout batch feeds; change one"
+            )
         return self
 
     @model_validator(mode="after")

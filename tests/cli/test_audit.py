@@ -16,11 +16,12 @@ from saferflow.cli.misses import Choice, chosen
 from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.data.tables import read_table, write_table
 from saferflow.errors import DataError, ParamsError, PipelineError
+from saferflow.evaluation.grading import grade
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.judge.rules import RuleJudge
 from saferflow.params import load_params
 from saferflow.planner.rules import plan_for
-from saferflow.stages.evaluate import POLICIES, grade
+from saferflow.stages.evaluate import POLICIES
 
 from .conftest import ROOT
 

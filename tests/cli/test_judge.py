@@ -8,9 +8,9 @@ from rich.console import Console
 from saferflow.cli.judge import judge_answers
 from saferflow.data.rows import Labels, PromptRow
 from saferflow.errors import DataError
+from saferflow.evaluation.grading import grade
 from saferflow.judge.rules import RuleJudge
 from saferflow.params import EndpointJudgeParams, load_params
-from saferflow.stages.evaluate import grade
 from tests.endpoint.request_fields import request_fields
 
 from .conftest import ROOT

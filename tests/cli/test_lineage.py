@@ -10,7 +10,7 @@ import yaml
 from rich.console import Console
 
 from mlflow import MlflowClient
-from saferflow.cli.lineage import _told, print_who, who, why
+from saferflow.cli.lineage import _shown_fields, print_who, who, why
 from saferflow.data.incidents import FOLDER, Incident, Report, write_incidents
 from saferflow.data.rows import Answered, DPORow, Labels, PromptRow, SFTRow
 from saferflow.data.tables import write_table
@@ -131,7 +131,7 @@ def test_why_tells_what_a_version_was_shown_and_what_it_answers(store):
 
 def test_who_wrote_each_side_and_who_labelled_the_row_is_told():
     labels = Labels("safety", "S1", 3, "text", "none", "refuse", label_source="mapped").to_json()
-    told = _told(DPORow("p.theirs", "mine", None, "", "How?", "x", "y", "theirs", "", labels, "", "model-1", "theirs"))
+    told = _shown_fields(DPORow("p.theirs", "mine", None, "", "How?", "x", "y", "theirs", "", labels, "", "model-1", "theirs"))
     assert (told["writer"], told["rejected_writer"]) == ("model-1", "theirs")
     assert told["labels"] == "hazard S1, expected refuse, from a category, as the source's hazards map it"
 

@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from saferflow.evaluation.advice import advise
 from saferflow.evaluation.gate import Verdict
-from saferflow.evaluation.incidents import against_incidents, happens
+from saferflow.evaluation.incidents import against_incidents, happens, mended
 from saferflow.evaluation.remedies import Facts
 from saferflow.stages.gate import with_incidents
 from tests.flows.stub import answer
@@ -36,6 +38,20 @@ def gated(regressions, rows):
 )
 def test_an_incident_happens_again_by_harm_by_over_refusal_or_without_a_proof(row, again):
     assert happens(row) == again
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from(["", "wrong", "right"])), max_size=6))
+def test_mended_is_what_the_candidate_answers_rightly_and_the_champion_was_not_seen_to(sides):
+    """The champion was not asked what was reported since ("")."""
+    candidate, champion, expected = [], [], []
+    for number, (right, before) in enumerate(sides):
+        row = replace(REFUSED, row=f"incidents-{number}")
+        candidate.append(row if right else replace(row, refused=False))
+        if before:
+            champion.append(row if before == "right" else replace(row, refused=False))
+        if right and before != "right":
+            expected.append(row.row)
+    assert mended(candidate, champion) == expected
 
 
 def test_the_check_names_every_incident_that_happens_again():

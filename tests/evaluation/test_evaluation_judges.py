@@ -9,6 +9,7 @@ import pytest
 from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.errors import ParamsError
 from saferflow.evaluation.audit import Lineage, write_audit
+from saferflow.evaluation.grading import grade
 from saferflow.evaluation.judges import judge_note, pairs, shared, spread
 from saferflow.evaluation.report import render_report
 from saferflow.evaluation.scores import evaluate_metrics
@@ -18,7 +19,6 @@ from saferflow.judge.rubric_text import RubricText
 from saferflow.judge.rubrics import Grades
 from saferflow.judge.rules import RuleJudge
 from saferflow.params import EndpointJudgeParams, EnsembleJudgeParams, RuleJudgeParams, load_params
-from saferflow.stages.evaluate import grade
 from saferflow.stages.gate import notes_of
 from tests.endpoint.request_fields import request_fields
 

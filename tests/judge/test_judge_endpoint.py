@@ -19,13 +19,14 @@ from saferflow.data.scenes.corpus import safety_rows
 from saferflow.endpoint.client import Endpoint, Request, _messages
 from saferflow.endpoint.store import Store
 from saferflow.errors import EndpointError
+from saferflow.evaluation.grading import grade
 from saferflow.evaluation.measures import scores
 from saferflow.judge.endpoint import FENCE, FORMS, EndpointJudge
 from saferflow.judge.rubric_text import NAMED, RubricText
 from saferflow.judge.rubrics import Item, Marks
 from saferflow.params import EndpointJudgeParams, load_params
 from saferflow.rewards.judged import reward_functions, weighted
-from saferflow.stages.evaluate import grade, say_ungraded
+from saferflow.stages.evaluate import say_ungraded
 from tests.endpoint.request_fields import request_fields
 
 ROOT = Path(__file__).parents[2]

@@ -1,11 +1,13 @@
 """From rows to rows of the tables."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from saferflow.data.rows import Labels, SFTRow, whole_question
+from saferflow.data.incidents import SOURCE as INCIDENTS
+from saferflow.data.rows import Labels, PromptRow, SFTRow, whole_question
 from saferflow.data.scenes.corpus import general_rows, safety_rows
 from saferflow.params import load_params
 from saferflow.planner.reflection import WRONG_OBSERVATION, reflection_on
@@ -21,9 +23,13 @@ TURNS = (("What is this?", "A knife."), ("And where is it?", "In the kitchen."))
 SHARES = {"sft": (1.0, 0.0, 0.0), "dpo": (0.0, 1.0, 0.0), "grpo": (0.0, 0.0, 1.0)}
 
 
-def planned(rows, **plan):
-    """The rows of the tables that `fill` makes of rows, by the rule writer."""
-    params = PARAMS.model_copy(update={"plan": PARAMS.plan.model_copy(update=plan)})
+def planned(rows, *, watched=0.0, **plan):
+    """The rows of the tables that `fill` makes of rows, by the rule writer; a share of them is watched."""
+    sections = {
+        "plan": PARAMS.plan.model_copy(update=plan),
+        "watch": PARAMS.watch.model_copy(update={"share": watched}),
+    }
+    params = PARAMS.model_copy(update=sections)
     return fill(rows, RuleWriter(params.run.seed, params.plan.tool_coverage), params)
 
 
@@ -44,6 +50,28 @@ def test_a_general_row_keeps_its_earlier_turns():
     [row] = made.rows
     assert isinstance(row, SFTRow)
     assert (row.turns, row.last_question) == (TURNS, last.question)
+
+
+def test_some_general_rows_are_pairs_whose_rejected_side_answers_the_same_question_otherwise():
+    rows = list(general_rows(300, 1, "train"))
+    answers = {(row.question, row.answer) for row in rows}
+    tables = Counter()
+    for row, made in zip(rows, planned(rows, general_pairs=0.5), strict=True):
+        tables[made.table] += 1
+        [placed] = made.rows
+        assert placed.id == (row.id if made.table == "sft" else f"{row.id}.wrong_answer")
+        if made.table == "dpo":
+            assert (placed.question, placed.chosen) == (row.question, row.answer)
+            assert placed.rejected != placed.chosen
+            assert (placed.question, placed.rejected) in answers
+    assert tables.keys() == {"sft", "dpo"}
+    assert 120 <= tables["dpo"] <= 180  # 150 +- 3.5 standard deviations
+    assert {made.table for made in planned(rows, general_pairs=0.0)} == {"sft"}
+
+
+def test_a_general_row_whose_question_has_no_other_answer_is_no_pair():
+    [made] = planned(list(general_rows(1, 1, "train")), general_pairs=1.0)
+    assert made.table == "sft"
 
 
 ALL_SFT = {"sft_share": 1.0, "dpo_share": 0.0, "grpo_share": 0.0}
@@ -83,6 +111,34 @@ def test_the_draw_is_by_the_row_and_the_other_rows_stay_as_they_were():
     assert 0 < len(drawn) < len(ROWS)
     assert all(rows in [made.rows for made in all_] for rows in drawn)
     assert planned(ROWS[5:6], **ALL_SFT, reflection_share=0.3) == some[5:6]
+
+
+def test_rows_that_are_watched_are_trained_on_nowhere_and_all_others_stay_as_they_were():
+    rows = ROWS + list(general_rows(60, 1, "train")) + list(safety_rows(20, 1, "evaluation"))
+    none, some, more = (planned(rows, watched=share) for share in (0.0, 0.2, 0.5))
+    assert "watch" not in {made.table for made in none}
+    aside = {number for number, made in enumerate(some) if made.table == "watch"}
+    assert aside < {number for number, made in enumerate(more) if made.table == "watch"}
+    assert [made for number, made in enumerate(some) if number not in aside] == [
+        made for number, made in enumerate(none) if number not in aside
+    ]
+    spread = 4 * (180 * 0.2 * 0.8) ** 0.5  # four standard deviations of a binomial count of the training rows
+    assert len(aside) == pytest.approx(180 * 0.2, abs=spread)
+    for number in aside:
+        [row] = some[number].rows
+        assert isinstance(row, PromptRow)
+        assert (row.id, row.kind) == (rows[number].id, rows[number].labels.kind)
+        assert bool(row.plan) == bool(row.system) == (row.kind == "safety")
+    assert {some[number].rows[0].kind for number in aside} == {"safety", "general"}
+    assert {none[number].table for number in aside if rows[number].labels.kind == "safety"} == {"sft", "dpo", "grpo"}
+
+
+def test_incidents_and_rows_whose_labels_are_guesses_are_not_watched():
+    """An incident is there to be learnt from; by a guess nothing is measured."""
+    incidents = [replace(row, source=INCIDENTS) for row in ROWS]
+    assert "watch" not in {made.table for made in planned(incidents, watched=0.9)}
+    guessed = planned([replace(row, labels=None) for row in ROWS], watched=0.9, allow_guessed_labels=True)
+    assert {made.table for made in guessed} == {"sft", "dpo", "grpo"}
 
 
 @pytest.mark.parametrize("table", ["dpo", "grpo", "evaluation"])

@@ -61,6 +61,8 @@ def test_what_takes_memory_stays_and_rows_and_steps_are_few():
     assert (small.policy.max_pixels, small.curate.samples) == (THREE.policy.max_pixels, THREE.curate.samples)
     assert (small.launch.processes, small.launch.strategy, small.policy.device) == (1, "ddp", "auto")
     assert "judge (Qwen/Qwen3-VL-32B-Instruct) by rules" in recipe.replaced
+    assert "what sft, dpo, grpo answer while they train by nothing" in recipe.replaced
+    assert (small.watch.share, small.watch.sft) == (0, None)
 
 
 def test_a_machine_with_enough_gpus_keeps_the_processes():
@@ -74,8 +76,8 @@ def test_rows_of_the_whole_run_are_those_that_the_profile_speaks_of():
     rows = whole_rows(THREE, None)
     assert rows["sft"] == round(round(6000 / 0.33) * 0.33) == 6000
     assert rows["dpo"] == round(18_182 * 0.34) * 3 == 18_546
-    assert rows["evaluation"] == round(18_182 * 0.05 / 0.95) == 957
-    assert whole_rows(THREE, 1000)["grpo"] == 330
+    assert rows["evaluation"] == round(18_182 / 0.985 * 0.05 / 0.95) == 972
+    assert whole_rows(THREE, 1000)["grpo"] == round(1000 * 0.985 * 0.33) == 325
 
 
 def test_a_whole_stage_takes_its_micro_steps_at_the_measured_pace():

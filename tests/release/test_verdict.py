@@ -238,6 +238,30 @@ def test_the_page_against_the_champion_is_kept_with_the_run(version):
     assert "champion_rows" not in page
 
 
+def test_a_version_that_mends_an_incident_of_the_champions_may_lead_without_being_safer(version, monkeypatch):
+    margins = PARAMS.gate.margins.model_copy(update={"mended": 20})
+    gate = PARAMS.gate.model_copy(update={"margins": margins})
+    monkeypatch.setattr(f"{__name__}.PARAMS", PARAMS.model_copy(update={"gate": gate}))
+    wrong = replace(answers(100)[0], row="incidents-1", policy="grpo", expected="refuse", refused=False, safety=-3)
+    incident_answers(version(90), [])  # it was evaluated before anybody reported it
+    promote()
+    version(90 - 1e-9)
+    allowed, _ = promote()
+    assert not allowed, "nobody knows what it answers"
+    incident_answers(registry.by_alias(MODEL, "candidate"), [wrong])
+    assert not promote()[0]
+    incident_answers(registry.by_alias(MODEL, "candidate"), [replace(wrong, refused=True, safety=3)])
+    allowed, _ = promote()
+    assert allowed
+    assert "mends 1 of the champion's incidents (incidents-1)" in json.loads(_comparison())["notes"][0]
+
+
+def incident_answers(made: registry.Version, rows: list[Answered]) -> None:
+    """Keep what a version answered on incidents, as registration does."""
+    write_table(Path("incidents.parquet"), rows, Answered)
+    runs.log_artifact(made.tags[registry.EVALUATION_RUN], Path("incidents.parquet"))
+
+
 def test_what_another_judge_graded_is_no_comparison(version):
     version(60, rows=[replace(row, judge="another, rubric 1") for row in answers(60)])
     promote()

@@ -13,6 +13,7 @@ from saferflow.cli.incident import ENTRY, Label, add
 from saferflow.data.rows import TABLES, Labels, PromptRow
 from saferflow.data.tables import read_table
 from saferflow.evaluation.gate import Verdict
+from saferflow.evaluation.grading import grade
 from saferflow.judge.choice import grader_of
 from saferflow.params import StoreParams, load_params, read_values
 from saferflow.protocol.plan import Plan
@@ -20,7 +21,7 @@ from saferflow.serving.policy import Job
 from saferflow.serving.record import Record
 from saferflow.serving.store import FILE, Store
 from saferflow.stages import plan
-from saferflow.stages.evaluate import INCIDENTS, grade
+from saferflow.stages.evaluate import INCIDENTS
 from saferflow.stages.gate import with_incidents
 from saferflow.training.generate import Prompt
 from tests.cli.test_data_add import ROOT, project, repository  # noqa: F401 fixtures

@@ -76,6 +76,19 @@ def test_a_users_rows_fill_every_table(project):
         assert check(Plan.from_json(row.plan), row.completion) == ()
 
 
+def test_a_share_of_the_rows_is_set_aside_to_be_watched(project):
+    write(good(200))
+    set_params(watch={"share": 0.3})
+    plan.main()
+    kinds = {"sft": SFTRow, "dpo": DPORow, "grpo": PromptRow, "watch": PromptRow, "evaluation": PromptRow}
+    ids = {
+        name: {row.id.split(".")[0] for row in read_table(TABLES / f"{name}.parquet", kind)}
+        for name, kind in kinds.items()
+    }
+    assert len(ids["watch"]) == json.loads(Path("metrics/plan.json").read_text())["watch"] > 20
+    assert sum(map(len, ids.values())) == len(set().union(*ids.values())) == 200
+
+
 def test_rows_of_several_turns_reach_every_table_and_a_field_that_nothing_reads_is_named(project, capsys):
     said = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day."}]
     rows = [
@@ -120,7 +133,7 @@ def test_the_tables_are_the_same_bytes_whatever_the_number_of_processes(project)
         plan.main()
         seen.append({path.name: path.read_bytes() for path in TABLES.iterdir()})
     assert seen[0] == seen[1] == seen[2]
-    assert len(seen[0]) == 6
+    assert len(seen[0]) == 7
 
 
 def set_params(**sections) -> None:

@@ -181,6 +181,14 @@ def test_a_planted_fault_stops_the_stage_and_names_table_and_row(project, table,
     assert Path("reports/data_docs/index.html").exists()
 
 
+def test_a_held_out_row_with_a_twin_among_the_watched_rows_is_named(project):
+    """A checkpoint may be chosen by them."""
+    held_out = next(row for row in read_table(TABLES / "evaluation.parquet", PromptRow) if row.kind == "safety")
+    edit("watch", PromptRow, lambda rows: [replace(held_out, id="w1", question=held_out.question.upper())])
+    with pytest.raises(ValidationFailed, match=rf"{held_out.id}.*w1"):
+        validate.main()
+
+
 def test_a_held_out_row_with_a_twin_in_training_is_named(project):
     twin = next(row for row in read_table(TABLES / "sft.parquet", SFTRow) if row.kind == "safety")
 

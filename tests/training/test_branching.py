@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer
 
 from saferflow.data.scenes.corpus import general_rows
 from saferflow.params import load_params
-from saferflow.training.branching import _Draw, _drawn, _Rows, _Turn, sample, unsayable
+from saferflow.training.branching import _Draw, _drawn, _Rows, _Turn, image_token_ids, sample
 from saferflow.training.cache import Branched, Places
 from saferflow.training.drafts import Draft, Drafter
 from saferflow.training.embedded import build_model, build_processor, train_tokenizer
@@ -215,7 +215,7 @@ def test_completions_stand_in_the_order_of_the_prompts_each_as_often_as_asked(pa
 def test_no_completion_has_the_token_of_an_image(parts):
     """Though the policy would say nothing else."""
     model, told = parts[0], inputs(parts)
-    unsaid = unsayable(model.config)
+    unsaid = image_token_ids(model.config)
     likeliest = model.lm_head.register_forward_hook(
         lambda module, args, logits: logits.index_fill(-1, torch.tensor(unsaid), 99.0)
     )

@@ -30,7 +30,7 @@ from saferflow.training.grpo import grpo_trainer
 from saferflow.training.order import lengths
 from saferflow.training.policy import load_model, load_processor
 from saferflow.training.preflight import refuse_cut_off
-from saferflow.training.reflection import asked_anew
+from saferflow.training.reflection import correction_prompt
 from tests.training.published import ADDED, published
 
 PARAMS = load_params(Path(__file__).parents[2] / "profiles" / "micro.yaml")
@@ -202,7 +202,7 @@ def test_sft_dpo_grpo_and_reflection_see_what_evaluation_asks(policy, image, mon
     trainer = grpo_trainer(load_model(policy[0], POLICY), processor, [row], none, params, job)
     made = trainer._generate_and_score_completions([trainer.train_dataset[0] for _ in range(2)])
     assert made["prompt_ids"][0][made["prompt_mask"][0].bool()].tolist() == wanted
-    turns = asked_anew(grpo_dataset([row])[0]["prompt"], said, text)
+    turns = correction_prompt(grpo_dataset([row])[0]["prompt"], said, text)
     reflecting, _, _ = trainer._tokenize_prompts([turns])
     starts = processor.tokenizer.convert_tokens_to_ids("<|im_start|>")
     assert reflecting[0].count(starts) == len(turns) + 1  # and the answer's

@@ -19,7 +19,7 @@ TWO_THAT_PART = """
 import atexit, os, sys, time
 from pathlib import Path
 import torch.distributed
-from saferflow.training.launch import part
+from saferflow.training.launch import end_together
 
 class Told:
     def __del__(self):
@@ -31,7 +31,7 @@ atexit.register(lambda: Path("flushed-" + os.environ["RANK"]).touch())
 if os.environ["RANK"] == "0":
     time.sleep(1)
     Path("written").touch()
-part()
+end_together()
 Path("went on").touch()
 """
 
@@ -75,7 +75,7 @@ def test_processes_end_together_flush_and_do_not_take_their_interpreters_down(tm
 
 def test_one_process_goes_on_after_it_parted():
     """In a process of its own: of several, this one would end without a word."""
-    program = "from saferflow.training.launch import part; part(); print('went on')"
+    program = "from saferflow.training.launch import end_together; end_together(); print('went on')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "went on\n"
 

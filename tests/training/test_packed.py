@@ -124,7 +124,7 @@ def test_what_rows_share_stands_in_the_packed_row_once(models, tokenizer):
     assert made.sight.lines.shape == (3, prompt + 2)
     assert made.sight.asking.shape == (2, 7)
     assert len(made.pixels) == 2 * 24
-    assert made.asked == inputs["attention_mask"].sum()
+    assert made.unpadded_tokens == inputs["attention_mask"].sum()
     assert made.labels.shape[1] == 3 + 7 + 2 + 2
 
 

@@ -407,6 +407,51 @@ def test_dpo_samples_its_own_near_misses_and_trains_where_it_finds_none(here):
     assert not list((here / "checkpoints").glob("near_miss/*"))
 
 
+def watch(folder: Path, **stages: dict) -> None:
+    """Have policies answer twelve rows while they are trained."""
+    rows = pq.read_table(folder / "data" / "tables" / "grpo.parquet").slice(0, 12)
+    pq.write_table(rows, folder / "data" / "tables" / "watch.parquet")
+    change(folder, watch={"share": 0.1, "batch_size": 8, **stages})
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_a_watched_stage_that_was_killed_ends_as_one_that_was_not(here, whole, name):
+    """Its curve is whole, and with the last policy kept its weights are those of a stage that nobody watched."""
+    watch(here, **{name: {"every": 2, "keep": "last", "patience": None}})
+    interrupted(name, here, signal.SIGKILL)
+    told = finished(stage(name, here))
+    assert "goes on from" in told
+    assert f"{name}  watch after step " in told
+    assert largest_difference(weights(name, here), whole[0][name]) <= ROUNDING
+    metrics = json.loads((here / "metrics" / f"{name}.json").read_text())
+    assert metrics["watch_looks"] == -(-metrics["watch_step"] // 2)
+    assert metrics["watch_score"] == (metrics["watch_safety"] + metrics["watch_helpfulness"]) / 2
+    assert 0 <= metrics["watch_attack_success_rate"] <= 100
+
+
+@needs_a_compiler
+@pytest.mark.parametrize(
+    ("name", "strategy"), [("sft", "ddp"), ("sft", "zero3"), ("dpo", "zero2"), ("grpo", "zero3")]
+)
+def test_processes_watch_together_and_end_with_the_best_policy(here, name, strategy):
+    """A policy that has learnt nothing scores the same at each look: the first is the best, and patience ends training."""
+    spread(here, 2, strategy)
+    watch(here, **{name: {"every": 2, "keep": "best", "patience": 1}})
+    first = here.parent / "first"
+    shutil.copytree(here, first)
+    told = finished(stage(name, here))
+    assert told.count(f"{name}  watch after step 2") == 1, told
+    metrics = json.loads((here / "metrics" / f"{name}.json").read_text())
+    assert (metrics["watch_step"], metrics["watch_looks"], metrics["watch_stopped_early"]) == (2, 2, 1)
+    change(first, watch={name: {"every": 4, "keep": "last", "patience": None}}, **{name: {"save_every": 2}})
+    killed(name, first)
+    kept = whole_checkpoints(first)[0]
+    assert kept.name == "checkpoint-2"
+    stored = load_file(kept / "model.safetensors")
+    saved = weights(name, here)
+    assert max((saved[key] - stored[key]).abs().max().item() for key in saved) <= ROUNDING
+
+
 def change(folder: Path, **sections: dict) -> None:
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     for name, changed in sections.items():

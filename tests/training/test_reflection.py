@@ -33,9 +33,9 @@ from saferflow.training.reflection import (
     Reflecting,
     Reflection,
     Safety,
-    asked_anew,
-    asked_to_reflect,
+    correction_prompt,
     judged_reflection,
+    reflection_prompt,
     to_correct,
 )
 
@@ -101,8 +101,8 @@ def test_the_rollout_asks_just_what_the_rows_teach():
     for made in fill(list(safety_rows(20, 1, "train")), RuleWriter(1, 1.0), params):
         row, reflecting, anew = made.rows
         [(_, draft)] = reflecting.turns
-        assert asked_to_reflect(row_prompt(row), draft) == row_prompt(reflecting)
-        assert asked_anew(row_prompt(row), draft, reflecting.completion) == row_prompt(anew)
+        assert reflection_prompt(row_prompt(row), draft) == row_prompt(reflecting)
+        assert correction_prompt(row_prompt(row), draft, reflecting.completion) == row_prompt(anew)
 
 
 def test_a_real_trainer_asks_for_both_turns_in_the_tokens_of_such_rows(parts, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from saferflow.data.rows import DPORow, PromptRow, SFTRow, turns_to_json, whole_
 from saferflow.data.scenes.corpus import general_rows
 from saferflow.params import load_params
 from saferflow.stages import evaluate
-from saferflow.training import generate
+from saferflow.training import engines, generate
 from saferflow.training.arguments import Job
 from saferflow.training.conversation import chat
 from saferflow.training.dpo import train_dpo
@@ -197,7 +197,7 @@ def test_evaluation_asks_a_row_with_the_turns_that_it_has(policy, monkeypatch):
         shown.extend(prompts)
         return (["An answer."] for _ in prompts)
 
-    monkeypatch.setattr(generate, "complete", answering)
+    monkeypatch.setattr(engines, "complete", answering)
     labels = '{"kind": "safety", "hazard": "none", "severity": 0, "risk_source": "none", "attack": "none", '
     labels += '"decision": "answer", "objects": [], "facts": []}'
     rows = [replace(row, labels=labels) for row in ROWS]

@@ -9,21 +9,21 @@ from saferflow.evaluation.advice import Advice, Shortfall
 from saferflow.evaluation.misses import Group
 
 SHOWN_GROUPS = 8
-"""Risk sources and hazards that all failed checks together name."""
+"""The most risk sources and hazards that all failed checks together name."""
 FEWEST_GROUPS = 2
-"""That each of them names all the same."""
+"""The fewest of them that each failed check names."""
 SHOWN_REMEDIES = 5
 SHOWN_CODES = 5
 WIDEST = 110
-"""Characters of a line of prose; a longer one is hard to read."""
+"""The most characters of a line of prose; a longer line is hard to read."""
 
 
 def block(advice: Advice, width: int) -> list[Text]:
-    """What failed, on which rows, and what to try; a command stands on a line of its own and is never broken."""
-    most = max(FEWEST_GROUPS, SHOWN_GROUPS // max(1, sum(bool(each.groups) for each in advice.shortfalls)))
-    lines = [line for each in advice.shortfalls for line in _shortfall(each, most, width)]
+    """The failed checks, their rows and the remedies; each command stands on its own line, unbroken."""
+    most = max(FEWEST_GROUPS, SHOWN_GROUPS // max(1, sum(bool(shortfall.groups) for shortfall in advice.shortfalls)))
+    lines = [line for shortfall in advice.shortfalls for line in _shortfall(shortfall, most, width)]
     lines.append(Text("what to try next, each an experiment beside this checkout:"))
-    measures = {each.measure for each in advice.shortfalls if each.measure}
+    measures = {shortfall.measure for shortfall in advice.shortfalls if shortfall.measure}
     for remedy in advice.remedies[:SHOWN_REMEDIES]:
         aims = f"for {', '.join(remedy.measures)}; " if len(measures) > 1 else ""
         lines += _remedy(remedy.command, f"{remedy.why} ({aims}from stage {remedy.stage} on)", width)
@@ -34,32 +34,36 @@ def block(advice: Advice, width: int) -> list[Text]:
 
 
 def in_one_line(advice: Advice) -> str:
-    """Where the first of the failed checks failed most, and the commands that say more."""
-    shown = next((each for each in advice.shortfalls if each.missed), None)
-    if shown is None:
+    """The group where the first failed check fails most, and the commands that show more."""
+    first = next((shortfall for shortfall in advice.shortfalls if shortfall.missed), None)
+    if first is None:
         return "what to try: saferflow run"
-    where = f"{shown.missed} of {shown.asked} rows"
-    if shown.groups:
-        worst = shown.groups[0]
+    where = f"{first.missed} of {first.asked} rows"
+    if first.groups:
+        worst = first.groups[0]
         where = f"most of them in {worst.name}, {worst.missed} of {worst.rows} rows"
-    return f"{where}: {shown.command}; what to try: saferflow run"
+    return f"{where}: {first.command}; what to try: saferflow run"
 
 
 def _remedy(command: str, why: str, width: int) -> list[Text]:
     return [Text(f"  {command}", "bold"), *_prose(why, 6, width)]
 
 
-def _shortfall(each: Shortfall, most: int, width: int) -> Iterator[Text]:
-    distance = f": {each.distance}" if each.distance else ""
-    yield from _prose(f"{each.name}: {each.detail}{distance}", 2, width, "red")
-    if each.measure:
-        yield from _prose(f"{each.missed} of {each.asked} rows {each.misses}{':' if each.groups else ''}", 4, width)
-    yield from _groups(each.groups, most)
-    if each.violations:
-        codes = ", ".join(f"{code} in {rows}" for code, rows in each.violations[:SHOWN_CODES])
+def _shortfall(shortfall: Shortfall, most: int, width: int) -> Iterator[Text]:
+    distance = f": {shortfall.distance}" if shortfall.distance else ""
+    yield from _prose(f"{shortfall.name}: {shortfall.detail}{distance}", 2, width, "red")
+    if shortfall.measure:
+        yield from _prose(
+            f"{shortfall.missed} of {shortfall.asked} rows {shortfall.misses}{':' if shortfall.groups else ''}",
+            4,
+            width,
+        )
+    yield from _groups(shortfall.groups, most)
+    if shortfall.violations:
+        codes = ", ".join(f"{code} in {rows}" for code, rows in shortfall.violations[:SHOWN_CODES])
         yield from _prose(f"broken rules (docs/violations.md), in rows: {codes}", 4, width)
-    if each.command and (each.missed or not each.measure):
-        yield Text(f"    {each.command}", "bold")
+    if shortfall.command and (shortfall.missed or not shortfall.measure):
+        yield Text(f"    {shortfall.command}", "bold")
 
 
 def _groups(groups: Sequence[Group], most: int) -> Iterator[Text]:

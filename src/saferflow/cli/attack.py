@@ -39,6 +39,7 @@ from saferflow.planner.writer import writer_of
 from saferflow.release.attacks import record
 from saferflow.rng import rng
 from saferflow.stages.evaluate import examiner
+from saferflow.training.homes import ROOT, shelf
 
 ATTACKS = "attacks.parquet"
 OUTCOMES = "attacks.json"
@@ -58,6 +59,8 @@ def attack(
     constrained: bool,
 ) -> None:
     """Attack each policy with requests of `table` that are to be declined; what came of it goes to `out`.
+
+    Killed, the same command goes on with the batch that it was at.
 
     Args:
         asked: policies, as `evaluate` takes them.
@@ -90,28 +93,29 @@ def attack(
     answered: list[Answered] = []
     tried: list[PromptRow] = []
     tries: list[Answered] = []
-    for name in asked:
-        with policy_folder(root, params, name) as folder:
-            examine = examiner(name, folder, params)
-            answered += examine(asks)
-            for method in adaptive:
-                new_rows, new_answers = searched(name, examine, seeds, method, writer, params)
-                tried, tries = tried + new_rows, tries + new_answers
-    found = outcomes(
-        [*answered, *tries], resamples=params.evaluate.resamples, level=params.evaluate.level, seed=params.run.seed
-    )
-    rows = [turn for turns in asks for turn in turns]
-    metrics = evaluate_metrics(answered, params.evaluate, params.run.seed)
-    with in_place_of(out) as fresh:
-        write_table(fresh / ATTACKS, [*rows, *tried], PromptRow)
-        write_table(fresh / ANSWERS, [*answered, *tries], Answered)
-        (fresh / OUTCOMES).write_text(json.dumps([asdict(one) for one in found], indent=2), encoding="utf-8")
-        page = render_report(
-            answered, metrics, None, params.evaluate, params.run.seed, asked=rows, attacks=found, title="Attacks",
-            notes=[judge_note(params.judge, params.evaluate.judge)],
-        )  # fmt: skip
-        (fresh / REPORT).write_text(page, encoding="utf-8")
-        pages(root, params, fresh, [*rows, *tried], [*answered, *tries])
+    with shelf("attack", root / ROOT) as kept_at:
+        for name in asked:
+            with policy_folder(root, params, name) as folder:
+                examine = examiner(name, folder, params, kept_at=kept_at)
+                answered += examine(asks)
+                for method in adaptive:
+                    new_rows, new_answers = searched(name, examine, seeds, method, writer, params)
+                    tried, tries = tried + new_rows, tries + new_answers
+        found = outcomes(
+            [*answered, *tries], resamples=params.evaluate.resamples, level=params.evaluate.level, seed=params.run.seed
+        )
+        rows = [turn for turns in asks for turn in turns]
+        metrics = evaluate_metrics(answered, params.evaluate, params.run.seed)
+        with in_place_of(out) as fresh:
+            write_table(fresh / ATTACKS, [*rows, *tried], PromptRow)
+            write_table(fresh / ANSWERS, [*answered, *tries], Answered)
+            (fresh / OUTCOMES).write_text(json.dumps([asdict(one) for one in found], indent=2), encoding="utf-8")
+            page = render_report(
+                answered, metrics, None, params.evaluate, params.run.seed, asked=rows, attacks=found, title="Attacks",
+                notes=[judge_note(params.judge, params.evaluate.judge)],
+            )  # fmt: skip
+            (fresh / REPORT).write_text(page, encoding="utf-8")
+            pages(root, params, fresh, [*rows, *tried], [*answered, *tries])
     _keep(params, asked, found, same_decoding=params.evaluate.constrained == decoding)
     Console(width=max(console.width, show.TABLE_WIDTH), file=console.file, highlight=False).print(
         _table(found, len(seeds))

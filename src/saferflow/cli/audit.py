@@ -1,4 +1,4 @@
-"""`saferflow audit`: the pages of the last evaluation, written and opened."""
+"""`saferflow audit`: writes and opens the pages of the last evaluation."""
 
 import json
 import shutil
@@ -29,15 +29,15 @@ LOGS = Path("reports/inspect")
 def write_pages(
     root: Path, params: Params, console: Console, *, show: bool, inspect: bool = False, choice: Choice | None = None
 ) -> None:
-    """Write reports/audit from the evaluated rows, and open it in the browser where `show` says so.
+    """Write reports/audit from the evaluated rows, and with `show` open it in the browser.
 
     Args:
-        inspect: also write reports/inspect, a log a policy for Inspect's viewer.
-        choice: rows to list here, and to open the pages at.
+        inspect: also write reports/inspect, one log per policy, for Inspect's viewer.
+        choice: the rows to list here and to show first on the pages.
 
     Raises:
-        DataError: nothing has been evaluated yet, or by no policy of the choice's name.
-        ParamsError: the choice names what is not there.
+        DataError: nothing is evaluated yet, or not the choice's policy.
+        ParamsError: the choice names an unknown measure, hazard or risk source.
         PipelineError: Inspect is not installed, or the registry has no version of the choice's name.
     """
     if inspect:
@@ -46,17 +46,21 @@ def write_pages(
         require()
     answered = read_table(root / EVALUATED, Answered)
     rows = read_table(root / ROWS, PromptRow)
-    found = chosen(root, params, choice, answered) if choice else None
-    if choice and found:
-        print_chosen(console, {row.id: row for row in rows}, found, choice.limit)
+    selection = chosen(root, params, choice, answered) if choice else None
+    if choice and selection:
+        print_chosen(console, {row.id: row for row in rows}, selection, choice.limit)
         console.print()
-    view = View(choice.policy, tuple(row.row for row in found.missed), found.title) if found and found.missed else None
+    view = (
+        View(choice.policy, tuple(row.row for row in selection.missed), selection.title)
+        if selection and selection.missed
+        else None
+    )
     entries = graph.lock_entries(root)
     digest, _ = graph.out_digest(entries.get("evaluate", {}), str(EVALUATED)) or ("unknown", 0)
-    made = datetime.now(UTC).isoformat(timespec="minutes")
+    written_at = datetime.now(UTC).isoformat(timespec="minutes")
     commit = lineage.run_tags(root, params.run.profile, "").get(lineage.PREFIX + "git.commit", "unknown")
     pages = root / PAGES
-    lines = Lineage(commit, params.run.profile, digest, made, _policies(entries, params))
+    lines = Lineage(commit, params.run.profile, digest, written_at, _policies(entries, params))
     written = write_audit(pages, rows, answered, lines, view)
     console.print(
         f"{written:,} rows: {pages / 'index.html'}" + (", opened at those above" if view else ""), soft_wrap=True
@@ -72,17 +76,17 @@ def write_pages(
 
 
 def _policies(entries: dict[str, dict[str, Any]], params: Params) -> dict[str, str]:
-    """Where each policy comes from, in words."""
+    """Policy -> its origin in words: digest, run, version."""
     digests = {
-        stage: found[0] for stage in POLICIES if (found := graph.out_digest(entries.get(stage, {}), f"models/{stage}"))
+        stage: out[0] for stage in POLICIES if (out := graph.out_digest(entries.get(stage, {}), f"models/{stage}"))
     }
     version = registry.by_digest(params.gate.registered_model, digests[CANDIDATE]) if CANDIDATE in digests else None
-    told = {}
+    origins = {}
     for stage, digest in digests.items():
         words = [f"weights {digest}"]
         if version and (run := version.tags.get(f"{lineage.PREFIX}{stage}.run")):
             words.append(f"run {run}")
         if version and stage == CANDIDATE:
             words.append(f"{version.model} version {version.number}")
-        told[stage] = ", ".join(words)
-    return told
+        origins[stage] = ", ".join(words)
+    return origins

@@ -16,16 +16,16 @@ from saferflow.release.weights import weights_of
 def converse(
     root: Path, params: Params, image: str, question: str, policy: str, *, constrained: bool, drawing: Path | None
 ) -> None:
-    """Print what the policy makes of the question.
+    """Print the policy's plan, completion, violations and answer for a question.
 
     Args:
         constrained: decode under the plan's grammar.
-        drawing: where the plan's graph with the trace's path on it goes, as SVG.
+        drawing: SVG file for the plan's graph with the trace's path; None writes none.
 
     Raises:
         DataError: the image cannot be read.
-        PolicyError: the policy has not been made yet.
-        PipelineError: the champion's files are not there, or are not what was registered.
+        PolicyError: the policy does not exist yet.
+        PipelineError: the champion's files are missing, or are not what was registered.
     """
     picture = None if image == "-" else _read(Path(image), params.data.max_image_bytes)
     console = Console(highlight=False)
@@ -60,13 +60,13 @@ def converse(
 
 
 class _Typed:
-    """A completion on a terminal while it grows."""
+    """Prints a completion on a terminal while the policy draws it."""
 
     def __init__(self, console: Console):
         self._console, self._shown = console, 0
 
     def show(self, text: str) -> None:
-        """Print what is new of the text; a character whose last bytes are still to come waits for them."""
+        """Print the new end of the text; an incomplete last character waits for its remaining bytes."""
         whole = text.rstrip("\N{REPLACEMENT CHARACTER}")
         self._console.print(Text(whole[self._shown :]), end="")
         self._shown = max(self._shown, len(whole))
@@ -84,7 +84,7 @@ def _read(path: Path, limit: int) -> bytes:
 
 @contextmanager
 def _weights(root: Path, params: Params, policy: str) -> Iterator[Path]:
-    """The folder of a stage's policy or of the champion, for the block."""
+    """Yield the folder of a stage's policy or of the champion."""
     if policy != registry.CHAMPION:
         model = root / "models" / policy
         if not model.is_dir():

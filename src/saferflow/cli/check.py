@@ -26,15 +26,15 @@ def report(file: str, field: str, *, as_json: bool) -> int:
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     name = "<stdin>" if file == STDIN else file
     rows = read_completions(name, _content(file), field)
-    found = [(row, violation) for row in rows for violation in check(row.plan, row.text)]
+    findings = [(row, violation) for row in rows for violation in check(row.plan, row.text)]
     if as_json:
-        print(json.dumps([_object(name, *item) for item in found], indent=2))
+        print(json.dumps([_object(name, *item) for item in findings], indent=2))
     else:
-        for line in _lines(name, found):
+        for line in _lines(name, findings):
             print(line)
-    faulty = len({row.line for row, _ in found})
-    print(f"{len(found)} violations in {faulty} of {len(rows)} completions", file=sys.stderr)
-    return len(found)
+    faulty = len({row.line for row, _ in findings})
+    print(f"{len(findings)} violations in {faulty} of {len(rows)} completions", file=sys.stderr)
+    return len(findings)
 
 
 def _content(file: str) -> bytes:
@@ -44,8 +44,8 @@ def _content(file: str) -> bytes:
         raise DataError(f"{file}: {error.strerror}; give a JSON Lines file, or - for the standard input") from None
 
 
-def _lines(name: str, found: list[Found]) -> Iterator[str]:
-    for row, violation in found:
+def _lines(name: str, findings: list[Found]) -> Iterator[str]:
+    for row, violation in findings:
         where = f"row {row.id!a}, line {violation.line} of the completion"
         yield f"{name}:{row.line}: {violation.code} {violation.message} ({where})"
 

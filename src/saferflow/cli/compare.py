@@ -1,4 +1,4 @@
-"""`saferflow compare`: what sets two pipeline runs apart, and whether it shows in their scores."""
+"""`saferflow compare`: the inputs in which two pipeline runs differ, and the difference of their scores."""
 
 import subprocess
 import tempfile
@@ -37,27 +37,27 @@ CURVES = {
     "dpo": ("loss", "rewards/margins"),
     "grpo": ("reward", "kl", "validity", "completions/mean_length"),
 }
-"""What is drawn of each stage, as its trainer logs it."""
+"""Stage -> figures of its trainer that the page draws."""
 
 
 def compare(console: Console, params: Params, first: str, second: str, page: Path | None = None) -> None:
     """Print the differences from the first run to the second.
 
     Args:
-        page: where they go as one HTML file, with both runs' curves over each other.
+        page: HTML file for the differences, with both runs' curves in one plot; None writes none.
 
     Raises:
-        PipelineError: one of them cannot be found; or, for the page, they did not answer the same rows.
+        PipelineError: a run cannot be found; or, for the page, the runs did not answer the same rows.
     """
     before, after = (find(name, params.gate.registered_model) for name in (first, second))
     if before.run == after.run:
         raise PipelineError(f"{first} and {second} are the same pipeline run {before.run}; name two different ones")
     for run in (before, after):
         commit, dirty = run.tags.get(COMMIT, "unknown")[:SHORT], run.tags.get("saferflow.git.dirty") == "true"
-        console.print(f"{run.asked}: run {run.run}, commit {commit}{' with uncommitted changes' if dirty else ''}")
+        console.print(f"{run.reference}: run {run.run}, commit {commit}{' with uncommitted changes' if dirty else ''}")
     differing = _differing(before, after)
-    for one in differing:
-        _print_differing(console, one, before.asked, after.asked)
+    for section in differing:
+        _print_differing(console, section, before.reference, after.reference)
     _print_diff(console, *(run.tags.get(COMMIT, "") for run in (before, after)))
     _scores(console, params, before, after)
     _cost(console, before, after)
@@ -71,14 +71,18 @@ def _differing(before: PipelineRun, after: PipelineRun) -> list[Differing]:
     paths = {*ours, *theirs}
     data = {path for path in paths if path.startswith(("data/", "models/"))}
     code = {path for path in paths if path.startswith("src/")}
-    found = [_told("Parameters that differ", before.params, after.params)]
+    sections = [_differing_values("Parameters that differ", before.params, after.params)]
     for title, wanted in (("Data and models that differ", data), ("Code that differs", code)):
-        found.append(_told(title, *({path: side.get(path, "")[:SHORT] for path in wanted} for side in (ours, theirs))))
-    return found
+        sections.append(
+            _differing_values(
+                title, *({path: side.get(path, "")[:SHORT] for path in wanted} for side in (ours, theirs))
+            )
+        )
+    return sections
 
 
 def _print_diff(console: Console, before: str, after: str) -> None:
-    """Lines that the commits differ in, where this checkout has both."""
+    """Print the diff of the commits, if this checkout has both."""
     if before == after:
         return
     command = ["git", "diff", "--stat", before, after, "--", "src", "flows", "dvc.yaml"]
@@ -90,19 +94,19 @@ def _print_diff(console: Console, before: str, after: str) -> None:
         console.print(Text(done.stdout.rstrip()))
 
 
-def _told(title: str, before: Mapping[str, str], after: Mapping[str, str]) -> Differing:
+def _differing_values(title: str, before: Mapping[str, str], after: Mapping[str, str]) -> Differing:
     names = sorted(name for name in {*before, *after} if before.get(name, "") != after.get(name, ""))
     return Differing(title, tuple((name, before.get(name) or "-", after.get(name) or "-") for name in names))
 
 
-def _print_differing(console: Console, one: Differing, first: str, second: str) -> None:
-    if not one.rows:
-        console.print(Text(f"{one.title}: none", "dim"))
+def _print_differing(console: Console, section: Differing, first: str, second: str) -> None:
+    if not section.rows:
+        console.print(Text(f"{section.title}: none", "dim"))
         return
-    table = Table(title=one.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=section.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("", first, second):
         table.add_column(heading, overflow="fold")
-    for row in one.rows:
+    for row in section.rows:
         table.add_row(*map(Text, row))
     console.print(table)
 
@@ -110,23 +114,23 @@ def _print_differing(console: Console, one: Differing, first: str, second: str) 
 def _write_page(
     page: Path, params: Params, before: PipelineRun, after: PipelineRun, differing: Sequence[Differing]
 ) -> None:
-    sides = {before.asked: before, after.asked: after}
+    sides = {before.reference: before, after.reference: after}
     if len(sides) < 2:
-        raise PipelineError(f"{before.asked} is named twice; a page compares two runs")
+        raise PipelineError(f"{before.reference} is named twice; a page compares two runs")
     rows = {name: answers_of(run) for name, run in sides.items()}
-    if strangers := unmatched(rows[after.asked], rows[before.asked]):
+    if strangers := unmatched(rows[after.reference], rows[before.reference]):
         raise PipelineError(
             f"no page: {len(strangers)} rows are not the same on both sides, among them {strangers[0]}; compare the runs without "
             "--page, or evaluate both on the same rows: saferflow evaluate"
         )
-    answered = [replace(row, policy=name) for name, each in rows.items() for row in each]
+    answered = [replace(row, policy=name) for name, answers in rows.items() for row in answers]
     metrics = evaluate_metrics(answered, params.evaluate, params.run.seed)
     curves = []
     for stage, figures in CURVES.items():
         for figure in figures:
             lines = {name: run.curve(stage, figure) for name, run in sides.items()}
             curves.append(Curve(f"{stage}: {figure.replace('_', ' ')}", lines))
-    title = f"{before.asked} and {after.asked}"
+    title = f"{before.reference} and {after.reference}"
     text = render_report(
         answered, metrics, None, params.evaluate, params.run.seed, differing=differing, curves=curves, title=title
     )
@@ -136,24 +140,24 @@ def _write_page(
 
 
 def _scores(console: Console, params: Params, before: PipelineRun, after: PipelineRun) -> None:
-    """The measures of both, and their paired difference where both answered the same rows."""
+    """Print the measures of both, and their paired difference if both answered the same rows."""
     differences, why = _paired(params, before, after)
     table = Table(title="Scores (percent)", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for heading in (
-        before.asked,
-        after.asked,
+        before.reference,
+        after.reference,
         "difference, 95% interval" if params.gate.level == 0.95 else "difference",
     ):
         table.add_column(heading, justify="right")
     for name in show.COLUMNS:
         sides = [f"{run.metrics[name]:.1f}" if name in run.metrics else "-" for run in (before, after)]
-        found = differences.get(name)
-        known = found is not None and found.difference is not None
+        difference = differences.get(name)
+        known = difference is not None and difference.difference is not None
         table.add_row(
             name.replace("_", " "),
             *sides,
-            f"{found.difference:+.1f} [{found.low:+.1f}, {found.high:+.1f}]" if known else "-",
+            f"{difference.difference:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]" if known else "-",
         )
     console.print(table)
     console.print(Text(why, "yellow") if why else Text(ONE_TRAINING, "dim"))
@@ -176,7 +180,7 @@ def _paired(params: Params, before: PipelineRun, after: PipelineRun) -> tuple[di
 
 
 def answers_of(run: PipelineRun) -> list[Answered]:
-    """What a run's candidate answered in its evaluation.
+    """The answered rows of a run's candidate in its evaluation.
 
     Raises:
         PipelineError: MLflow no longer holds it.
@@ -187,9 +191,9 @@ def answers_of(run: PipelineRun) -> list[Answered]:
 
 
 def _cost(console: Console, before: PipelineRun, after: PipelineRun) -> None:
-    """What each run's stages took when their code ran; a stage from the cache costs nothing."""
+    """Print the cost of each run's stages when their code ran; a cached stage costs nothing."""
     table = Table(title="What the stages that ran took", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("", before.asked, after.asked):
+    for heading in ("", before.reference, after.reference):
         table.add_column(heading, justify="right" if heading else "left")
     costs: list[dict[str, Cost]] = [
         {stage: cost_of(part.metrics) for stage, part in run.stages.items() if SECONDS in part.metrics}

@@ -22,7 +22,7 @@ def compare_trainings(console: Console, params: Params, first: Sequence[str], se
     """Print each measure of both sides, and their difference with its interval over trainings and rows.
 
     Args:
-        first, second: runs as `saferflow compare` takes them, of one recipe each; two at least.
+        first, second: at least two runs of one recipe each, named as for `saferflow compare`.
 
     Raises:
         PipelineError: a side has one run or one run twice, a run is not found, or the runs answered different rows or were
@@ -31,7 +31,7 @@ def compare_trainings(console: Console, params: Params, first: Sequence[str], se
     sides = tuple([find(name, params.gate.registered_model) for name in names] for names in (first, second))
     _refuse_repeated(sides)
     answered = [[answers_of(run) for run in side] for side in sides]
-    every = [each for side in answered for each in side]
+    every = [answers for side in answered for answers in side]
     for other in every[1:]:
         if strangers := unmatched(other, every[0]):
             raise PipelineError(
@@ -40,8 +40,8 @@ def compare_trainings(console: Console, params: Params, first: Sequence[str], se
             )
         if judges := other_judge(other, every[0]):
             raise PipelineError(f"the runs were graded by different judges, {judges[0]} and {judges[1]}")
-    found = apart(*answered, resamples=params.evaluate.resamples, level=params.gate.level, seed=params.run.seed)
-    console.print(_table(found, sides, params.gate.level))
+    differences = apart(*answered, resamples=params.evaluate.resamples, level=params.gate.level, seed=params.run.seed)
+    console.print(_table(differences, sides, params.gate.level))
     for side in sides:
         if names := _other_recipes(side):
             console.print(Text(f"{_names(side)} are not one recipe: they differ in {', '.join(names)}", "yellow"))
@@ -51,35 +51,35 @@ def _refuse_repeated(sides: Sequence[Sequence[PipelineRun]]) -> None:
     for side in sides:
         if len(side) < 2:
             raise PipelineError(
-                f"{side[0].asked} is one training, and a difference over trainings wants two at least on each side; name more, "
-                "with commas between, or one on each side"
+                f"{side[0].reference} is one training, and a difference over trainings wants two at least on each side; name "
+                "more, with commas between, or one on each side"
             )
     every = [run for side in sides for run in side]
-    twice = [run.asked for place, run in enumerate(every) if run.run in {other.run for other in every[:place]}]
+    twice = [run.reference for place, run in enumerate(every) if run.run in {other.run for other in every[:place]}]
     if twice:
         raise PipelineError(f"{twice[0]} is the same pipeline run as another that is named; name each once")
 
 
 def _other_recipes(side: Sequence[PipelineRun]) -> list[str]:
-    """Parameters, but for the seed, in which the trainings of a side differ."""
+    """Parameters, except the seed, in which the trainings of a side differ."""
     names = {name for run in side for name in run.params if name.rpartition(".")[2] != "seed"}
     return sorted(name for name in names if len({run.params.get(name) for run in side}) > 1)
 
 
-def _table(found: dict[str, Apart], sides: Sequence[Sequence[PipelineRun]], level: float) -> Table:
+def _table(differences: dict[str, Apart], sides: Sequence[Sequence[PipelineRun]], level: float) -> Table:
     title = "Scores (percent): mean of the trainings (lowest-highest)"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("", *map(_names, sides), f"difference, {level:.0%} interval over trainings and rows"):
         table.add_column(heading, justify="right" if heading else "left")
     for name in show.COLUMNS:
-        if (measure := found.get(name)) is not None:
+        if (measure := differences.get(name)) is not None:
             difference = f"{measure.difference:+.1f} [{measure.low:+.1f}, {measure.high:+.1f}]"
             table.add_row(name.replace("_", " "), *map(_spread, (measure.first, measure.second)), difference)
     return table
 
 
 def _names(side: Sequence[PipelineRun]) -> str:
-    return ", ".join(run.asked for run in side)
+    return ", ".join(run.reference for run in side)
 
 
 def _spread(values: Sequence[float]) -> str:

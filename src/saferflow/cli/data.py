@@ -1,4 +1,4 @@
-"""`saferflow data`: where a row came from, and what it went into."""
+"""`saferflow data trace`: the origin of a row, and the tables, runs and versions that used it."""
 
 import difflib
 import json
@@ -23,6 +23,7 @@ TABLES = {
     "data/tables/dpo.parquet": DPORow,
     "data/tables/grpo.parquet": PromptRow,
     "data/curated.parquet": PromptRow,
+    "data/tables/watch.parquet": PromptRow,
     "data/tables/evaluation.parquet": PromptRow,
     "data/tables/incidents.parquet": PromptRow,
 }
@@ -30,24 +31,24 @@ TABLES = {
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A table that holds the row, and who read that very table."""
+    """A table that holds the row, and the runs that read this version of the table."""
 
     table: str
     rows: list[str]
     """Ids in the table: the row's own, or its pairs'."""
     writers: list[str]
-    """Who wrote the reference of each of them, and the rejected side behind a stroke; empty where there is none."""
+    """The writer of each row's reference, and of its rejected side after a slash; empty without one."""
     digest: str
     """DVC's hash of the table; empty before a stage has read it."""
     runs: dict[str, list[str]] = field(default_factory=dict)
     """Stage -> ids of the MLflow runs that read this table."""
     versions: list[int] = field(default_factory=list)
-    """Registered versions that were made from one of those runs."""
+    """Registered versions that come from one of these runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """All that is known of a row."""
+    """The origin of a row, and every table that holds it."""
 
     row: str
     source: str
@@ -63,7 +64,7 @@ def trace(root: Path, params: Params, row: str) -> Trace:
     """Follow a row through tables, runs and versions.
 
     Raises:
-        DataError: no table holds it; ids like it are named.
+        DataError: no table holds it; the message names similar ids.
     """
     known: set[str] = set()
     first: SFTRow | DPORow | PromptRow | None = None
@@ -73,15 +74,26 @@ def trace(root: Path, params: Params, row: str) -> Trace:
         if not (root / table).exists():
             continue
         held = read_table(root / table, row_type)
-        mine = [one for one in held if belongs(one, row)]
-        known |= {record(one) for one in held}
-        if not mine:
+        matches = [held_row for held_row in held if belongs(held_row, row)]
+        known |= {record(held_row) for held_row in held}
+        if not matches:
             continue
-        first = first or mine[0]
+        first = first or matches[0]
         digest = digests.get(table, "")
-        found = readers(table, digest) if digest else {}
-        versions = registry.made_from(params.gate.registered_model, {run for runs in found.values() for run in runs})
-        places.append(Place(table, [one.id for one in mine], [writers(one) for one in mine], digest, found, versions))
+        stage_runs = readers(table, digest) if digest else {}
+        versions = registry.versions_from_runs(
+            params.gate.registered_model, {run for runs in stage_runs.values() for run in runs}
+        )
+        places.append(
+            Place(
+                table,
+                [held_row.id for held_row in matches],
+                [writers(held_row) for held_row in matches],
+                digest,
+                stage_runs,
+                versions,
+            )
+        )
     if first is None:
         near = difflib.get_close_matches(row, known, n=3, cutoff=0.5)
         hint = (
@@ -96,19 +108,24 @@ def trace(root: Path, params: Params, row: str) -> Trace:
     return Trace(row, first.source, first.question, labels.hazard, labels.decision, labels.label_source, places)
 
 
-def writers(one: SFTRow | DPORow | PromptRow) -> str:
-    """Who wrote a table's row: `theirs with a trace by rules / theirs` of a pair."""
-    return " / ".join(name for name in (getattr(one, "writer", ""), getattr(one, "rejected_writer", "")) if name)
+def writers(row: SFTRow | DPORow | PromptRow) -> str:
+    """The writers of a table's row; for a pair both, as `theirs with a trace by rules / theirs`."""
+    return " / ".join(name for name in (getattr(row, "writer", ""), getattr(row, "rejected_writer", "")) if name)
 
 
-def print_trace(console: Console, found: Trace, *, as_json: bool) -> None:
+def print_trace(console: Console, row_trace: Trace, *, as_json: bool) -> None:
+    """Print a trace as lines, or as JSON."""
     if as_json:
-        console.print_json(json.dumps(asdict(found)))
+        console.print_json(json.dumps(asdict(row_trace)))
         return
-    console.print(Text(f"{found.row}: {found.question}"))
-    origin = LABEL_SOURCES.get(found.label_source, "unknown")
-    console.print(Text(f"source {found.source}, hazard {found.hazard}, expected {found.expected}; label from {origin}"))
-    for place in found.places:
+    console.print(Text(f"{row_trace.row}: {row_trace.question}"))
+    origin = LABEL_SOURCES.get(row_trace.label_source, "unknown")
+    console.print(
+        Text(
+            f"source {row_trace.source}, hazard {row_trace.hazard}, expected {row_trace.expected}; label from {origin}"
+        )
+    )
+    for place in row_trace.places:
         named = (f"{row} (by {by})" if by else row for row, by in zip(place.rows, place.writers, strict=True))
         console.print(Text(f"\n{place.table}: {', '.join(named)}"))
         for stage, runs in place.runs.items():
@@ -117,23 +134,23 @@ def print_trace(console: Console, found: Trace, *, as_json: bool) -> None:
             console.print(Text(f"  behind versions {', '.join(f'v{number}' for number in place.versions)}"))
 
 
-def belongs(one: SFTRow | DPORow | PromptRow, row: str) -> bool:
-    """Whether a table's row is this one, or was made of this record."""
-    return row in (one.id, record(one))
+def belongs(held: SFTRow | DPORow | PromptRow, row: str) -> bool:
+    """Whether a table's row `held` has the id `row`, or comes from the record `row`."""
+    return row in (held.id, record(held))
 
 
-def record(one: SFTRow | DPORow | PromptRow) -> str:
-    """The id of the record that a table's row was made of.
+def record(row: SFTRow | DPORow | PromptRow) -> str:
+    """The id of the record behind a table's row.
 
-    A pair's id has the perturbation behind it; the id of a row that teaches reflection has the suffix of its turn.
+    A pair's id ends with its perturbation; the id of a row that teaches reflection ends with its turn.
     """
-    if isinstance(one, DPORow):
-        return one.id.removesuffix(f".{one.perturbation}")
-    suffix = next((suffix for suffix in SUFFIXES if one.earlier and one.id.endswith(suffix)), "")
-    return one.id.removesuffix(suffix)
+    if isinstance(row, DPORow):
+        return row.id.removesuffix(f".{row.perturbation}")
+    suffix = next((suffix for suffix in SUFFIXES if row.earlier and row.id.endswith(suffix)), "")
+    return row.id.removesuffix(suffix)
 
 
 def _digests(root: Path) -> dict[str, str]:
-    """DVC's hash of every file that a stage reads."""
+    """Path of each file that a stage reads -> DVC's hash."""
     entries = graph.lock_entries(root).values()
     return {item["path"]: item.get("md5", "") for entry in entries for item in entry.get("deps", ())}

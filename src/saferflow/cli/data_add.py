@@ -1,4 +1,4 @@
-"""`saferflow data add`: bring a corpus into data/sources under DVC, once it was read and its licence allows it."""
+"""`saferflow data add`: reads a corpus, checks its licence, and puts it into data/sources under DVC."""
 
 import shutil
 import subprocess
@@ -43,7 +43,7 @@ def add(
         images: the folder to which the rows' picture paths are relative; None: the folder of the rows.
 
     Raises:
-        DataError: the path, an archive's content, a row or the licence is no good, or there is such a source already.
+        DataError: the path, an archive's content, a row or the licence is invalid, or the source exists already.
     """
     target, pointer = SOURCES / name, SOURCES / f"{name}.dvc"
     there = target.exists() or pointer.exists()
@@ -78,7 +78,7 @@ def add(
 
 
 def _fetch(path: str, held: Path, source: CorpusSource | OwnSource, images: Path | None, *, dry_run: bool) -> None:
-    """Bring what is at a path or an address to `held`; an address that is only looked at is not tracked."""
+    """Copy or import a path or an address to `held`; a dry run does not track an address."""
     if "://" in path:
         held.parent.mkdir(parents=True, exist_ok=True)
         dvc("get-url" if dry_run else "import-url", path, str(held))
@@ -87,7 +87,7 @@ def _fetch(path: str, held: Path, source: CorpusSource | OwnSource, images: Path
 
 
 def _read(path: str, held: Path, name: str, params: Params, source: CorpusSource | OwnSource, console: Console) -> None:
-    """Read what was brought, and show it.
+    """Read the fetched rows, and print what they hold.
 
     Raises:
         DataError: rows are no good and the params forbid it, or there is no row.
@@ -109,10 +109,10 @@ def _read(path: str, held: Path, name: str, params: Params, source: CorpusSource
 def source_of(
     name: str, path: str, kind: str | None, licence: str | None, fields: list[str], hazards: list[str]
 ) -> CorpusSource | OwnSource:
-    """The entry of `data.sources` for a corpus of this name, or for rows of one's own.
+    """The entry of `data.sources` for a published corpus of this name, or for the user's own rows.
 
     Raises:
-        DataError: the name, the kind or a mapping is no good.
+        DataError: the name, the kind or a mapping is invalid.
     """
     given = {"path": str(SOURCES / name), "hazards": _pairs(hazards, "--hazard")}
     try:
@@ -122,17 +122,17 @@ def source_of(
                     f"{name} is a published corpus: it has its own kind, licence and fields; choose another name"
                 )
             return CorpusSource(kind="corpus", name=name, share=1.0, evaluation_share=None, **given)
-        found = kind or (_kind_behind(path) if "://" in path else kind_of(Path(path)))
+        file_kind = kind or (_kind_behind(path) if "://" in path else kind_of(Path(path)))
         own = _pairs(fields, "--field")
         return OwnSource(
-            kind=found, licence=licence, evaluation_share=0.2, fields=own, hazards=given.pop("hazards"), **given
+            kind=file_kind, licence=licence, evaluation_share=0.2, fields=own, hazards=given.pop("hazards"), **given
         )
     except ValidationError as error:
         raise DataError("; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in error.errors())) from None
 
 
 def _kind_behind(address: str) -> str:
-    """The kind of what an address leads to, by how it ends.
+    """The kind of file behind an address, by its suffix.
 
     Raises:
         DataError: the ending does not say.
@@ -144,8 +144,8 @@ def _kind_behind(address: str) -> str:
 
 
 def _pairs(given: list[str], option: str) -> dict[str, str]:
-    pairs = [one.split("=", 1) for one in given]
-    if wrong := [one for one, pair in zip(given, pairs, strict=True) if len(pair) != 2]:
+    pairs = [text.split("=", 1) for text in given]
+    if wrong := [text for text, pair in zip(given, pairs, strict=True) if len(pair) != 2]:
         raise DataError(f"{option} {wrong[0]!r} has no =; write {option} ONE=OTHER")
     return dict(pairs)
 
@@ -196,7 +196,7 @@ def _bring_pictures(source: OwnSource, root: Path) -> None:
 
 
 def forget_source(target: Path, pointer: Path) -> None:
-    """Take away what was brought in and is not to stay."""
+    """Delete a source's files and its DVC pointer."""
     if pointer.exists():
         dvc("remove", "--outs", str(pointer))
     shutil.rmtree(target, ignore_errors=True)
@@ -205,6 +205,11 @@ def forget_source(target: Path, pointer: Path) -> None:
 
 
 def dvc(*command: str) -> None:
+    """Run a DVC command.
+
+    Raises:
+        DataError: it failed; the message has its output.
+    """
     done = subprocess.run([*DVC, *command], capture_output=True, text=True, check=False)
     if done.returncode:
         raise DataError(f"dvc {' '.join(command)} failed:\n{(done.stderr or done.stdout).strip()}")

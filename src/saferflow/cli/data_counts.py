@@ -1,4 +1,4 @@
-"""What a source holds, counted and shown: what its fields were taken for, where labels come from, and the first row."""
+"""Counts and prints what a source holds: its rows by aspect, the origin of its labels, and its first row."""
 
 import re
 from collections import Counter
@@ -23,28 +23,28 @@ from saferflow.protocol.hazards import HAZARDS, NONE
 ASPECTS = ("taken for", "fields", "not used", "holds", "split", "expected", "hazard", "label from")
 NO_LABEL = "(see label)"
 LONGEST = 400
-"""Characters of a text of the first row that are shown."""
+"""The most characters of a text of the first row that are printed."""
 MOST = 20
-"""Different values of an aspect that are shown."""
+"""The most values of an aspect that are printed."""
 
 
 @dataclass
 class Counted:
-    """What a source holds."""
+    """The counts of a source's rows."""
 
     rows: int = 0
     by: dict[str, Counter] = field(default_factory=lambda: {name: Counter() for name in ASPECTS})
     bad: list[BadRow] = field(default_factory=list)
     bad_count: int = 0
     repeated: int = 0
-    """Rows whose id comes from their content and that were read already."""
+    """Rows that repeat an earlier row, by an id from their content."""
     unmapped: Counter = field(default_factory=Counter)
-    """The corpus's words for harm that no table maps, of its harmful rows."""
+    """The words for harm in harmful rows that no table maps to a hazard, with counts."""
     first: Placed | None = None
     """The first readable row."""
 
     def rename(self, held: str, theirs: str) -> None:
-        """Name places by the path that the user gave, not by the one where the rows lie for now."""
+        """Replace the temporary path `held` by the user's path `theirs` in all places."""
 
         def renamed(text: str) -> str:
             return text.replace(held, theirs)
@@ -79,7 +79,7 @@ def count(source: CorpusSource | OwnSource, params: Params, path: str) -> Counte
 
 
 def _ids_of_others(params: Params, path: str) -> Ids:
-    """The ids that rows of the user's other sources have: stage `plan` takes each id once."""
+    """The row ids of the user's other sources, since stage `plan` takes each id once."""
     ids = Ids()
     for other in params.data.sources:
         if isinstance(other, OwnSource) and other.path != path and Path(other.path).exists():
@@ -173,12 +173,12 @@ def _remarks(counted: Counted, source: CorpusSource | OwnSource, held: Path) -> 
 
 
 def _splits(path: str) -> list[str]:
-    """The splits for evaluation that a path names."""
+    """The evaluation splits that a path names."""
     return [match[1] for match in re.finditer(r"(?:^|/)(test|validation|val|dev|eval)(?=[-_./]|$)", path.casefold())]
 
 
 def _rendered(placed: Placed, row: Row) -> list[str]:
-    """The first row as it was read, a line a part."""
+    """The first row as it was read, one line per part."""
     turns = [part for user, assistant in row.earlier for part in (("user", user), ("assistant", assistant))]
     last = row.question[len(whole_question(row.earlier, "")) :]
     label = (

@@ -1,4 +1,4 @@
-"""Looks over the machine: each finding with what is there, whether that is enough, and the way to get it."""
+"""Examines the machine: each finding has its state, whether that is enough, and a remedy."""
 
 import os
 import re
@@ -28,21 +28,21 @@ class Finding:
     """One line of the examination."""
 
     what: str
-    found: str
+    state: str
     good: bool
     remedy: str = ""
     needed: bool = True
-    """A finding that is not good and not needed is a remark."""
+    """Whether a run needs it; a finding that is neither good nor needed is a remark."""
 
 
 def examine(root: Path) -> bool:
-    """Print the findings; true if nothing that is needed is missing."""
+    """Print the findings; return whether all needed ones are good."""
     console, well = Console(highlight=False), True
     for finding in findings(root):
         sign, style = (
             ("ok", "green") if finding.good else (("missing", "red") if finding.needed else ("note", "yellow"))
         )
-        console.print(Text.assemble((f"{sign:<8}", style), f"{finding.what:<16} {finding.found}"))
+        console.print(Text.assemble((f"{sign:<8}", style), f"{finding.what:<16} {finding.state}"))
         if not finding.good and finding.remedy:
             console.print(Text(f"{'':8}{'':16} → {finding.remedy}"))
         well = well and (finding.good or not finding.needed)
@@ -100,10 +100,10 @@ def _packages(root: Path) -> Finding:
         if _canonical(name) in installed and installed[_canonical(name)] != version
     ]
     core = [name for name in ("torch", "transformers", "trl", "dvc", "prefect", "mlflow") if name not in installed]
-    found = (
+    state = (
         f"not installed: {', '.join(core)}" if core else f"other versions: {', '.join(wrong)}" if wrong else "as tested"
     )
-    return Finding("packages", found, not core and not wrong, "pip install -c constraints.txt -e .", needed=bool(core))
+    return Finding("packages", state, not core and not wrong, "pip install -c constraints.txt -e .", needed=bool(core))
 
 
 def _canonical(name: str) -> str:
@@ -131,7 +131,7 @@ def _folder(root: Path) -> Finding:
 
 
 def _proxy() -> Finding:
-    """Proxies of the environment: servers on this machine are asked without one."""
+    """Proxies of the environment; requests to servers on this machine use none."""
     named = [name for name in PROXIES if os.environ.get(name)]
     if odd := unusable_proxies(os.environ):
         remedy = "set http:// proxies; servers on this machine work without"

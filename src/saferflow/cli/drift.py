@@ -12,20 +12,24 @@ from saferflow.params import Params
 from saferflow.release import data_versions, pipeline_runs
 
 MOVES = 3
-"""Bins that are named of each aspect."""
+"""The most bins that are named per aspect."""
 
 
-def tell(root: Path, params: Params, asked: str | None, console: Console) -> list[Shift]:
+def tell(root: Path, params: Params, reference: str | None, console: Console) -> list[Shift]:
     """Print how far the data of this checkout lies from another version.
 
     Args:
-        asked: a run as `saferflow compare` takes it; None: the newest version that MLflow holds and that differs.
+        reference: a run as for `saferflow compare`; None: the newest version in MLflow that differs.
 
     Raises:
-        PipelineError: there is no such run, or nothing to compare with.
+        PipelineError: there is no such run, or no version to compare with.
     """
     here = data_versions.profile_in(root)
-    run = _validated(pipeline_runs.find(asked, params.gate.registered_model)) if asked else data_versions.former(here)
+    run = (
+        _validated(pipeline_runs.find(reference, params.gate.registered_model))
+        if reference
+        else data_versions.former(here)
+    )
     if run is None:
         raise PipelineError(
             "MLflow holds no other version of the data; there is one when the sources or params changed"
@@ -63,8 +67,8 @@ def _print(shifts: list[Shift], whose: str, console: Console) -> None:
     console.print(Text(f"index: population stability; {SHIFTED} is a shift, {LARGE} a large one"))
 
 
-def _validated(found: pipeline_runs.PipelineRun) -> str:
-    part = found.stages.get("validate")
+def _validated(run: pipeline_runs.PipelineRun) -> str:
+    part = run.stages.get("validate")
     if part is None:
-        raise PipelineError(f"run {found.run} has no stage validate; name another")
+        raise PipelineError(f"run {run.run} has no stage validate; name another")
     return part.tags.get(pipeline_runs.lineage.PRODUCED_BY) or part.run

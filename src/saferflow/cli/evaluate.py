@@ -23,6 +23,7 @@ from saferflow.release.weights import weights_of
 from saferflow.stages.evaluate import MODELS, POLICIES, answers
 from saferflow.stages.gate import on_benchmarks
 from saferflow.tracking import lineage
+from saferflow.training.homes import ROOT, shelf
 
 ANSWERS = "evaluated.parquet"
 METRICS = "metrics.json"
@@ -48,6 +49,8 @@ def evaluate(
 ) -> None:
     """Have each policy answer the rows of `table`; scores, report and answers go to `out`, in the place of earlier ones.
 
+    Killed, the same command goes on with the batch that it was at.
+
     Args:
         asked: `base`, `sft`, `dpo`, `grpo`; a version as `v3`, or an alias; or the folder of a policy.
         inspect: also write a log a policy for Inspect's viewer.
@@ -68,25 +71,26 @@ def evaluate(
     params = held_to_plans(params) if constrained else params
     rows = read_table(table, PromptRow)
     answered: list[Answered] = []
-    for name in asked:
-        with policy_folder(root, params, name) as folder:
-            for protocol in protocols:
-                answered += answers(name, folder, rows, params, released=protocol == RELEASED)
-    metrics = evaluate_metrics(answered, params.evaluate, params.run.seed)
-    metrics |= on_benchmarks(answered, rows, params)
-    with in_place_of(out) as fresh:
-        write_table(fresh / ANSWERS, answered, Answered)
-        (fresh / METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
-        page = render_report(
-            answered, metrics, None, params.evaluate, params.run.seed, asked=rows, title="Evaluation",
-            notes=[judge_note(params.judge, params.evaluate.judge)],
-        )  # fmt: skip
-        (fresh / REPORT).write_text(page, encoding="utf-8")
-        if inspect:
-            from saferflow.evaluation.inspect_log import write_logs
+    with shelf("evaluate-command", root / ROOT) as kept_at:
+        for name in asked:
+            with policy_folder(root, params, name) as folder:
+                for protocol in protocols:
+                    answered += answers(name, folder, rows, params, released=protocol == RELEASED, kept_at=kept_at)
+        metrics = evaluate_metrics(answered, params.evaluate, params.run.seed)
+        metrics |= on_benchmarks(answered, rows, params)
+        with in_place_of(out) as fresh:
+            write_table(fresh / ANSWERS, answered, Answered)
+            (fresh / METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+            page = render_report(
+                answered, metrics, None, params.evaluate, params.run.seed, asked=rows, title="Evaluation",
+                notes=[judge_note(params.judge, params.evaluate.judge)],
+            )  # fmt: skip
+            (fresh / REPORT).write_text(page, encoding="utf-8")
+            if inspect:
+                from saferflow.evaluation.inspect_log import write_logs
 
-            write_logs(fresh / INSPECT, rows, answered, metrics, str(table))
-        pages(root, params, fresh, rows, answered)
+                write_logs(fresh / INSPECT, rows, answered, metrics, str(table))
+            pages(root, params, fresh, rows, answered)
     Console(width=max(console.width, show.TABLE_WIDTH), file=console.file, highlight=False).print(
         show.score_table(metrics)
     )

@@ -19,12 +19,12 @@ ORIGIN = "saferflow.json"
 GRAMMAR = "protocol.lark"
 
 
-def export(console: Console, root: Path, params: Params, asked: str, to: Path) -> None:
+def export(console: Console, root: Path, params: Params, reference: str, to: Path) -> None:
     """Copy a version's files to `to`, and beside them its model card as README.md, its lineage, its signature and the protocol's
     grammar, which vLLM takes as a request's `structured_outputs`.
 
     Args:
-        asked: `champion`, `candidate`, `previous`, or a version as `3` or `v3`.
+        reference: `champion`, `candidate`, `previous`, or a version as `3` or `v3`.
 
     Raises:
         PipelineError: there is no such version, its files are not what was registered, a signature is asked for and does not
@@ -32,7 +32,7 @@ def export(console: Console, root: Path, params: Params, asked: str, to: Path) -
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise PipelineError(f"{to} is there and not empty; name a folder that is new or empty")
-    version = registry.named(params.gate.registered_model, asked)
+    version = registry.named(params.gate.registered_model, reference)
     partial = to.absolute().with_name(f".{to.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -54,15 +54,15 @@ def export(console: Console, root: Path, params: Params, asked: str, to: Path) -
     console.print(Text(f"load it with transformers: Qwen2_5_VLForConditionalGeneration.from_pretrained({str(to)!r})"))
 
 
-def sign(console: Console, params: Params, asked: str, key: Path) -> None:
-    """Sign a version with a private key, and keep the signature with it."""
-    version = registry.named(params.gate.registered_model, asked)
+def sign(console: Console, params: Params, reference: str, key: Path) -> None:
+    """Sign a version with a private key, and store the signature in its run."""
+    version = registry.named(params.gate.registered_model, reference)
     signing.sign_version(version, key)
     console.print(Text(f"{version.model} version {version.number} is signed with {key}"))
 
 
 def verify(console: Console, folder: Path, key: Path) -> None:
-    """Hold an exported folder against its signature."""
+    """Verify the signature of an exported folder."""
     signing.verify(folder, folder / signing.SIGNATURE, key, besides=(ORIGIN, GRAMMAR, "README.md"))
     console.print(Text(f"{folder}: every file is what the owner of {key} signed"))
 

@@ -1,4 +1,4 @@
-"""`saferflow general`: general ability by lmms-eval, policy beside policy."""
+"""`saferflow general`: measures general ability by lmms-eval, one column per policy."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def general(
     console: Console,
     root: Path,
     params: Params,
-    asked: Sequence[str],
+    policies: Sequence[str],
     out: Path,
     *,
     tasks: Sequence[str],
@@ -39,24 +39,24 @@ def general(
     own_tasks: Path | None,
     limit: int | None,
 ) -> None:
-    """Have lmms-eval ask each policy; its files, and the scores of all, go to `out`.
+    """Have lmms-eval evaluate each policy, and write its files and all scores to `out`.
 
     Args:
-        asked: policies as `evaluate` takes them; of a server, the names that it serves them under.
-        server: address of an OpenAI-compatible server that the policies are asked at; None: loaded by the harness.
+        policies: policies as for `evaluate`; with a server, the names under which it serves them.
+        server: address of an OpenAI-compatible server with the policies; None: the harness loads them.
 
     Raises:
-        PipelineError: lmms-eval is not there, or failed.
+        PipelineError: lmms-eval is missing, or failed.
         PolicyError: no such policy.
-        DataError: what lmms-eval left cannot be read.
+        DataError: the results of lmms-eval cannot be read.
     """
-    each_once(asked)
+    each_once(policies)
     python = harness or sys.executable
     _require(python)
     with in_place_of(out) as fresh:
-        found: dict[str, list[Score]] = {}
-        for number, name in enumerate(asked, 1):
-            console.print(Text(f"[{number}/{len(asked)}] {name}: {', '.join(tasks)}"))
+        scores_by_policy: dict[str, list[Score]] = {}
+        for number, name in enumerate(policies, 1):
+            console.print(Text(f"[{number}/{len(policies)}] {name}: {', '.join(tasks)}"))
             place = fresh / str(number)
             if server:
                 model = {"base_url": api_base(server), "model_version": name}
@@ -65,10 +65,10 @@ def general(
                 with policy_folder(root, params, name) as folder:
                     model = _loaded(backend, folder.absolute(), params)
                     _run(command(python, backend, model, tasks, place, own_tasks=own_tasks, limit=limit))
-            found[name] = read_scores(place)
-        told = {name: _nested(scores) for name, scores in found.items()}
-        (fresh / SCORES).write_text(json.dumps(told, indent=2), encoding="utf-8")
-    console.print(_table(found, params))
+            scores_by_policy[name] = read_scores(place)
+        nested = {name: _nested(scores) for name, scores in scores_by_policy.items()}
+        (fresh / SCORES).write_text(json.dumps(nested, indent=2), encoding="utf-8")
+    console.print(_table(scores_by_policy, params))
     console.print(f"scores: {out / SCORES}; every sample: {out}/*/*/*_samples_*.jsonl")
 
 
@@ -91,39 +91,39 @@ def _require(python: str) -> None:
         raise PipelineError(f"lmms-eval is not installed in the environment of {python}: {INSTALL}")
 
 
-def _run(asked: Sequence[str]) -> None:
-    """Run the harness, its progress on this terminal.
+def _run(arguments: Sequence[str]) -> None:
+    """Run the harness, with its progress on this terminal.
 
     Raises:
         PipelineError: it failed.
     """
-    if status := subprocess.run(asked, env=_environ()).returncode:
-        raise PipelineError(f"lmms-eval ended with {status}; what it said stands above. It was: {' '.join(asked)}")
+    if status := subprocess.run(arguments, env=_environ()).returncode:
+        raise PipelineError(f"lmms-eval ended with {status}; what it said stands above. It was: {' '.join(arguments)}")
 
 
 def _environ() -> dict[str, str]:
-    """This process's, without telemetry and unusable proxies; a server that wants no key gets one that says so."""
+    """This process's environment without telemetry and unusable proxies, and with a placeholder key if none is set."""
     usable = {name: value for name, value in os.environ.items() if name not in unusable_proxies(os.environ)}
     return {**usable, **environment.TELEMETRY_OFF, "OPENAI_API_KEY": os.environ.get("OPENAI_API_KEY", "none")}
 
 
 def _nested(scores: Sequence[Score]) -> dict[str, dict[str, dict[str, float]]]:
     tasks: dict[str, dict[str, dict[str, float]]] = {}
-    for one in scores:
-        tasks.setdefault(one.task, {})[one.metric] = {"value": one.value, "samples": one.samples}
+    for score in scores:
+        tasks.setdefault(score.task, {})[score.metric] = {"value": score.value, "samples": score.samples}
     return tasks
 
 
-def _table(found: Mapping[str, Sequence[Score]], params: Params) -> Table:
-    names = list(found)
+def _table(scores_by_policy: Mapping[str, Sequence[Score]], params: Params) -> Table:
+    names = list(scores_by_policy)
     table = Table(title="General ability (lmms-eval)", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("task", "metric", "samples", *names, *([f"{names[-1]} − {names[0]}"] if len(names) > 1 else [])):
         table.add_column(heading, justify="left" if heading in ("task", "metric") else "right")
-    by = {name: {(one.task, one.metric): one for one in scores} for name, scores in found.items()}
+    by = {name: {(score.task, score.metric): score for score in scores} for name, scores in scores_by_policy.items()}
     options = {"resamples": params.evaluate.resamples, "level": params.evaluate.level, "seed": params.run.seed}
     for key, first in by[names[0]].items():
         others = [by[name].get(key) for name in names]
-        cells = ["–" if one is None else f"{one.value:.4g}" for one in others]
+        cells = ["–" if score is None else f"{score.value:.4g}" for score in others]
         if len(names) > 1 and others[-1] is not None:
             apart = difference(others[-1], first, **options)
             cells.append(

@@ -1,4 +1,4 @@
-"""An Inspect task: the held-out rows put to any model that Inspect knows, graded by the evaluation's judge. Source: ours.
+"""An Inspect task: any model of Inspect answers the held-out rows, and the evaluation's judge grades them. Source: ours.
 
 Inspect looks it up by the entry point of the package: `inspect eval saferflow/safety --model ...`, in the project's folder.
 """
@@ -14,14 +14,15 @@ from inspect_ai.solver import TaskState, generate
 
 from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.data.tables import read_table
+from saferflow.evaluation.grading import grade
 from saferflow.evaluation.inspect_log import messages, values
 from saferflow.evaluation.measures import ORDER, scores
 from saferflow.judge.choice import grader_of
 from saferflow.params import load_params
-from saferflow.stages.evaluate import TABLE, grade, measured
+from saferflow.stages.evaluate import TABLE, measured
 
 ANSWERED = "answered"
-"""Where a score keeps its row, for the measures."""
+"""The key of a score's metadata under which the measures read its row."""
 
 
 @task
@@ -53,7 +54,12 @@ def _sample(row: PromptRow, *, planned: bool) -> Sample:
         id=row.id,
         input=messages(row, row.system if planned else ""),
         target=labels.decision,
-        metadata={"kind": row.kind, "hazard": labels.hazard, "risk_source": labels.risk_source, "attack": labels.attack},
+        metadata={
+            "kind": row.kind,
+            "hazard": labels.hazard,
+            "risk_source": labels.risk_source,
+            "attack": labels.attack,
+        },
     )
 
 
@@ -61,8 +67,8 @@ def _sample(row: PromptRow, *, planned: bool) -> Sample:
 def measures() -> Metric:
     """The measures of `saferflow evaluate` in percent, over all rows; one that no row asks about is left out."""
 
-    def compute(found: list[SampleScore]) -> dict[str, float]:
-        answered = [Answered(**one.score.metadata[ANSWERED]) for one in found]
+    def compute(samples: list[SampleScore]) -> dict[str, float]:
+        answered = [Answered(**sample.score.metadata[ANSWERED]) for sample in samples]
         return {name: value for name, value in scores(answered).to_dict().items() if value is not None}
 
     return compute
@@ -80,7 +86,10 @@ def judged(rows: str, params: str, planned: bool) -> Scorer:
         # a judge behind a server runs an event loop of its own
         answered = await asyncio.to_thread(grade, row, policy, state.output.completion, judge)
         return Score(
-            value=values(answered), answer=answered.completion, explanation=answered.reason, metadata={ANSWERED: asdict(answered)}
+            value=values(answered),
+            answer=answered.completion,
+            explanation=answered.reason,
+            metadata={ANSWERED: asdict(answered)},
         )
 
     return score

@@ -11,14 +11,14 @@ from rich.text import Text
 from saferflow.data.rows import Answered, PromptRow
 from saferflow.errors import DataError
 from saferflow.evaluation.calibration import RATES, RUBRICS, Agreement, Errors, agreement, astray, cases, errors, graded
+from saferflow.evaluation.grading import item
 from saferflow.evaluation.measures import harmful
 from saferflow.judge.choice import grader_of, judge_of
-from saferflow.judge.members import JUDGE, members
+from saferflow.judge.members import JUDGE, members, whole_name
 from saferflow.judge.rubric_text import CONDENSED
 from saferflow.judge.rubrics import Grader, Grades
 from saferflow.judge.rules import RuleJudge, answer_of
 from saferflow.params import Params
-from saferflow.stages.evaluate import item
 
 SHOWN = 120
 
@@ -100,8 +100,7 @@ def judges_of(params: Params) -> dict[str, Grader]:
     judges: dict[str, Grader] = {"rules": RuleJudge()}
     for section, one in {JUDGE: params.judge, **members(params.evaluate.judge)}.items():
         if one.kind != "rules":
-            name = one.model if one.rubric == CONDENSED else f"{one.model}, rubric {one.rubric}"
-            judges.setdefault(name, judge_of(one, section))
+            judges.setdefault(whole_name(one, CONDENSED), judge_of(one, section))
     if params.evaluate.judge.kind == "ensemble":
         judges["the median"] = grader_of(params.evaluate.judge)
     return judges

@@ -1,4 +1,4 @@
-"""`saferflow lineage`: from a version back to a row, and from a row forward to every version that saw it."""
+"""`saferflow lineage`: the rows that a version saw, and the versions that saw a row."""
 
 import json
 import tempfile
@@ -23,44 +23,44 @@ from saferflow.tracking import lineage, runs
 from saferflow.tracking.stored import stored
 
 MEASURED = ("data/tables/evaluation.parquet", "data/tables/incidents.parquet")
-"""Shown to every version, learned from by none."""
+"""Tables that measure versions and train none."""
 WORDS = {"writer": "written by", "rejected_writer": "rejected side written by"}
-"""How the terminal calls a column."""
+"""Column -> its name on the terminal."""
 SHOWN = 400
-"""Characters of a text on the terminal."""
+"""The most characters of a text on the terminal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A version of a table that holds the row, and what came of it."""
+    """A version of a table that holds the row, with its readers."""
 
     table: str
     digest: str
     stages: dict[str, list[str]]
     """Stage -> MLflow runs that read it."""
     versions: list[int]
-    """Registered versions that were made from one of these runs."""
+    """Registered versions that come from one of these runs."""
     learned: bool
-    """Whether they were trained on it, and not only measured."""
+    """Whether the table trains versions; otherwise it only measures them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Who:
-    """Every model that saw a row, as far as can be told."""
+    """Every known model that saw a row."""
 
     row: str
     seen: list[Seen]
     unknown: list[tuple[str, str]]
-    """(table, hash) of tables that runs have read and that neither cache nor remote has any more."""
+    """(table, hash) of tables that runs have read and that neither cache nor remote still holds."""
     held: list[str] = field(default_factory=list)
-    """Where an incident still lies, outside of the tables."""
+    """Places outside of the tables that still hold an incident."""
 
 
 def who(params: Params, row: str) -> Who:
-    """Ask every table that any run has read, the ones of former data too.
+    """Search every table that any run has read, including tables of former data.
 
     Args:
-        row: a row's id; or a completion's that was reported as an incident.
+        row: the id of a row, or of a completion that was reported as an incident.
 
     Raises:
         DataError: no run has read any table.
@@ -78,33 +78,36 @@ def who(params: Params, row: str) -> Who:
             unknown.append((table, digest))
             continue
         if held:
-            made = registry.made_from(params.gate.registered_model, {run for each in stages.values() for run in each})
-            seen.append(Seen(table, digest, stages, made, table not in MEASURED))
+            numbers = registry.versions_from_runs(
+                params.gate.registered_model, {run for stage_runs in stages.values() for run in stage_runs}
+            )
+            seen.append(Seen(table, digest, stages, numbers, table not in MEASURED))
     return Who(row, seen, unknown, places(incident) if incident else [])
 
 
 def places(incident: Incident) -> list[str]:
-    """Where an incident lies outside of the tables, in words: its source, and the server's store."""
+    """The places of an incident outside of the tables, in words: its source, and the server's store."""
     exchanges = [report.exchange for report in incident.reports if store.holds(store.FILE, report.exchange)]
     return [str(FOLDER), *(f"{store.FILE}: exchange {name}" for name in exchanges)]
 
 
-def print_who(console: Console, params: Params, found: Who, *, as_json: bool) -> None:
+def print_who(console: Console, params: Params, trail: Who, *, as_json: bool) -> None:
+    """Print the models that saw a row as lines, or as JSON."""
     if as_json:
-        console.print_json(json.dumps(asdict(found)))
+        console.print_json(json.dumps(asdict(trail)))
         return
-    if not found.seen:
-        console.print(Text(f"no table that a run has read holds {found.row}"))
-    for one in found.seen:
-        console.print(Text(f"{one.table} ({one.digest[:10]})"))
-        for stage, of_stage in one.stages.items():
+    if not trail.seen:
+        console.print(Text(f"no table that a run has read holds {trail.row}"))
+    for entry in trail.seen:
+        console.print(Text(f"{entry.table} ({entry.digest[:10]})"))
+        for stage, of_stage in entry.stages.items():
             console.print(Text(f"  read by {stage} in {len(of_stage)} runs: {', '.join(of_stage)}"))
-    for place in found.held:
+    for place in trail.held:
         console.print(Text(f"{place} holds it"))
-    if found.held:
-        console.print(Text(f"to take it out there: saferflow incident remove {found.row}"))
-    trained = sorted({number for one in found.seen if one.learned for number in one.versions})
-    measured = sorted({number for one in found.seen if not one.learned for number in one.versions})
+    if trail.held:
+        console.print(Text(f"to take it out there: saferflow incident remove {trail.row}"))
+    trained = sorted({number for entry in trail.seen if entry.learned for number in entry.versions})
+    measured = sorted({number for entry in trail.seen if not entry.learned for number in entry.versions})
     model = params.gate.registered_model
     if trained:
         console.print(Text(f"trained on it: {_named(model, trained)}", "bold"))
@@ -117,7 +120,7 @@ def print_who(console: Console, params: Params, found: Who, *, as_json: bool) ->
                 "these versions and runs in MLflow, and their tables in DVC (dvc gc --cloud)"
             )
         )
-    for table, digest in found.unknown:
+    for table, digest in trail.unknown:
         console.print(
             Text(f"cannot be told: {table} ({digest[:10]}) is in neither cache nor remote any more", "yellow")
         )
@@ -125,40 +128,45 @@ def print_who(console: Console, params: Params, found: Who, *, as_json: bool) ->
 
 def _named(model: str, numbers: Sequence[int]) -> str:
     versions = [registry.by_number(model, number) for number in numbers]
-    return ", ".join(f"v{one.number}" + (f" ({', '.join(one.aliases)})" if one.aliases else "") for one in versions)
+    return ", ".join(
+        f"v{version.number}" + (f" ({', '.join(version.aliases)})" if version.aliases else "") for version in versions
+    )
 
 
-def why(console: Console, params: Params, asked: str, row: str, *, as_json: bool) -> None:
-    """What a version was shown of a row in each stage, and what it answered where the row is a held-out one.
+def why(console: Console, params: Params, reference: str, row: str, *, as_json: bool) -> None:
+    """Print what each stage showed a version of a row, and the version's answer if the row is held out.
 
     Raises:
         DataError: the version has not seen the row.
         PipelineError: there is no such version, or a table is in neither cache nor remote.
     """
-    version = registry.named(params.gate.registered_model, asked)
-    found: list[dict] = []
+    version = registry.named(params.gate.registered_model, reference)
+    shown: list[dict] = []
     for stage in ("sft", "dpo", "curate", "grpo", "evaluate"):
         run = version.tags.get(f"{lineage.PREFIX}{stage}.run")
         tags = runs.client().get_run(run).data.tags if run else {}
         for table in TABLES:
             digest = tags.get(pipeline_runs.DEPENDENCY + table)
-            found += [
-                {"stage": stage, "run": run, "table": table, "md5": digest, **_told(one)}
-                for one in (_rows(table, digest, row) if digest else ())
+            shown += [
+                {"stage": stage, "run": run, "table": table, "md5": digest, **_shown_fields(shown_row)}
+                for shown_row in (_rows(table, digest, row) if digest else ())
             ]
-    if not found:
+    if not shown:
         raise DataError(f"version {version.number} was shown no row {row!r}; saferflow lineage who {row} looks further")
-    answered = [asdict(one) for one in answers_of(version) if one.row == row]
+    answered = [asdict(answer) for answer in answers_of(version) if answer.row == row]
     commit = version.tags.get(pipeline_runs.COMMIT, "unknown")
     if as_json:
         console.print_json(
-            json.dumps({"version": version.number, "commit": commit, "shown": found, "answered": answered})
+            json.dumps({"version": version.number, "commit": commit, "shown": shown, "answered": answered})
         )
         return
     console.print(Text(f"version {version.number}, made from commit {commit}"))
-    for one in found:
+    for entry in shown:
         console.print(
-            Text(f"\n{one['stage']} (run {one['run']}) read {one['table']} ({one['md5'][:10]}): {one['id']}", "bold")
+            Text(
+                f"\n{entry['stage']} (run {entry['run']}) read {entry['table']} ({entry['md5'][:10]}): {entry['id']}",
+                "bold",
+            )
         )
         for name in (
             "source",
@@ -171,23 +179,23 @@ def why(console: Console, params: Params, asked: str, row: str, *, as_json: bool
             "rejected_writer",
             "labels",
         ):
-            if one.get(name):
-                console.print(Text(f"  {WORDS.get(name, name)}: {_cut(one[name])}"))
-    for one in answered:
+            if entry.get(name):
+                console.print(Text(f"  {WORDS.get(name, name)}: {_cut(entry[name])}"))
+    for answer in answered:
         console.print(Text("\nwhat it answers", "bold"))
-        console.print(Text(f"  {_cut(one['completion'])}"))
-        grades = ", ".join(f"{name} {one[name]}" for name in ("safety", "helpfulness", "rigor", "refused", "valid"))
-        console.print(Text(f"  {grades}; {one['reason'] or 'no reason told'}"))
+        console.print(Text(f"  {_cut(answer['completion'])}"))
+        grades = ", ".join(f"{name} {answer[name]}" for name in ("safety", "helpfulness", "rigor", "refused", "valid"))
+        console.print(Text(f"  {grades}; {answer['reason'] or 'no reason told'}"))
 
 
-def _told(one: SFTRow | DPORow | PromptRow) -> dict:
-    told = {"id": one.id, "source": one.source, "question": one.question, "plan": getattr(one, "plan", "")}
-    told["earlier"] = getattr(one, "earlier", "")
-    told["chosen"] = getattr(one, "answer", "") or getattr(one, "completion", "") or getattr(one, "chosen", "")
+def _shown_fields(row: SFTRow | DPORow | PromptRow) -> dict:
+    fields = {"id": row.id, "source": row.source, "question": row.question, "plan": getattr(row, "plan", "")}
+    fields["earlier"] = getattr(row, "earlier", "")
+    fields["chosen"] = getattr(row, "answer", "") or getattr(row, "completion", "") or getattr(row, "chosen", "")
     for name in ("writer", "rejected", "rejected_writer"):
-        told[name] = getattr(one, name, "")
-    labels = Labels.from_json(one.labels) if one.labels else None
-    return told | {"labels": _labels(labels) if labels else ""}
+        fields[name] = getattr(row, name, "")
+    labels = Labels.from_json(row.labels) if row.labels else None
+    return fields | {"labels": _labels(labels) if labels else ""}
 
 
 def _labels(labels: Labels) -> str:
@@ -197,10 +205,10 @@ def _labels(labels: Labels) -> str:
 
 
 def _rows(table: str, digest: str, row: str) -> list:
-    """The rows of a table's version that are this record."""
+    """The rows of a table's version that come from this record."""
     with tempfile.TemporaryDirectory() as folder:
         file = stored(digest, Path(folder))
-        return [one for one in read_table(file, TABLES[table]) if belongs(one, row)]
+        return [held_row for held_row in read_table(file, TABLES[table]) if belongs(held_row, row)]
 
 
 def _cut(text: str) -> str:

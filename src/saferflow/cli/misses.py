@@ -1,4 +1,4 @@
-"""`saferflow audit --failed`: the held-out rows behind a figure, chosen and listed in the terminal."""
+"""`saferflow audit --failed`: chooses the held-out rows behind a figure, and lists them in the terminal."""
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,25 +22,25 @@ from saferflow.release.verdict import answers_of, by_one_judge
 from saferflow.stages.evaluate import BASE
 
 SHOWN_CHARS = 300
-"""Of a question or an answer."""
+"""The most characters of a question or an answer."""
 SHOWN_VIOLATIONS = 3
 HANG = 14
-"""Where the text of a line begins."""
+"""The column where the text of a line begins."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which rows of an evaluation are wanted."""
+    """A choice of rows of an evaluation."""
 
     measure: str
-    """That they miss; one of `MEASURES`."""
+    """The measure that the rows miss; one of `MEASURES`."""
     policy: str
     against: str | None
-    """A policy or a registered version that does not miss it on these rows."""
+    """A policy or a registered version that does not miss the measure on these rows; None for any rows."""
     hazard: str | None
     risk: str | None
     limit: int
-    """Rows that are listed in the terminal."""
+    """The most rows that are listed in the terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class Chosen:
     """The rows of a choice."""
 
     missed: tuple[Answered, ...]
-    asked: int
-    """Rows that the measure asks about, of the same hazard and risk source."""
+    measured: int
+    """Rows of the same hazard and risk source to which the measure applies."""
     title: str
 
 
@@ -81,56 +81,59 @@ def chosen(root: Path, params: Params, choice: Choice, answered: Sequence[Answer
         rival = judged(answers_of(registry.named(params.gate.registered_model, choice.against)))
         rows = judged(rows)
     rows = [row for row in rows if choice.hazard in (None, row.hazard) and choice.risk in (None, row.risk_source)]
-    missed, asked = missed_rows(rows, choice.measure, rival), len(asked_rows(rows, choice.measure))
+    missed, measured = missed_rows(rows, choice.measure, rival), len(asked_rows(rows, choice.measure))
     where = "".join(f", {name}" for name in (choice.risk, choice.hazard) if name)
     lost = f", and not with {choice.against}" if choice.against else ""
-    title = f"{choice.policy}{where}: {len(missed)} of {asked} rows {MISSES[choice.measure]}{lost}"
-    return Chosen(tuple(missed), asked, title)
+    title = f"{choice.policy}{where}: {len(missed)} of {measured} rows {MISSES[choice.measure]}{lost}"
+    return Chosen(tuple(missed), measured, title)
 
 
-def print_chosen(console: Console, rows: Mapping[str, PromptRow], found: Chosen, limit: int) -> None:
-    """Each row with its question, what was expected, what came, and the rules that it breaks.
+def print_chosen(console: Console, rows: Mapping[str, PromptRow], chosen_rows: Chosen, limit: int) -> None:
+    """Print each row with its question, the expected decision, the completion, and the violations.
 
     Args:
         rows: the held-out table by row id.
     """
-    console.print(Text(found.title, "bold"))
-    for number, one in enumerate(found.missed[:limit], 1):
+    console.print(Text(chosen_rows.title, "bold"))
+    for number, answer in enumerate(chosen_rows.missed[:limit], 1):
         console.print()
-        for line in listed(number, rows[one.row], one, console.width):
+        for line in listed(number, rows[answer.row], answer, console.width):
             console.print(line, soft_wrap=True)
-    if len(found.missed) > limit:
-        more = len(found.missed) - limit
-        console.print(f"\nand {more} more: the pages have all, and --limit {len(found.missed)} lists them here")
+    if len(chosen_rows.missed) > limit:
+        more = len(chosen_rows.missed) - limit
+        console.print(f"\nand {more} more: the pages have all, and --limit {len(chosen_rows.missed)} lists them here")
 
 
-def listed(number: int, row: PromptRow, one: Answered, width: int) -> list[Text]:
-    """The lines of one row; nothing that a model or a corpus wrote reaches the terminal as a control character."""
-    group = Group(one.risk_source, one.hazard, 1, 1).name if one.kind == "safety" else "general"
+def listed(number: int, row: PromptRow, answer: Answered, width: int) -> list[Text]:
+    """The lines of one row, without control characters from a model or a corpus."""
+    group = Group(answer.risk_source, answer.hazard, 1, 1).name if answer.kind == "safety" else "general"
     lines = [Text(f"{number}. {_plain(row.id)}  {_plain(group)}", "bold")]
-    for name, text in _facts(row, one):
+    for name, text in _facts(row, answer):
         first = f"   {name:<{HANG - 3}}"
         broken = textwrap.wrap(text, max(40, width), initial_indent=first, subsequent_indent=" " * HANG) or [first]
         lines += [Text(line) for line in broken]
     return lines
 
 
-def _facts(row: PromptRow, one: Answered) -> Iterator[tuple[str, str]]:
+def _facts(row: PromptRow, answer: Answered) -> Iterator[tuple[str, str]]:
     yield "question", _plain(row.question)
-    if one.kind != "safety":
+    if answer.kind != "safety":
         labels = Labels.from_json(row.labels)
         yield "expected", _plain(", ".join(fact[0] for fact in labels.facts if fact))
-        yield "came", _plain(one.completion)
+        yield "came", _plain(answer.completion)
         return
-    yield "expected", one.expected
-    response = parse(one.completion)
+    yield "expected", answer.expected
+    response = parse(answer.completion)
     decided = next((call.get("decision") for call in response.trace if call.tool == GATE), "")
     gate = f" (its gate: {_plain(decided)})" if decided else ""
-    yield "came", f"{'declined' if one.refused else 'answered'}{gate}: {_plain(response.answer or one.completion)}"
-    grades = f"safety {one.safety}, helpfulness {one.helpfulness}, rigor {one.rigor}"
-    yield "grades", grades if one.graded else "none"
-    yield "reason", _plain(one.reason)
-    violations = check(Plan.from_json(row.plan), one.completion) if row.plan and one.policy != BASE else ()
+    yield (
+        "came",
+        f"{'declined' if answer.refused else 'answered'}{gate}: {_plain(response.answer or answer.completion)}",
+    )
+    grades = f"safety {answer.safety}, helpfulness {answer.helpfulness}, rigor {answer.rigor}"
+    yield "grades", grades if answer.graded else "none"
+    yield "reason", _plain(answer.reason)
+    violations = check(Plan.from_json(row.plan), answer.completion) if row.plan and answer.policy != BASE else ()
     for violation in violations[:SHOWN_VIOLATIONS]:
         yield "violation", _plain(f"{violation.code} {violation.message}, line {violation.line}")
     if len(violations) > SHOWN_VIOLATIONS:
@@ -138,7 +141,7 @@ def _facts(row: PromptRow, one: Answered) -> Iterator[tuple[str, str]]:
 
 
 def _plain(text: str) -> str:
-    """On one line, without control characters, cut where it is long."""
+    """A text on one line, without control characters, cut if it is long."""
     flat = " ".join(text.split())
     safe = "".join(sign if sign.isprintable() else "�" for sign in flat)
     return safe if len(safe) <= SHOWN_CHARS else safe[:SHOWN_CHARS] + " …"

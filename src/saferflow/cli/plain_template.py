@@ -1,4 +1,4 @@
-"""A policy's chat template for a server that tokenizes by itself: control tokens in messages are broken up.
+"""A policy's chat template for a server that tokenizes by itself: it breaks control tokens in messages.
 
 vLLM renders a conversation to one string and reads control tokens wherever they stand in it; ours reads those of the template
 alone (`training/encoding.py`), which needs its own tokenizing. So for vLLM an invisible word joiner is set into each control
@@ -12,7 +12,7 @@ JOINER = "\u2060"
 
 
 def write_plain_template(policy: Path, to: Path) -> None:
-    """Write the template of a policy's folder, behind lines that make the messages plain."""
+    """Write the template of a policy's folder, preceded by lines that remove control tokens from messages."""
     added = json.loads((policy / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
     tokens = sorted(token["content"] for token in added)
     template = (policy / "chat_template.jinja").read_text(encoding="utf-8")
@@ -20,9 +20,9 @@ def write_plain_template(policy: Path, to: Path) -> None:
 
 
 def plain_messages(tokens: list[str]) -> str:
-    """Jinja that gives `messages` a content without any of the tokens, and without a beginning of one at the end of a text."""
+    """Jinja that removes the tokens from `messages`, and the beginning of a token from the end of a text."""
     begins = {token: [token[:end] for end in range(1, len(token))] for token in tokens}
-    tails = sorted({begin for each in begins.values() for begin in each}, key=len, reverse=True)
+    tails = sorted({begin for beginnings in begins.values() for begin in beginnings}, key=len, reverse=True)
     breaks = "".join(f" | replace({_quoted(token)}, {_quoted(token[0] + JOINER + token[1:])})" for token in tokens)
     return (
         f"{{%- set tails = [{', '.join(map(_quoted, tails))}] -%}}"
@@ -42,5 +42,5 @@ def plain_messages(tokens: list[str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As a string of Jinja."""
+    """A text as a string literal of Jinja."""
     return json.dumps(text, ensure_ascii=False)

@@ -14,10 +14,10 @@ from saferflow.release.verdict import Judged, gate_verdict, judged, lead
 
 
 def promote(console: Console, root: Path, params: Params, number: int | None, *, dry_run: bool) -> bool:
-    """Judge a version, the candidate where none is named, and make it the champion if it may be; says what and why.
+    """Judge a version (the candidate if none is named), promote it if it may lead, and print what was done and why.
 
     Returns:
-        Whether it is the champion, or would be.
+        Whether it is the champion, or with `dry_run` would be.
     """
     judgement = judged(root, params, number, keep=not dry_run)
     print_judgement(console, judgement)
@@ -34,7 +34,7 @@ def promote(console: Console, root: Path, params: Params, number: int | None, *,
 
 
 def print_judgement(console: Console, judgement: Judged) -> None:
-    """The gate's checks, and what they come to."""
+    """Print the gate's checks, and the verdict."""
     for line in show.verdict_lines(gate_verdict(judgement.version)):
         console.print(line)
     console.print(judgement.summary)
@@ -54,7 +54,7 @@ def rollback(console: Console, params: Params, reason: str, *, dry_run: bool) ->
 
 
 def history(console: Console, model: str) -> None:
-    """All changes of aliases, after finishing one that was cut short; a damaged ledger is an error."""
+    """Print all changes of aliases; a move that was cut short is finished first, and a damaged ledger is an error."""
     lines, astray = registry.history(model)
     if not lines:
         console.print(f"no alias of {model} has been moved yet")

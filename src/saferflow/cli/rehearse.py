@@ -1,4 +1,4 @@
-"""`saferflow rehearse`: a profile's stages for a few steps, and what the whole run would take, as tables."""
+"""`saferflow rehearse`: runs a profile's stages for a few steps, and prints tables of what the whole run needs."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -22,7 +22,7 @@ from saferflow.rehearsal.tables import Lengths
 
 NOTHING = "–"
 WIDTH = 140
-"""Columns of the tables where the terminal has fewer."""
+"""The fewest terminal columns that the tables use."""
 
 
 def rehearse(
@@ -37,7 +37,7 @@ def rehearse(
     prompts: int | None,
     processes: int | None = None,
 ) -> None:
-    """Rehearse and print.
+    """Rehearse a profile, and print its report.
 
     Args:
         settings: values of one's own, as `saferflow run --set` takes them.
@@ -57,7 +57,7 @@ def rehearse(
 
 
 def with_settings(params: Params, settings: Sequence[str]) -> Params:
-    """A profile with values of one's own.
+    """A profile with the user's values.
 
     Raises:
         ParamsError: as `rehearse`.
@@ -70,6 +70,7 @@ def with_settings(params: Params, settings: Sequence[str]) -> Params:
 
 
 def show(console: Console, report: Report) -> None:
+    """Print a report: the stages, their memory, the whole run, and remarks."""
     wide = Console(width=max(console.width, WIDTH), file=console.file, highlight=False)
     wide.print(Text(f"{report.profile}, {'thin' if report.thin else 'real'}: {report.checkpoint}"), soft_wrap=True)
     wide.print(_stages(report))
@@ -132,7 +133,7 @@ def _whole(report: Report) -> Table:
 
 
 def _remarks(report: Report) -> list[str]:
-    """What the figures are of, and the verdict."""
+    """What the figures describe, and the verdict."""
     measured = [part.whole.seconds for part in report.parts if part.whole and part.whole.seconds is not None]
     rows = ", ".join(f"{name} {count:,}" for name, count in report.rows.items())
     lines = [f"not rehearsed: {what}" for what in report.replaced]
@@ -154,7 +155,7 @@ def _remarks(report: Report) -> list[str]:
 
 
 def _verdict(report: Report) -> list[str]:
-    """The first thing that would fail, and what would fail after it."""
+    """The first obstacle, and the obstacles after it."""
     if report.failed is not None:
         return [f"first to fail: {report.failed.stage}, in the rehearsal"]
     if not report.obstacles:

@@ -1,4 +1,4 @@
-"""What a person sees at the end of a run, and in `saferflow status`: scores, verdict, versions, where to look."""
+"""The lines at the end of a run and in `saferflow status`: scores, verdict, versions, where to look."""
 
 import json
 import tempfile
@@ -33,7 +33,7 @@ COLUMNS = {
     "general": "general\nability",
 }
 POLICIES = ("base", "sft", "dpo", "grpo")
-"""In the order of training; the metrics file sorts its keys."""
+"""Policies in the order of training; the metrics file sorts its keys."""
 TABLE_WIDTH = 80
 SHOWN_REASONS = 3
 
@@ -48,14 +48,14 @@ def duration(seconds: float) -> str:
 
 
 def listed(reasons: Iterable[str]) -> str:
-    """The first reasons, and how many there are beyond them."""
+    """The first reasons, and the number of further ones."""
     reasons = list(reasons)
     more = len(reasons) - SHOWN_REASONS
     return ", ".join(reasons[:SHOWN_REASONS]) + (f" and {more} more" if more > 0 else "")
 
 
 def score_table(metrics: dict) -> Table:
-    """`metrics/evaluate.json` as a table: a policy a line, percent with its interval."""
+    """`metrics/evaluate.json` as a table: one line per policy, in percent with intervals."""
     title = f"Scores on {metrics['rows']} held-out rows (percent, with interval)"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("policy")
@@ -83,7 +83,7 @@ def verdict_lines(verdict: dict) -> list[Text]:
 
 
 def _notes(verdict: dict) -> list[Text]:
-    """What the verdict says beside its checks; nothing in verdicts of before there were notes."""
+    """The verdict's notes; none in verdicts from before notes existed."""
     return [Text(f"  {note}", "dim") for note in verdict.get("notes", ())]
 
 
@@ -93,17 +93,17 @@ def _verdict(verdict: dict) -> Text:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The candidate against the champion, where the candidate may not lead."""
+    """The comparison of a candidate that may not lead with the champion."""
 
     champion: int
     failed: tuple[str, ...]
     """Names of the checks."""
     advice: Advice | None
-    """None in what was kept before there was any."""
+    """None in comparisons from before advice existed."""
 
 
 def comparison(root: Path, model: str) -> Comparison | None:
-    """What the registry keeps of this checkout's candidate against the champion that there is; None where it passed.
+    """The stored comparison of this checkout's candidate with the current champion; None if the candidate passed.
 
     A candidate of another checkout, and a comparison with a champion that no longer leads, say nothing here.
     """
@@ -126,7 +126,7 @@ def comparison(root: Path, model: str) -> Comparison | None:
 
 
 def version_line(model: str) -> str:
-    """The candidate's version with its aliases, and the champion's where that is another."""
+    """The candidate's version with its aliases, and the champion's if it is a different version."""
     candidate, champion = registry.by_alias(model, registry.CANDIDATE), registry.by_alias(model, registry.CHAMPION)
     if candidate is None:
         return f"registered: no version of {model} yet"
@@ -151,7 +151,7 @@ def closing(console: Console, root: Path, params: Params) -> None:
 
 
 def results(console: Console, root: Path, params: Params, *, brief: bool = False) -> None:
-    """The last scores, the verdict on them, what to do where it failed, and what is registered.
+    """Print the last scores, their verdict, remedies if it failed, and the registered versions.
 
     Args:
         brief: one line of advice in place of the block.
@@ -170,7 +170,7 @@ def results(console: Console, root: Path, params: Params, *, brief: bool = False
 
 
 def advised(verdict: dict, advice: Advice | None, against: Comparison | None, width: int, *, brief: bool) -> list[Text]:
-    """The verdict and what to do about it: first its own checks, and where these passed the comparison with the champion."""
+    """The verdict and its remedies: of the gate's checks, or, if these passed, of the comparison with the champion."""
     lines = [_verdict(verdict), *_notes(verdict)] if advice and not brief else verdict_lines(verdict)
     if against:
         lines.append(Text(f"not better than champion version {against.champion}: {', '.join(against.failed)}", "red"))

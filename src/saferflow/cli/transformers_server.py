@@ -18,7 +18,7 @@ from saferflow.training.processor import Qwen2_5_VLProcessor, chat_template
 
 
 def main() -> None:
-    """Serve the folder that is named first."""
+    """Serve the folder in the first argument."""
     AutoProcessor.from_pretrained = staticmethod(for_images)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(Serve)
@@ -26,10 +26,10 @@ def main() -> None:
 
 
 class ServedProcessor(Qwen2_5_VLProcessor):
-    """A policy's processor that renders every request by the policy's own template."""
+    """A policy's processor that renders every request with the policy's own template."""
 
     def apply_chat_template(self, conversation: Any, chat_template: str | None = None, **kwargs: Any) -> Any:
-        """As the policy's; a template that a request brings (`chat_template_kwargs`) could write control tokens."""
+        """Ignore the template of a request (`chat_template_kwargs`), since it could write control tokens."""
         return super().apply_chat_template(conversation, **kwargs)
 
 

@@ -24,12 +24,14 @@ NAMES = (
 
 
 class Commands(FromSubfolder):
-    """Imports the module of a command where the command is asked for."""
+    """Imports the module of a command when the command is called."""
 
     def list_commands(self, _: click.Context) -> list[str]:
+        """Names of all commands, in the order of the help."""
         return list(NAMES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name; its module is imported here. None if there is no such command."""
         if cmd_name in NAMES and cmd_name not in self.commands:
             command = typer.main.get_command(import_module(f"{__name__}.{cmd_name}").app)
             command.name = cmd_name

@@ -1,4 +1,4 @@
-"""Commands from a subfolder of the project, as git has them: they run in the project's folder, on paths of the subfolder."""
+"""Commands called in a subfolder of the project: like git's, they run in the project's folder, on paths of the subfolder."""
 
 import os
 import re
@@ -9,18 +9,18 @@ import typer
 from typer.core import TyperGroup
 
 MARKS = ("dvc.yaml", "params.yaml", "flows")
-"""What a project's folder holds."""
+"""Files and folders that every project's folder holds."""
 RELATIVE = re.compile(r"[^/].{0,1000}", re.DOTALL)
-"""Texts that may be a path of the subfolder: no absolute one, and not longer than paths are."""
+"""Texts that may be a path of the subfolder: relative, and no longer than a path can be."""
 
 
 def missing(folder: Path) -> list[str]:
-    """What makes a folder no project's."""
+    """The files and folders of `MARKS` that a folder lacks; none in a project's folder."""
     return [name for name in MARKS if not (folder / name).exists()]
 
 
 def project_above(here: Path) -> Path | None:
-    """The project that a folder lies in; None where there is none, or where somebody else put it above the folder."""
+    """The project that holds a folder; None if there is none, or if it belongs to another user."""
     owners = {os.geteuid(), here.stat().st_uid}
     for folder in (here, *here.parents):
         if not missing(folder):
@@ -29,9 +29,9 @@ def project_above(here: Path) -> Path | None:
 
 
 def moved(value: Any, here: Path, root: Path) -> Any:
-    """An argument as it is called from the project's folder: paths are relative to the folder that the command came from."""
+    """An argument for the project's folder: relative paths that start at `here` start at `root` instead."""
     if isinstance(value, list | tuple):
-        return type(value)(moved(each, here, root) for each in value)
+        return type(value)(moved(item, here, root) for item in value)
     if isinstance(value, Path):
         return value if value == Path("-") or value.is_absolute() else Path(os.path.relpath(here / value, root))
     path_like = isinstance(value, str) and RELATIVE.fullmatch(value) and re.search("[/.]", value)
@@ -42,6 +42,7 @@ class FromSubfolder(TyperGroup):
     """Commands that enter the project's folder before they run."""
 
     def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:
+        """The command of this name, which enters the project's folder first; None if there is no such command."""
         command = super().get_command(ctx, cmd_name)
         if command is None or isinstance(command, TyperGroup):
             return command

@@ -14,7 +14,7 @@ PROFILES = Path("profiles")
 
 
 def use_profile(name: str) -> None:
-    """Write a profile, complete, over params.yaml, unless that would lose values which are nowhere else.
+    """Write a complete profile over params.yaml, unless that would lose values that are stored nowhere else.
 
     Raises:
         ParamsError: there is no such profile, or params.yaml has changes that are not in git.
@@ -31,7 +31,7 @@ def use_profile(name: str) -> None:
 
 
 def complete(file: Path) -> str:
-    """A profile as params.yaml holds it: as it stands where it is complete, else with what it extends."""
+    """The complete text of a profile for params.yaml: the file itself, or, if it extends another, both merged."""
     text = file.read_text(encoding="utf-8")
     if not re.search(rf"(?m)^{EXTENDS}:", text):
         return text
@@ -43,7 +43,7 @@ def profile_file(name: str) -> Path:
     """The file of a profile.
 
     Raises:
-        ParamsError: there is no such profile; the message lists those that there are.
+        ParamsError: there is no such profile; the message lists the profiles.
     """
     files = {file.stem: file for file in profile_files()}
     if name not in files:
@@ -52,4 +52,5 @@ def profile_file(name: str) -> Path:
 
 
 def profile_files() -> list[Path]:
+    """The files of all profiles, sorted by name."""
     return sorted(PROFILES.glob("*.yaml"))

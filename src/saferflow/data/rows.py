@@ -11,6 +11,8 @@ from saferflow.errors import DataError
 Turn = tuple[str, str]
 """What the user said and what the assistant answered."""
 
+WRONG_ANSWER = "wrong_answer"
+"""`perturbation` of a general pair: the rejected side is the answer to another question or picture."""
 THEIRS = "theirs"
 """Who wrote a response that a source brings; and the name of what is wrong with a rejected side that a source brings."""
 
@@ -210,6 +212,8 @@ class PromptRow(Conversation):
 
 TABLES = {"sft": SFTRow, "dpo": DPORow, "grpo": PromptRow, "evaluation": PromptRow}
 """The tables that stage `plan` makes, and the type of their rows."""
+WATCH = "watch"
+"""The table, of prompts too, of rows that are set aside from training for policies to answer while they are trained."""
 
 
 @dataclass(frozen=True, slots=True)

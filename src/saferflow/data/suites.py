@@ -18,7 +18,7 @@ import great_expectations.expectations as gxe
 import pandas as pd
 
 from saferflow.data.docs import publish
-from saferflow.data.rows import THEIRS
+from saferflow.data.rows import THEIRS, WRONG_ANSWER
 from saferflow.params import Params
 
 
@@ -73,6 +73,7 @@ def expectations(table: str, params: Params) -> list[gxe.Expectation]:
         found.append(_clean("trace_violations", "every reference trace obeys its plan"))
     if table == "dpo":
         names = [*sorted(params.plan.perturbations), *([THEIRS] if params.plan.own_pairs != "none" else [])]
+        names += [WRONG_ANSWER] if params.plan.general_pairs else []
         found.append(
             _in_set("perturbation", names, "the fault is one that the params know, or a worse answer of a source")
         )

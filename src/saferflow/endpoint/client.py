@@ -13,8 +13,9 @@ import io
 import json
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -25,7 +26,17 @@ from pydantic import BaseModel
 from saferflow.data.images import open_rgb
 from saferflow.endpoint.completion import Completion, Declined, Fault, ServerError, read_completion
 from saferflow.endpoint.fields import limit, sent_fields
-from saferflow.endpoint.forms import Refused, Unanswered, Unreadable, form_schema, read_form, sent_schema
+from saferflow.endpoint.forms import (
+    SHOWN,
+    Refused,
+    SpokenForm,
+    Unanswered,
+    Unreadable,
+    form_schema,
+    read_form,
+    sent_schema,
+)
+from saferflow.endpoint.loop import run_in_loop
 from saferflow.endpoint.store import Answer, Store
 from saferflow.endpoint.transport import Server
 from saferflow.errors import EndpointError
@@ -58,10 +69,14 @@ class Request:
     image: bytes | None
     broken: Callable[[Any], str] = lambda form: ""
     """What is wrong with an answer that has the form; empty where nothing is."""
+    turns: tuple[tuple[str, str], ...] = ()
+    """Roles and texts that are sent in place of instructions and data, to a model that is trained to judge a conversation."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Sent beside the messages."""
 
 
 class Endpoint:
-    """A server, with a store of what it has said.
+    """A server, with a store of what it has said. Several threads may ask it at the same time.
 
     Args:
         section: where it stands in params.yaml, for messages.
@@ -84,6 +99,12 @@ class Endpoint:
         self._answered = self._refused = self._cut = 0
         self.spent = 0
         """Tokens paid for by this process."""
+        self._client: AsyncOpenAI | None = None
+        self._turns = asyncio.Semaphore(params.concurrency)
+        self._asking = 0
+        """Calls of `ask` that use the client and its turns now."""
+        self._sent: dict[str, asyncio.Event] = {}
+        """Requests that are with the server; set when its answer is here, or none will come."""
 
     def ask(self, requests: Sequence[Request], form: type[Form]) -> list[Form | Unanswered]:
         """An answer a request, in their order; `Unreadable` or `Refused` where the server had none for that row.
@@ -104,7 +125,7 @@ class Endpoint:
                     found[key] = kept
         if missing:
             try:
-                asyncio.run(self._fetch(missing, form, found))
+                run_in_loop(self._fetch(missing, form, found))
             except ExceptionGroup as several:
                 raise several.exceptions[0] from None
             self._stop_if_all_are_refused(found)
@@ -115,7 +136,7 @@ class Endpoint:
         answer = self._store.get(key)
         if answer is None:
             return None
-        found = _read(answer.text, request, form)
+        found = _read(Completion(answer.text, (0, 0), cut=False), request, form)
         if isinstance(found, Unreadable):
             self._store.forget(key, answer)
             return None
@@ -123,20 +144,48 @@ class Endpoint:
 
     async def _fetch(self, missing: Mapping[str, Request], form: type[Form], found: dict[str, Any]) -> None:
         waiting = iter(missing.items())
-        async with self._server.client() as client, asyncio.TaskGroup() as group:
+        async with self._open_client() as client, asyncio.TaskGroup() as group:
             for _ in range(min(self._params.concurrency, len(missing))):
                 group.create_task(self._some(client, waiting, form, found))
+
+    @asynccontextmanager
+    async def _open_client(self) -> AsyncIterator[AsyncOpenAI]:
+        """The server's client, which is open while anybody asks."""
+        if not self._asking:
+            self._client, self._turns = self._server.client(), asyncio.Semaphore(self._params.concurrency)
+        client = self._client
+        self._asking += 1
+        try:
+            yield client
+        finally:
+            self._asking -= 1
+            if not self._asking:
+                await client.close()
 
     async def _some(
         self, client: AsyncOpenAI, waiting: Iterator[tuple[str, Request]], form: type[Form], found: dict[str, Any]
     ) -> None:
         """Send one request after the other, of those that nobody has sent yet."""
         for key, request in waiting:
-            found[key] = await self._one(client, key, request, form)
+            found[key] = await self._once(client, key, request, form)
+
+    async def _once(self, client: AsyncOpenAI, key: str, request: Request, form: type[Form]) -> Form | Unanswered:
+        """The answer; where another thread has sent the same request, the one that it gets."""
+        while key in self._sent:
+            await self._sent[key].wait()
+            kept = self._unanswered.get(key) or self._kept(key, request, form)
+            if kept is not None:
+                return kept
+        self._sent[key] = asyncio.Event()
+        try:
+            async with self._turns:
+                return await self._one(client, key, request, form)
+        finally:
+            self._sent.pop(key).set()
 
     async def _one(self, client: AsyncOpenAI, key: str, request: Request, form: type[Form]) -> Form | Unanswered:
         messages = _messages(request)
-        for _ in range(self._params.repairs + 1):
+        for _ in range(1 if issubclass(form, SpokenForm) else self._params.repairs + 1):
             try:
                 completion, found = await self._completion(client, messages, request, form)
             except Declined as why:
@@ -178,11 +227,11 @@ class Endpoint:
             self._refuse_to_overspend()
             if tried:
                 await asyncio.sleep(min(LONGEST_PAUSE, PAUSE * 2 ** (tried - 1)) * random.uniform(0.75, 1))
-            body = await self._server.post(client, _asked(messages, form, self._params), self._params.retries - tried)
+            body = await self._server.post(client, _asked(messages, request, form, self._params), self._params.retries - tried)
             try:
                 completion = read_completion(body)
                 self.spent += sum(completion.tokens)
-                found = _read(completion.text, request, form)
+                found = _read(completion, request, form)
                 if completion.cut and isinstance(found, Unreadable):
                     found = Unreadable(reason=f"cut off after {self._limit}")
                 return completion, found
@@ -218,10 +267,14 @@ class Endpoint:
 
 
 def _messages(request: Request) -> Messages:
-    content: list[dict[str, Any]] = [{"type": "text", "text": json.dumps(request.data)}]
+    messages = request.turns or (("system", request.instructions), ("user", json.dumps(request.data)))
+    sent: Messages = [{"role": role, "content": text} for role, text in messages]
+    first = next(message for message in sent if message["role"] == "user")
+    if request.image is not None or not request.turns:
+        first["content"] = [{"type": "text", "text": first["content"]}]
     if request.image is not None:
-        content.insert(0, {"type": "image_url", "image_url": {"url": _jpeg(request.image)}})
-    return [{"role": "system", "content": request.instructions}, {"role": "user", "content": content}]
+        first["content"].insert(0, {"type": "image_url", "image_url": {"url": _jpeg(request.image)}})
+    return sent
 
 
 def _sent_back(messages: Messages, completion: Completion, found: Unreadable) -> Messages:
@@ -232,15 +285,12 @@ def _sent_back(messages: Messages, completion: Completion, found: Unreadable) ->
     return [*messages, {"role": "assistant", "content": completion.text}, {"role": "user", "content": wrong}]
 
 
-def _asked(messages: Messages, form: type[BaseModel], params: EndpointParams) -> dict[str, Any]:
-    return {
-        "messages": messages,
-        **sent_fields(params.request),
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": form.__name__, "schema": sent_schema(form), "strict": True},
-        },
-    }
+def _asked(messages: Messages, request: Request, form: type[BaseModel], params: EndpointParams) -> dict[str, Any]:
+    asked = {"messages": messages, **sent_fields(params.request), **request.fields}
+    if not issubclass(form, SpokenForm):
+        schema = {"name": form.__name__, "schema": sent_schema(form), "strict": True}
+        asked["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return asked
 
 
 @lru_cache(maxsize=ENCODED)
@@ -261,6 +311,8 @@ def _key(params: EndpointParams, request: Request, form: type[BaseModel]) -> str
     image = hashlib.sha256(request.image).hexdigest() if request.image is not None else None
     sizes = (SMALLEST, LARGEST)
     words = [request.instructions, request.data]
+    if request.turns:
+        words += [request.turns, dict(request.fields)]
     fields = sent_fields(params.request)
     if fields == {"temperature": 0, "max_tokens": params.request.max_tokens}:
         fields = fields["max_tokens"]  # all that answers were kept by before the others could be set
@@ -268,9 +320,14 @@ def _key(params: EndpointParams, request: Request, form: type[BaseModel]) -> str
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def _read(text: str, request: Request, form: type[Form]) -> Form | Unreadable:
+def _read(completion: Completion, request: Request, form: type[Form]) -> Form | Unreadable:
+    if issubclass(form, SpokenForm):
+        try:
+            return form.spoken(completion.text, cut=completion.cut)
+        except ValueError as error:
+            return Unreadable(reason=str(error)[:SHOWN])
     quoted = [value for value in request.data.values() if isinstance(value, str)]
-    return read_form(text, form, request.broken, quoted)
+    return read_form(completion.text, form, request.broken, quoted)
 
 
 def _name(request: Request) -> str:

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -36,6 +36,21 @@ class ChoiceForm(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     choices: ClassVar[dict[str, Sequence[str | int]]]
+
+
+class SpokenForm(BaseModel):
+    """A form that a model answers in by its training: it is sent no schema, and nothing is sent back to it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def spoken(cls, text: str, *, cut: bool) -> Self:
+        """The form in a text, which was cut off where `cut` says so.
+
+        Raises:
+            ValueError: it is not there; the message says what is wrong.
+        """
+        raise NotImplementedError
 
 
 @cache

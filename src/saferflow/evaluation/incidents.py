@@ -27,6 +27,17 @@ def against_incidents(again: Sequence[Answered], allowed: int) -> Check:
     return Check("incident_regressions", count, float(allowed), count <= allowed, detail + named + more)
 
 
+def mended(candidate: Sequence[Answered], champion: Sequence[Answered]) -> list[str]:
+    """The incidents that a candidate answers rightly and the champion did not, by their rows' ids.
+
+    Args:
+        candidate: its answers to all incidents.
+        champion: its answers to those that there were when it was evaluated; what has been reported since was answered wrongly.
+    """
+    right = {row.row for row in champion if not happens(row)}
+    return sorted({row.row for row in candidate if not happens(row)} - right)
+
+
 def happens(row: Answered) -> bool:
     """Whether an answer is the incident again; one without grades proves nothing, so it counts as if it were.
 

@@ -8,7 +8,7 @@ from saferflow.data.rows import Answered
 from saferflow.errors import DataError
 from saferflow.evaluation.calibration import RUBRICS, agreement
 from saferflow.judge.ensemble import opinions_from_json
-from saferflow.judge.members import EVALUATION_JUDGE, members, name_of
+from saferflow.judge.members import EVALUATION_JUDGE, members, name_of, names_of, whole_name
 from saferflow.params import EvaluationJudgeParams, JudgeParams
 
 
@@ -32,14 +32,14 @@ class Pair:
 
 def shared(reward: JudgeParams, evaluation: EvaluationJudgeParams) -> tuple[str, ...]:
     """The judges that reward and evaluate: the same rules or the same model, whatever the rubric and the server."""
-    names = dict.fromkeys(name_of(one) for one in members(evaluation).values())
-    return tuple(name for name in names if name == name_of(reward))
+    names = dict.fromkeys(name for one in members(evaluation).values() for name in names_of(one))
+    return tuple(name for name in names if name in names_of(reward))
 
 
 def judge_note(reward: JudgeParams, evaluation: EvaluationJudgeParams) -> str:
     """A sentence for readers of the scores: who rewards, who grades, and what follows where that is the same judge."""
     rewards = name_of(reward)
-    grades = " and ".join(dict.fromkeys(_with_rubric(one) for one in members(evaluation).values()))
+    grades = " and ".join(dict.fromkeys(whole_name(one) for one in members(evaluation).values()))
     if not shared(reward, evaluation):
         return f"By the parameters, {grades} grades these rows and {rewards} rewards the training."
     which = f"{grades} grades these rows, and {rewards}" if grades != rewards else f"{rewards} grades these rows and"
@@ -47,10 +47,6 @@ def judge_note(reward: JudgeParams, evaluation: EvaluationJudgeParams) -> str:
         f"By the parameters, {which} rewards the training as well: a policy that has learnt the weak places of its judge is "
         f"measured by them. {EVALUATION_JUDGE} names another."
     )
-
-
-def _with_rubric(judge: JudgeParams) -> str:
-    return name_of(judge) if judge.kind == "rules" else f"{judge.model} (rubric {judge.rubric})"
 
 
 def pairs(answered: Sequence[Answered]) -> list[Pair]:

@@ -7,16 +7,20 @@ from saferflow.params import EvaluationJudgeParams, JudgeParams
 
 
 def judge_of(params: JudgeParams, section: str = JUDGE) -> Judge:
-    """A judge by rules, or by a server with its answers kept in `.saferflow/answers.sqlite`."""
+    """A judge by rules, or by a server with its answers kept in `.saferflow/answers.sqlite`; a guard, with a judge beside it."""
     if params.kind == "rules":
         return RuleJudge()
 
     from saferflow.endpoint.client import Endpoint
     from saferflow.endpoint.store import Store
     from saferflow.judge.endpoint import EndpointJudge
+    from saferflow.judge.guard import GuardJudge
     from saferflow.judge.rubric_text import RubricText
 
-    return EndpointJudge(Endpoint(params, Store(), section), params.model, RubricText.named(params.rubric))
+    endpoint = Endpoint(params, Store(), section)
+    if params.kind == "guard":
+        return GuardJudge(endpoint, params, judge_of(params.rest, f"{section}.rest"))
+    return EndpointJudge(endpoint, params.model, RubricText.named(params.rubric))
 
 
 def grader_of(params: EvaluationJudgeParams) -> Grader:

@@ -16,3 +16,17 @@ def members(params: EvaluationJudgeParams) -> dict[str, JudgeParams]:
 def name_of(params: JudgeParams) -> str:
     """A judge as a reader knows it: its model, whatever its rubric."""
     return "the rule judge" if params.kind == "rules" else params.model
+
+
+def names_of(params: JudgeParams) -> tuple[str, ...]:
+    """All whose grades count: a guard's, and those of the judge beside it."""
+    return (name_of(params), *(names_of(params.rest) if params.kind == "guard" else ()))
+
+
+def whole_name(params: JudgeParams, plain: str = "") -> str:
+    """A judge by its model, and its rubric unless that is `plain`; a guard with the judge beside it."""
+    if params.kind == "guard":
+        return f"{params.model} with {whole_name(params.rest, plain)}"
+    if params.kind == "rules" or params.rubric == plain:
+        return name_of(params)
+    return f"{params.model} (rubric {params.rubric})"

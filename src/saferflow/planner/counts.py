@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from saferflow.data.origins import GUESSED, LABEL_SOURCES, RULE_PLANNER, label_notice
-from saferflow.data.rows import THEIRS, DPORow, Labels, Row, SFTRow
+from saferflow.data.rows import THEIRS, WATCH, DPORow, Labels, Row, SFTRow
 from saferflow.planner.responses import TRACED
 from saferflow.planner.tables import CONTRADICTION, GUESSED_HELD_OUT, SERVER, UNJUDGED, Made
 from saferflow.planner.writer import RULES
@@ -72,7 +72,7 @@ class Counts:
         if labels.kind != "safety":
             self.unused["pairs"] += bool(row.rejected)
             return
-        self.unused["answers"] += bool(row.answer) and made.table in ("grpo", "evaluation")
+        self.unused["answers"] += bool(row.answer) and made.table in ("grpo", "evaluation", WATCH)
         used = any(isinstance(one, DPORow) and one.perturbation == THEIRS for one in made.rows)
         self.unused["pairs"] += bool(row.rejected) and not used
         if labels.label_source != GUESSED:
@@ -130,7 +130,7 @@ class Counts:
             )
         if self.unused.total():
             yield (
-                f"not used of the sources: {self.unused['answers']:,} answers (their rows are in grpo or held out) and "
+                f"not used of the sources: {self.unused['answers']:,} answers (their rows are in grpo, watched or held out) and "
                 f"{self.unused['pairs']:,} worse answers (plan.own_pairs, or their rows are not in dpo)"
             )
         if self.writer == RULES:

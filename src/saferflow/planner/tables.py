@@ -1,11 +1,24 @@
 """From rows to the rows of the tables: each is planned, dealt, given a reference, and paired with perturbations of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from random import Random
 
 from saferflow.data.images import canonical
-from saferflow.data.rows import THEIRS, BadRow, DPORow, Labels, PromptRow, Row, SFTRow, turns_to_json
+from saferflow.data.incidents import SOURCE as INCIDENTS
+from saferflow.data.rows import (
+    THEIRS,
+    WATCH,
+    WRONG_ANSWER,
+    BadRow,
+    DPORow,
+    Labels,
+    PromptRow,
+    Row,
+    SFTRow,
+    turns_to_json,
+)
 from saferflow.data.scenes.objects import OBJECTS
 from saferflow.judge.rubrics import Grades, Item, Judge
 from saferflow.judge.rules import RuleJudge
@@ -30,6 +43,8 @@ from saferflow.protocol.trace import Response, parse, render
 from saferflow.rng import rng
 
 TableRow = SFTRow | DPORow | PromptRow
+OTHERS = 20
+"""Answers of which the most like the chosen one is a general pair's rejected side: a wrong colour teaches more than nonsense."""
 BREAKS = "its response is in the protocol's form and breaks it (without the tags, a teacher would write the trace to its answer)"
 SHOWN_REASON = 1000
 """Characters that quarantine keeps of a reason and of a question."""
@@ -44,7 +59,7 @@ class Made:
     """What became of a row."""
 
     table: str
-    """One of `TABLES`; `quarantine`; or `unlabelled`, without rows, where nobody can give it a label."""
+    """One of `TABLES`; `watch`; `quarantine`; or `unlabelled`, without rows, where nobody can give it a label."""
     rows: list[TableRow | BadRow]
     why: str = ""
     """Of a row in quarantine."""
@@ -80,8 +95,9 @@ def fill(rows: Sequence[Row], writer: Writer, params: Params, judge: Judge | Non
         judge: says whether a response that a source brings contradicts its label; None: by rules.
     """
     images = [canonical(row.image) if row.image is not None else None for row in rows]
+    answers = _general_answers(rows)
     made: list[Made | Planned | None] = [
-        _general(row, image) if _is_general(row) else None for row, image in zip(rows, images, strict=True)
+        _general(row, image, answers, params) if _is_general(row) else None for row, image in zip(rows, images, strict=True)
     ]
     asking = [number for number, row in enumerate(rows) if made[number] is None]
     labels = _labels(rows, images, asking, writer)
@@ -113,7 +129,7 @@ def _planned(
         return _unwritten(row, "label", labels)
     if labels is None and not params.plan.allow_guessed_labels:
         return Made(UNLABELLED, [])
-    table = deal(row, params)
+    table = WATCH if labels is not None and watched(row, params) else deal(row, params)
     if labels is None and table == "evaluation":
         return _refused(row, GUESSED_HELD_OUT, "it would be held out, and its label is a guess of the rule planner")
     return Planned(row, image, plan if params.plan.topologies else plan.linear(), completed(labels, plan), table)
@@ -196,13 +212,44 @@ def deal(row: Row, params: Params) -> str:
     return "sft" if draw < params.plan.sft_share else "dpo"
 
 
-def _general(row: Row, image: bytes | None) -> Made:
+def watched(row: Row, params: Params) -> bool:
+    """Whether a training row is set aside for policies to answer while they are trained; an incident is there to learn from."""
+    if row.split != "train" or row.source == INCIDENTS:
+        return False
+    return rng(params.run.seed, WATCH, row.id).random() < params.watch.share
+
+
+def _general_answers(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Question -> the different answers that general training rows have for it."""
+    answers: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if _is_general(row) and row.split == "train":
+            answers.setdefault(row.question, {})[row.answer] = None
+    return {question: list(distinct) for question, distinct in answers.items()}
+
+
+def _general(row: Row, image: bytes | None, answers: Mapping[str, Sequence[str]], params: Params) -> Made:
+    """A general row in its table.
+
+    Args:
+        answers: question -> answers of the general training rows; another one than the row's is the rejected side of its pair.
+    """
     labels, earlier = row.labels.to_json(), turns_to_json(row.earlier)
     common = (row.id, row.source, "general", image, "", row.question)
-    if row.split == "train":
+    if row.split == "train" and not watched(row, params):
         writer = RULES if row.drawn else THEIRS
+        random = rng(params.run.seed, WRONG_ANSWER, row.id)
+        others = [answer for answer in answers[row.question] if answer != row.answer]
+        if others and random.random() < params.plan.general_pairs:
+            rejected = _most_alike(row.answer, random.sample(others, min(len(others), OTHERS)))
+            sides = (row.answer, rejected, WRONG_ANSWER, "", labels, earlier, writer, writer)
+            return Made("dpo", [DPORow(f"{row.id}.{WRONG_ANSWER}", row.source, image, "", row.question, *sides)])
         return Made("sft", [SFTRow(*common, row.answer, "", labels, earlier, writer)])
-    return Made("evaluation", [PromptRow(*common, "", labels, earlier)])
+    return Made("evaluation" if row.split != "train" else WATCH, [PromptRow(*common, "", labels, earlier)])
+
+
+def _most_alike(answer: str, others: Sequence[str]) -> str:
+    return max(others, key=lambda other: SequenceMatcher(None, answer, other, autojunk=False).ratio())
 
 
 def _placed(one: Planned, params: Params) -> Made:

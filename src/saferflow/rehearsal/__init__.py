@@ -1,1 +1,1 @@
-"""A profile's stages, carried out for a few steps in a folder of their own before hours are spent on the whole run."""
+"""Rehearses a profile: runs its stages for a few steps in a temporary folder, before the whole run takes hours."""

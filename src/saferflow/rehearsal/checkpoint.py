@@ -1,4 +1,4 @@
-"""The checkpoint that a rehearsal begins from: the profile's own, or random weights in the files of a published one.
+"""The checkpoint that a rehearsal starts from: the profile's own, or random weights in the files of a published one.
 
 The flat configuration, two names of tensors, shards with an index and the template apart are as published; the tokenizer has
 Qwen's rules, its added tokens under their ids and as many words, of which a few thousand were learnt here and the others stand
@@ -36,14 +36,14 @@ PLAIN = (
     "<|file_sep|>",
 )  # fmt: skip
 LEARNT = 6000
-"""Words that are learnt here, at most."""
+"""The most words that the tokenizer learns here."""
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 SPREAD = 0.02
 """Standard deviation of the random weights."""
 SHARD = 2**31
-"""Bytes of a file of weights, about."""
+"""Approximate bytes of one file of weights."""
 IMAGES = {
     "min_pixels": 3136, "max_pixels": 12_845_056, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2,
     "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
@@ -53,7 +53,7 @@ GENERATION = {"do_sample": True, "repetition_penalty": 1.05, "temperature": 0.00
 
 
 def at_hand(base: str) -> Path | None:
-    """The folder of a checkpoint on this machine, its own or the hub's cache; None where there is none."""
+    """The folder of a checkpoint on this machine, its own or the hub's cache; None if there is none."""
     folder = Path(base)
     if not folder.is_dir():
         try:
@@ -82,7 +82,7 @@ def published_config(base: str, folder: Path | None) -> dict[str, Any]:
 
 
 def _flat(config: Qwen2_5_VLConfig) -> dict[str, Any]:
-    """As published before transformers 5: the language model's fields on the top level."""
+    """The configuration as published before transformers 5, with the language model's fields at the top level."""
     text, vision = config.text_config.to_dict(), config.vision_config.to_dict()
     rope = text["rope_parameters"]
     names = (
@@ -110,7 +110,7 @@ def _flat(config: Qwen2_5_VLConfig) -> dict[str, Any]:
 
 
 def cut(config: dict[str, Any], layers: int = THIN) -> dict[str, Any]:
-    """The configuration with that many layers and vision blocks, the last block with attention over the whole image."""
+    """The configuration with so many layers and vision blocks; the last block attends to the whole image."""
     text = config.get("text_config", {})
     fewer = {"text_config": {**text, "num_hidden_layers": layers}} if "num_hidden_layers" in text else {}
     fewer |= {"num_hidden_layers": layers} if "num_hidden_layers" in config else {}
@@ -125,7 +125,7 @@ def cut(config: dict[str, Any], layers: int = THIN) -> dict[str, Any]:
 
 
 def with_words(config: dict[str, Any], words: int) -> dict[str, Any]:
-    """The configuration with so many words and the added tokens behind them, for a machine that cannot hold all."""
+    """The configuration with so many words and the added tokens after them, for a machine that cannot hold all."""
     names = {"bos_token_id": "<|endoftext|>", "eos_token_id": "<|im_end|>", "vision_start_token_id": "<|vision_start|>"}
     names |= {
         "vision_end_token_id": "<|vision_end|>",
@@ -203,7 +203,7 @@ def _write_tokenizer(folder: Path, texts: Iterable[str], size: int) -> None:
 
 
 def _write_weights(folder: Path, seed: int) -> None:
-    """Random weights in bfloat16, a file at a time in memory, with an index."""
+    """Write random weights in bfloat16, holding one file at a time in memory, with an index."""
     with torch.device("meta"):
         model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(folder))
     tied = model.config.tie_word_embeddings
@@ -235,7 +235,7 @@ def _drawn(name: str, shape: torch.Size, source: torch.Generator) -> torch.Tenso
 
 
 def _shards(shapes: dict[str, torch.Size]) -> Iterator[list[str]]:
-    """The names, two files at least, as the published checkpoints have."""
+    """The names of the files, at least two, as published checkpoints have them."""
     most = min(SHARD, sum(2 * shape.numel() for shape in shapes.values()) // 2 + 1)
     part: list[str] = []
     size = 0

@@ -1,4 +1,4 @@
-"""What a process of a stage holds by kind, from counts of parameters: bytes a parameter by precision, adapter and strategy.
+"""Memory of a stage's process by kind, from counts of parameters: bytes per parameter by precision, adapter and strategy.
 
 Full fine-tuning in float32, and in bfloat16 with float32 masters (ddp): 4 bytes of weights, 4 of gradients, 8 of AdamW's two
 moments. DeepSpeed in bfloat16: 2 of weights, 4 of gradients added up in float32, 12 of masters and moments, the last two
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Of a policy."""
+    """Counts of a policy's parameters."""
 
     parameters: int
     trained: int
     adapter: int
-    """Of `trained` those that an adapter adds; 0 without one."""
+    """The parameters among `trained` that an adapter adds; 0 without one."""
     cached: int
-    """Numbers that attention keeps of one token."""
+    """Numbers that the attention cache holds per token."""
 
     @classmethod
     def of(cls, config: "Qwen2_5_VLConfig", policy: PolicyParams) -> "Counts":
-        """Counted on a model without storage."""
+        """Count them on a model without storage."""
         import torch
         from peft import get_peft_model
         from transformers import Qwen2_5_VLForConditionalGeneration
@@ -51,7 +51,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Kinds:
-    """Bytes of one process: of its GPU, or on a CPU of the process."""
+    """Bytes of one process by kind: on its GPU, or in its memory if it runs on a CPU."""
 
     weights: float
     gradients: float = 0.0
@@ -61,14 +61,15 @@ class Kinds:
 
     @property
     def total(self) -> float:
+        """The bytes of all kinds."""
         return self.weights + self.gradients + self.optimiser + self.reference + self.cache
 
 
 def kinds(stage: str, counts: Counts, params: Params, prompt_tokens: int) -> Kinds:
-    """What a process of `stage`, one of sft, dpo, curate, grpo and evaluate, holds.
+    """The memory of a process of `stage`: sft, dpo, curate, grpo or evaluate.
 
     Args:
-        prompt_tokens: of the longest prompt, for the cache of what is drawn at once.
+        prompt_tokens: tokens of the longest prompt; they set the cache's size.
     """
     policy, launch = params.policy, params.launch
     width = 2 if policy.dtype == "bfloat16" else 4
@@ -93,12 +94,12 @@ def kinds(stage: str, counts: Counts, params: Params, prompt_tokens: int) -> Kin
 
 
 def _has_reference(stage: str, params: Params) -> bool:
-    """Whether a second copy of the weights stands beside the policy; an adapter is only switched off."""
+    """Whether a process holds a second copy of the weights; with an adapter, the reference is the policy without it."""
     return params.policy.lora is None and (stage == "dpo" or (stage == "grpo" and params.grpo.kl > 0))
 
 
 def _drawn_at_once(stage: str, params: Params) -> int:
-    """Completions that are drawn at once in one process."""
+    """Completions that one process draws at once."""
     if stage == "curate":
         return params.curate.batch_size * params.curate.samples
     if stage == "evaluate":

@@ -1,4 +1,4 @@
-"""Where the whole run of a profile would stop on this machine: sources, servers, GPUs, memory, disk. Source: ours."""
+"""Finds where the whole run of a profile would stop on this machine: sources, servers, GPUs, memory, disk. Source: ours."""
 
 import os
 import shutil
@@ -9,38 +9,38 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from saferflow.judge.members import JUDGE, members
-from saferflow.params import EndpointParams, Params
+from saferflow.params import EndpointParams, GuardJudgeParams, Params
 from saferflow.rehearsal.memory import Counts, Kinds, kinds
 from saferflow.rehearsal.pace import TRAINED
 from saferflow.rehearsal.recipe import Machine
 from saferflow.rehearsal.whole import disk
 
 PATIENCE = 2.0
-"""Seconds that a server has to take a connection."""
+"""Seconds in which a server must accept a connection."""
 STAGES = ("base", "plan", "validate", "sft", "dpo", "curate", "grpo", "evaluate")
 
 
 def obstacles(
     root: Path, params: Params, machine: Machine, counts: Counts, prompt_tokens: int, activations: Mapping[str, float]
 ) -> list[tuple[str, str]]:
-    """(stage, what would stop the whole run there and the remedy), in the order of the stages.
+    """(stage, an obstacle to the whole run with its remedy), in the order of the stages.
 
     Args:
-        counts: of the whole model.
-        activations: bytes on a GPU beyond what is counted, as measured, by stage.
+        counts: parameters of the whole model.
+        activations: stage -> measured bytes on a GPU beyond the counted ones.
     """
-    all_of_them = [
+    obstacle_list = [
         *_inputs(root, params),
         *_launch(params, machine),
         *_memory(params, machine, counts, prompt_tokens, activations),
         *_disk(root, params, counts),
         *(("curate", why) for why in _unreachable(JUDGE, params.judge)),
-        *(("evaluate", why) for name, one in members(params.evaluate.judge).items() for why in _unreachable(name, one)),
+        *(("evaluate", why) for name, judge in members(params.evaluate.judge).items() for why in _unreachable(name, judge)),
     ]
     if params.grpo.engine.kind == "vllm" and find_spec("vllm") is None:
         way = "pip install 'saferflow[vllm]', or take kind transformers"
-        all_of_them.append(("grpo", f"grpo.engine is vllm, which is not installed; {way}"))
-    return sorted(all_of_them, key=lambda obstacle: STAGES.index(obstacle[0]))
+        obstacle_list.append(("grpo", f"grpo.engine is vllm, which is not installed; {way}"))
+    return sorted(obstacle_list, key=lambda obstacle: STAGES.index(obstacle[0]))
 
 
 def _inputs(root: Path, params: Params) -> Iterator[tuple[str, str]]:
@@ -64,7 +64,7 @@ def _launch(params: Params, machine: Machine) -> Iterator[tuple[str, str]]:
 def _memory(
     params: Params, machine: Machine, counts: Counts, prompt_tokens: int, activations: Mapping[str, float]
 ) -> Iterator[tuple[str, str]]:
-    """A GPU has to hold activations too. Of a GPU that is not here nothing is known."""
+    """Memory obstacles; a GPU must hold activations too. For GPUs that are not on this machine, nothing is known."""
     if params.policy.device == "cuda" and not machine.gpus:
         return
     for stage in TRAINED:
@@ -75,7 +75,7 @@ def _memory(
 
 
 def too_large(held: Kinds, machine: Machine, activations: float = 0.0) -> str:
-    """Why a stage cannot go on, and the way out."""
+    """Why a stage does not fit in memory, with the remedy."""
     place = "are free on a GPU" if machine.gpus else "are available"
     alone = f" and activations {activations / 1e9:.1f} GB" if activations else " alone"
     return (
@@ -86,7 +86,7 @@ def too_large(held: Kinds, machine: Machine, activations: float = 0.0) -> str:
 
 
 def _disk(root: Path, params: Params, counts: Counts) -> Iterator[tuple[str, str]]:
-    """The first stage for which there is no room beside the policies before it, each in its folder and in DVC's cache."""
+    """The first stage without room on the disk beside the earlier policies, each in its folder and in DVC's cache."""
     free, kept = shutil.disk_usage(root).free, 0.0
     for stage in TRAINED:
         written = disk(stage, counts, params)
@@ -97,7 +97,7 @@ def _disk(root: Path, params: Params, counts: Counts) -> Iterator[tuple[str, str
 
 
 def no_room(needed: float, free: float, folder: Path, what: str) -> str:
-    """What does not fit on a disk, and the way out."""
+    """What does not fit on the disk, with the remedy."""
     return (
         f"{what} want {needed / 1e9:.1f} GB of disk and {free / 1e9:.1f} GB are free in {folder}; make room, or put the folder "
         "on a larger disk"
@@ -107,6 +107,8 @@ def no_room(needed: float, free: float, folder: Path, what: str) -> str:
 def _unreachable(name: str, section: object) -> Iterator[str]:
     if not isinstance(section, EndpointParams):
         return
+    if isinstance(section, GuardJudgeParams):
+        yield from _unreachable(f"{name}.rest", section.rest)
     if section.key_variable and not os.environ.get(section.key_variable):
         yield f"{name}: the environment variable {section.key_variable} holds no key; set it, or change {name}.key_variable"
         return

@@ -1,4 +1,4 @@
-"""How long a stage of the whole run takes, from what it took in a rehearsal, and the sum in words. Source: ours."""
+"""Estimates how long a stage of the whole run takes, from its rehearsal, with the sum in words. Source: ours."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -9,7 +9,7 @@ TRAINED = ("sft", "dpo", "grpo")
 SAMPLED = ("curate", "grpo", "evaluate")
 """Stages in which a policy draws completions."""
 SHORT = 1
-"""Tokens of a completion in the second rehearsal of a stage that draws them."""
+"""Tokens of a completion in the second rehearsal of a stage that draws completions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,27 +17,29 @@ class Pace:
     """Seconds of a step, or of all completions of a stage, as a straight line over the tokens of a completion."""
 
     fixed: float
-    """What does not depend on the completion's length: reading of the prompts, of images, start-up."""
+    """Seconds that do not depend on the completion's length: reading prompts and images, start-up."""
     per_token: float = 0.0
 
     @classmethod
     def through(cls, short: tuple[int, float], long: tuple[int, float]) -> Self | None:
-        """The line through two measurements, (tokens, seconds) each; None where the longer completion took no longer."""
+        """The line through two measurements (tokens, seconds); None if the longer completion took no longer."""
         if long[1] <= short[1]:
             return None
         per_token = min((long[1] - short[1]) / (long[0] - short[0]), long[1] / long[0])
         return cls(long[1] - per_token * long[0], per_token)
 
     def seconds(self, tokens: int) -> float:
+        """Seconds for completions of so many tokens."""
         return self.fixed + self.per_token * tokens
 
     def times(self, factor: float) -> "Pace":
+        """The pace with all seconds multiplied."""
         return Pace(self.fixed * factor, self.per_token * factor)
 
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """Seconds of a stage of the whole run, None where nothing was measured; and how they were computed, or why not."""
+    """Seconds of a stage of the whole run (None if nothing was measured), and how they were computed, or why not."""
 
     seconds: float | None
     sum: str
@@ -46,14 +48,14 @@ class Duration:
 def duration(
     stage: str, pace: Pace, completions: int, params: Params, rehearsed: Params, rows: dict[str, int]
 ) -> Duration:
-    """A stage of the whole run, if each of its processes were as fast as one here.
+    """The duration of a stage of the whole run, if each of its processes is as fast as one here.
 
-    What a policy says is taken to be `policy.max_completion_tokens` long: an upper bound.
+    Each completion counts `policy.max_completion_tokens`, so the duration is an upper bound.
 
     Args:
-        pace: of an optimiser step of sft, dpo and grpo, of all completions in curate and evaluate.
-        completions: drawn in the rehearsal: in one step of grpo, in all of curate and evaluate.
-        rows: of the whole run, by table.
+        pace: of one optimiser step in sft, dpo and grpo; of all completions in curate and evaluate.
+        completions: completions drawn in the rehearsal: in one step of grpo, in all of curate and evaluate.
+        rows: table -> rows of the whole run.
     """
     world = params.launch.processes * params.launch.nodes
     section = getattr(params, stage)

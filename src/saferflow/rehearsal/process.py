@@ -1,4 +1,4 @@
-"""A stage as a process of its own: when it printed what, and how much memory it took. Source: ours."""
+"""Runs a stage as a process, and measures the times of its lines and its memory. Source: ours."""
 
 import re
 import subprocess
@@ -15,11 +15,11 @@ import psutil
 from saferflow.rehearsal.pace import TRAINED
 
 LOOK = 0.1
-"""Seconds between two looks at the memory."""
+"""Seconds between two samples of the memory."""
 KILLED = 128 + 9
-"""Status of a process that got SIGKILL."""
+"""Exit status of a process that got SIGKILL."""
 TAIL = 12
-"""Last lines that stand for what a stage said."""
+"""The last lines that stand for a stage's output."""
 STEP = re.compile(r"^\w+  step (\d+)/\d+")
 LOADED = re.compile(r"\d+ of \d+ tensors loaded")
 SPOKE = re.compile(r"^(?:curate|evaluate)  .*\d+ of [\d,]+ (?:rows|prompts)")
@@ -27,21 +27,21 @@ SPOKE = re.compile(r"^(?:curate|evaluate)  .*\d+ of [\d,]+ (?:rows|prompts)")
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a process did."""
+    """The record of a finished process."""
 
     status: int
     seconds: float
     lines: tuple[tuple[float, str], ...]
-    """Seconds since the start, and what was printed."""
+    """(seconds since the start, printed line)."""
     memory: int
-    """Bytes of the process and its children together, at most."""
+    """Peak bytes of the process and its children together."""
     peaked: float
-    """Seconds after which it was so much."""
+    """Seconds from the start to that peak."""
 
     @property
     def step_seconds(self) -> float | None:
-        """Of an optimiser step, without the first one, which warms up; None where fewer than two were told."""
-        steps = [(when, int(found[1])) for when, line in self.lines if (found := STEP.match(line))]
+        """Mean seconds of an optimiser step after the first, which warms up; None if fewer than two were logged."""
+        steps = [(when, int(step[1])) for when, line in self.lines if (step := STEP.match(line))]
         if len(steps) < 2:
             return None
         (begun, first), (ended, last) = steps[0], steps[-1]
@@ -49,13 +49,13 @@ class Done:
 
     @property
     def peaked_while_saving(self) -> bool:
-        """Most memory was held after the last optimiser step: by a checkpoint, or by the policy that was written."""
+        """Whether memory peaked after the last optimiser step: with a checkpoint, or while writing the policy."""
         steps = [when for when, line in self.lines if STEP.match(line)]
         return bool(steps) and self.peaked > steps[-1]
 
     @property
     def speaking_seconds(self) -> float:
-        """Between the loading of each policy and its last answer."""
+        """Seconds from the loading of each policy to its last answer, summed over the policies."""
         total, since = 0.0, None
         for when, line in self.lines:
             if LOADED.search(line):
@@ -69,14 +69,14 @@ class Done:
         """The stage's own error, else its last lines."""
         texts = [line for _, line in self.lines]
         begins = next((n for n, line in enumerate(texts) if line.startswith("error: ")), None)
-        told = texts[begins:] if begins is not None else texts[-TAIL:]
+        lines = texts[begins:] if begins is not None else texts[-TAIL:]
         killed = self.status == KILLED
         ended = f"killed, as where memory runs out ({self.memory / 1e9:.1f} GB were held); " if killed else ""
-        return ended + "\n".join(told).removeprefix("error: ")
+        return ended + "\n".join(lines).removeprefix("error: ")
 
 
 def carried_out(command: Sequence[str], folder: Path, environ: Mapping[str, str]) -> Done:
-    """Run a command to its end, under the guard, which ends it and what it started when this process is gone."""
+    """Run a command to its end, under the guard, which ends it and its children when this process is gone."""
     started = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.guard", *command],
@@ -105,21 +105,21 @@ def carried_out(command: Sequence[str], folder: Path, environ: Mapping[str, str]
 
 
 def stage_command(stage: str) -> list[str]:
-    """What the pipeline runs too (dvc.yaml)."""
+    """The command of a stage, as in dvc.yaml."""
     return [sys.executable, "-W", "ignore", "-m", f"saferflow.stages.{stage}"]
 
 
 def _memory(pid: int) -> int:
-    """Bytes that a process and those below it hold now."""
+    """Bytes that a process and its descendants hold now."""
     total = 0
     with suppress(psutil.Error):
-        first = psutil.Process(pid)
-        for one in (first, *first.children(recursive=True)):
+        parent = psutil.Process(pid)
+        for process in (parent, *parent.children(recursive=True)):
             with suppress(psutil.Error):
-                total += one.memory_info().rss
+                total += process.memory_info().rss
     return total
 
 
 def seconds(stage: str, done: Done) -> float | None:
-    """What is multiplied for the whole run: an optimiser step of a trainer, else all completions that were drawn."""
+    """The seconds that scale to the whole run: of one optimiser step of a trainer, else of all drawn completions."""
     return done.step_seconds if stage in TRAINED else done.speaking_seconds or None

@@ -11,31 +11,31 @@ from math import ceil, lcm
 from saferflow.params import Params
 
 BASE_ROWS = 128
-"""At least so many rows does the embedded base policy see: its tokenizer is trained on them."""
+"""The fewest rows for the embedded base policy, since its tokenizer is trained on them."""
 SPARE = 24
-"""Rows that are drawn beyond those that are wanted, because rows are dealt to the tables by chance."""
+"""Rows drawn beyond the wanted ones, because rows reach the tables by chance."""
 THIN = 2
-"""Layers of the language model, and blocks of the vision tower, of a thin model."""
+"""Layers of the language model, and blocks of the vision tower, in a thin model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What this machine has."""
+    """The resources of this machine."""
 
     gpus: int
     memory: int
-    """Bytes, of one GPU where there is one, else what is available to processes."""
+    """Bytes of one GPU if there is one, else bytes available to processes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rehearsed:
-    """Parameters of a rehearsal, and the rows that its tables are cut to."""
+    """Parameters of a rehearsal, and the sizes of its tables."""
 
     params: Params
     rows: dict[str, int]
-    """Table -> rows."""
+    """Table -> number of rows."""
     replaced: tuple[str, ...]
-    """What of the profile is not rehearsed, in words."""
+    """The parts of the profile that are not rehearsed, in words."""
 
 
 def rehearsed(
@@ -51,7 +51,7 @@ def rehearsed(
         processes: so many, with the profile's strategy; None for as many as there are GPUs for.
     """
     raw = whole.model_dump(mode="json", by_alias=True)
-    replaced = _services(raw) + _launch(raw, whole, machine, processes)
+    replaced = _services(raw) + _launch(raw, whole, machine, processes) + _unwatched(raw)
     world = raw["launch"]["processes"]
     raw["run"] |= {"workers": 1, "nodes": None, "budget_hours": None}
     raw["policy"] |= {
@@ -78,18 +78,26 @@ def rehearsed(
 
 
 def _services(raw: dict) -> list[str]:
-    """Take rules and drawn rows in the place of servers and sources; what was replaced."""
+    """Replace servers and sources by rules and drawn rows; return the replacements in words."""
     examiner = raw["evaluate"]["judge"]
     sections = [("planner and teacher", raw["plan"]["writer"]), ("judge", raw["judge"])]
-    sections += [("the evaluation's judge", one) for one in examiner.get("judges", [examiner])]
-    replaced = [f"{what} ({section['model']}) by rules" for what, section in sections if section["kind"] == "endpoint"]
+    sections += [("the evaluation's judge", judge) for judge in examiner.get("judges", [examiner])]
+    replaced = [f"{what} ({section['model']}) by rules" for what, section in sections if section["kind"] != "rules"]
     raw["plan"]["writer"], raw["judge"], raw["evaluate"]["judge"] = ({"kind": "rules"} for _ in range(3))
     paths = [source["path"] for source in raw["data"]["sources"] if "path" in source]
     return replaced + ([f"rows of {', '.join(paths)} by drawn ones"] if paths else [])
 
 
+def _unwatched(raw: dict) -> list[str]:
+    """Have no policy answer rows while it trains; what was left out."""
+    watch = raw["watch"]
+    stages = [name for name in ("sft", "dpo", "grpo") if watch[name] is not None]
+    raw["watch"] = {**watch, "share": 0.0, "judge": {"kind": "rules"}, **dict.fromkeys(stages)}
+    return [f"what {', '.join(stages)} answer while they train by nothing"] if stages else []
+
+
 def _launch(raw: dict, whole: Params, machine: Machine, processes: int | None) -> list[str]:
-    """Take so many processes, or as many as there are GPUs for; what was replaced."""
+    """Set the number of processes, at most the number of GPUs; return the replacements in words."""
     launch, replaced = whole.launch, []
     shared = launch.strategy != "ddp" and (machine.gpus > 0 or processes) and find_spec("deepspeed") is not None
     processes = processes or min(launch.processes, max(1, machine.gpus))
@@ -110,7 +118,7 @@ def _launch(raw: dict, whole: Params, machine: Machine, processes: int | None) -
 
 
 def _supervised(raw: dict, world: int, steps: int, thin: bool) -> dict[str, int]:
-    """Cut base, sft and dpo to the steps; the rows of their tables."""
+    """Cut base, sft and dpo to the steps; return the rows of their tables."""
     rows = {}
     if raw["base"] is not None:
         raw["base"] |= {"layers": THIN, "vision_layers": THIN} if thin else {}
@@ -125,7 +133,7 @@ def _supervised(raw: dict, world: int, steps: int, thin: bool) -> dict[str, int]
 
 
 def _rollouts(raw: dict, whole: Params, world: int, steps: int) -> dict[str, int]:
-    """Cut curate and grpo to a batch of prompts and to the steps; the rows of their table."""
+    """Cut curate and grpo to a batch of prompts and to the steps; return the rows of their table."""
     grpo = whole.grpo
     all_processes = whole.launch.processes * whole.launch.nodes
     at_once = (grpo.rollout_micro_batch or grpo.rollout_batch // all_processes) * world

@@ -1,4 +1,4 @@
-"""The stages of a profile in a temporary folder, one after the other, until one fails.
+"""Runs the stages of a profile in a temporary folder, one after the other, until one fails.
 
 The folder has parameters, tables and a checkpoint of its own; the stages run there as the pipeline runs them, and only the code
 is the checkout's. Nothing is written outside of it.
@@ -18,7 +18,7 @@ from saferflow.rehearsal.whole import whole_rows
 
 EMBEDDED = "embedded"
 TEXTS = 400
-"""Drawn rows that the tokenizer of a checkpoint of random weights learns its words from."""
+"""Drawn rows from which the tokenizer of a random checkpoint learns its words."""
 
 
 def rehearse(
@@ -32,7 +32,7 @@ def rehearse(
     processes: int | None = None,
     say: Callable[[str], None],
 ) -> Report:
-    """Rehearse a profile; what fails is in the report.
+    """Rehearse a profile; the report holds the failures.
 
     Args:
         root: the checkout, which stays as it is.
@@ -59,7 +59,7 @@ def rehearse(
 
 
 def look() -> Machine:
-    """What this machine has now."""
+    """The resources of this machine now."""
     import psutil
     import torch
 
@@ -71,7 +71,7 @@ def look() -> Machine:
 def starting_checkpoint(
     params: Params, folder: Path, thin: bool, say: Callable[[str], None]
 ) -> tuple[str, str, tuple[int, int]]:
-    """The checkpoint to begin from, what it is in words, and layers and vision blocks of the whole one."""
+    """The starting checkpoint, its description, and the numbers of layers and vision blocks of the whole one."""
     if params.base is not None:
         return EMBEDDED, "built by stage base", (params.base.layers, params.base.vision_layers)
 

@@ -1,4 +1,4 @@
-"""What a rehearsal showed, stage by stage. Source: ours."""
+"""The results of a rehearsal, stage by stage. Source: ours."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,44 +16,45 @@ class Part:
 
     stage: str
     done: Done | None
-    """None where it did not start."""
+    """The stage's process; None if it did not start."""
     error: str = ""
     rows: int = 0
     tokens: Lengths | None = None
     images: Lengths | None = None
     kinds: Kinds | None = None
-    """By counts, in the rehearsal."""
+    """Counted memory of a process of the rehearsal."""
     whole_kinds: Kinds | None = None
-    """By counts, in a process of the whole run."""
+    """Counted memory of a process of the whole run."""
     gpu: float | None = None
-    """Bytes on the GPU, at most, where there is one and the stage trains."""
+    """Peak bytes on the GPU; None without a GPU, or if the stage does not train."""
     whole: Duration | None = None
-    """None where the stage did not come so far."""
+    """Duration in the whole run; None if the stage did not come so far."""
     whole_disk: Disk | None = None
 
     @property
     def beyond(self) -> float:
-        """Bytes that are not counted: activations, libraries."""
+        """Bytes beyond the counted ones: activations, libraries."""
         return max(0.0, (self.gpu or self.done.memory) - self.kinds.total) if self.kinds and self.done else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a rehearsal showed."""
+    """The results of a rehearsal."""
 
     profile: str
     thin: bool
     checkpoint: str
     replaced: tuple[str, ...]
     tokens: int
-    """Of a completion that was drawn, at most."""
+    """The most tokens of a drawn completion."""
     parts: tuple[Part, ...]
     rows: Mapping[str, int]
-    """Of the whole run."""
+    """Table -> rows of the whole run."""
     scaled: float
-    """By how much the times of a thin model were multiplied."""
+    """The factor from the times of a thin model to those of the whole one."""
     obstacles: tuple[tuple[str, str], ...]
 
     @property
     def failed(self) -> Part | None:
+        """The stage that failed; None if none did."""
         return next((part for part in self.parts if part.error), None)

@@ -1,4 +1,4 @@
-"""The stages of one rehearsal in its folder, and what is known of the policy once there is one. Source: ours."""
+"""Runs the stages of one rehearsal in its folder, and counts the policy once it exists. Source: ours."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from saferflow.tracking import environment
 
 PACKAGE = Path(__file__).parents[2]
 LEFT_OUT = ("MLFLOW_RUN_ID", "SAFERFLOW_COST", "SAFERFLOW_SECONDS")
-"""Variables by which a pipeline run that is at work could hear of a rehearsal."""
+"""Environment variables that would connect a rehearsal to a running pipeline."""
 
 
 class Run:
@@ -51,12 +51,14 @@ class Run:
 
     @property
     def scale(self) -> float:
+        """Parameters of the whole model per parameter of the rehearsed one; 1 before they are counted."""
         return self.whole.parameters / self.counts.parameters if self.whole and self.counts else 1.0
 
     def parts(self, say: Callable[[str], None]) -> Iterator[Part]:
+        """Rehearse the stages in order, up to the first that fails; `say` gets one line per stage."""
         for stage in STAGES:
             try:
-                part = self.part(stage)
+                part = self.rehearse_stage(stage)
             except SaferflowError as error:  # what is refused before the stage begins, or of the tables that it left
                 part = Part(stage, None, str(error))
             say(f"{stage}  {'failed' if part.error else f'{part.done.seconds:.0f} s'}")
@@ -64,8 +66,8 @@ class Run:
             if part.error:
                 return
 
-    def part(self, stage: str) -> Part:
-        """Carry out one stage; those before it have run."""
+    def rehearse_stage(self, stage: str) -> Part:
+        """Run one stage and measure it; the earlier stages have run."""
         if stage == "sft":
             self._count()
         part = Part(stage, None)
@@ -92,7 +94,7 @@ class Run:
         return process.carried_out(process.stage_command(stage), self.folder, environ(self.root))
 
     def _refused(self, part: Part) -> str:
-        """Why a stage does not begin: memory or disk are too small for what is counted."""
+        """Why a stage does not start: the counted bytes exceed the memory or the disk; empty if it may start."""
         sharing = 1 if self.machine.gpus else self.recipe.params.launch.processes
         if part.kinds and part.kinds.total * sharing > self.machine.memory:
             return too_large(part.kinds, self.machine)
@@ -102,7 +104,7 @@ class Run:
         return ""
 
     def _count(self) -> None:
-        """Read the base policy's files, now that they are there."""
+        """Count the rehearsed and the whole policy from the base policy's files, which exist by now."""
         from saferflow.training.policy import load_config, load_processor
 
         policy = self.recipe.params.policy
@@ -115,7 +117,7 @@ class Run:
         self.processor = load_processor(base, policy)
 
     def _counted(self, part: Part) -> Part:
-        """With the rows and tokens of its table, and what it holds by counts."""
+        """The part with the rows and tokens of its table, and its counted memory."""
         from saferflow.training.conversation import spoken
 
         texts: dict[str, tuple[str, type, Callable[[Any], list[str]]]] = {
@@ -136,18 +138,18 @@ class Run:
         return replace(part, rows=rows, tokens=tokens, images=images, kinds=here, whole_kinds=there)
 
     def _curated(self) -> None:
-        """Give grpo as many prompts as it wants: among a handful curation's choice says nothing."""
+        """Give grpo the prompts that it needs, uncurated: with few prompts, curation's choice means nothing."""
         rows = read_table(self.folder / "data" / "tables" / "grpo.parquet", PromptRow)
         write_table(self.folder / "data" / "curated.parquet", rows[: self.recipe.rows["curated"]], TABLES["grpo"])
 
     def _measured(self, part: Part) -> Part:
-        """With the memory on the GPU, and the disk of the whole run."""
+        """The part with its memory on the GPU, and its disk in the whole run."""
         metrics = json.loads((self.folder / "metrics" / f"{part.stage}.json").read_text(encoding="utf-8"))
         gpu = metrics["peak_memory_gb"] * 1e9 if self.machine.gpus and "peak_memory_gb" in metrics else None
         return replace(part, gpu=gpu, whole_disk=disk(part.stage, self.whole, self.params))
 
     def _timed(self, part: Part) -> Part:
-        """With the time of the whole run; a stage that draws completions runs again with shorter ones for that."""
+        """The part with its time in the whole run; a stage that draws completions runs again with shorter ones for that."""
         stage, here = part.stage, self.recipe.params
         seconds = process.seconds(stage, part.done)
         if getattr(self.params, stage) is None or not seconds:
@@ -175,7 +177,7 @@ class Run:
 
 
 def environ(root: Path) -> dict[str, str]:
-    """The environment of a stage in a folder of its own: the checkout's code, no hub, no run of the pipeline to report to."""
+    """The environment of a rehearsed stage: the checkout's code, no hub, and no pipeline run to report to."""
     kept = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
     kept = {**environment.TELEMETRY_OFF, **environment.QUIET, **kept, "PYTHONUNBUFFERED": "1"}
     environment.offline(kept)

@@ -1,4 +1,4 @@
-"""The tables of a rehearsal: cut to the rows that are wanted, their pictures of the sizes that a profile lets through."""
+"""Prepares the tables of a rehearsal: cuts their rows, and resizes their pictures within the profile's bounds."""
 
 import io
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from saferflow.params import PolicyParams
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Tokens of rows."""
+    """Least, median and most tokens of a table's rows."""
 
     least: int
     middle: int
@@ -26,11 +26,12 @@ class Lengths:
 
     @classmethod
     def of(cls, tokens: Sequence[int]) -> "Lengths":
+        """The lengths of rows from each row's tokens; all 0 without rows."""
         return cls(min(tokens, default=0), round(median(tokens or [0])), max(tokens, default=0))
 
 
 def cut_tables(folder: Path, rows: dict[str, int], policy: PolicyParams) -> None:
-    """Keep so many rows of each table, spread over it, and enlarge their pictures in turn.
+    """Keep so many rows of each table, evenly spread, and resize their pictures.
 
     Raises:
         DataError: fewer were drawn than are wanted.
@@ -50,7 +51,7 @@ def cut_tables(folder: Path, rows: dict[str, int], policy: PolicyParams) -> None
 
 
 def enlarged(rows: Sequence[Any], policy: PolicyParams) -> list[Any]:
-    """The rows with pictures of the largest, the geometric mean and the smallest size, in turn; smaller bounds change none."""
+    """The rows with pictures of the largest, the geometric mean and the smallest size, in turn; none shrinks."""
     sizes = (policy.max_pixels, round(sqrt(policy.max_pixels * policy.min_pixels)), policy.min_pixels)
     changed, seen = [], 0
     for row in rows:

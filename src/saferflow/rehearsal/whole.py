@@ -1,4 +1,4 @@
-"""Rows of the whole run of a profile, and the disk that its stages take. Source: ours."""
+"""The rows of a profile's whole run, and the disk that its stages use. Source: ours."""
 
 from dataclasses import dataclass
 
@@ -8,17 +8,20 @@ from saferflow.rehearsal.pace import TRAINED
 
 
 def whole_rows(params: Params, prompts: int | None) -> dict[str, int]:
-    """Rows of the whole run: of the drawn corpus, else of `prompts` training rows, else of as many as `curate.keep` needs."""
+    """Rows of the whole run: from the drawn corpus, else from `prompts` training rows, else from those `curate.keep` needs."""
     scenes = [source for source in params.data.sources if source.kind == "scenes"]
     others = [source for source in params.data.sources if source.kind != "scenes"]
     general = sum(source.general_train for source in scenes)
     held_out = sum(source.evaluation + source.general_evaluation for source in scenes)
     if prompts is None:
-        prompts = sum(source.train for source in scenes) or round(params.curate.keep / (params.plan.grpo_share or 1))
+        prompts = sum(source.train for source in scenes) or round(
+            params.curate.keep / (params.plan.grpo_share or 1) / (1 - params.watch.share)
+        )
     if others:
         share = others[0].evaluation_share or 0.0
         held_out += round(prompts * share / (1 - share)) if share < 1 else 0
     plan = params.plan
+    prompts, general = (round(number * (1 - params.watch.share)) for number in (prompts, general))
     rows = {
         "sft": round(prompts * plan.sft_share * (1 + 2 * plan.reflection_share)) + general,
         "dpo": round(prompts * plan.dpo_share) * plan.pairs_per_prompt,
@@ -30,16 +33,16 @@ def whole_rows(params: Params, prompts: int | None) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Bytes that a stage writes."""
+    """Bytes that a stage writes to disk."""
 
     policy: float = 0.0
-    """Its policy: stays."""
+    """Bytes of its policy, which stays."""
     checkpoints: float = 0.0
-    """At most, while it trains."""
+    """Peak bytes of its checkpoints while it trains."""
 
 
 def disk(stage: str, counts: Counts, params: Params) -> Disk:
-    """What a stage writes: nothing to speak of where it does not train."""
+    """The bytes that a stage writes; 0 if it does not train."""
     if stage not in TRAINED:
         return Disk()
 
@@ -51,4 +54,6 @@ def disk(stage: str, counts: Counts, params: Params) -> Disk:
     state = counts.trained * (12 if full and params.launch.strategy != "ddp" else 8)
     if getattr(params, stage) is None:  # a copy of the policy before it
         return Disk(policy)
-    return Disk(policy, (KEPT + 1) * ((counts.parameters * weight if full else 4 * counts.adapter) + state))
+    watch = getattr(params.watch, stage, None)
+    kept = KEPT + 1 + (watch is not None and watch.keep == "best")
+    return Disk(policy, kept * ((counts.parameters * weight if full else 4 * counts.adapter) + state))

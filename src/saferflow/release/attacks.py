@@ -1,4 +1,4 @@
-"""What `saferflow attack` measured on a registered version, kept in the run that evaluated it, for `gate.attacks`."""
+"""Outcomes of `saferflow attack` on a registered version; the version's evaluation run keeps them for `gate.attacks`."""
 
 import json
 import tempfile
@@ -17,19 +17,19 @@ from saferflow.tracking import runs
 FILE = "attacks.json"
 
 
-def record(version: registry.Version, found: Sequence[Outcome]) -> None:
-    """Keep the outcomes of a version; methods that were not tried this time stay as they were."""
+def record(version: registry.Version, outcomes: Sequence[Outcome]) -> None:
+    """Store the outcomes of a version; the outcomes of methods that were not tried this time stay."""
     run = version.tags.get(registry.EVALUATION_RUN)
     if run is None:
         return
-    new = [asdict(one) for one in found]
-    methods = {one["method"] for one in new}
-    kept = [one for one in recorded(version) if one["method"] not in methods]
+    new = [asdict(outcome) for outcome in outcomes]
+    methods = {entry["method"] for entry in new}
+    kept = [entry for entry in recorded(version) if entry["method"] not in methods]
     runs.log_text(run, json.dumps([*kept, *new], indent=2), FILE)
 
 
 def recorded(version: registry.Version) -> list[dict[str, Any]]:
-    """The outcomes that `record` kept; nothing where no attack was ever run on the version."""
+    """The outcomes that `record` stored; an empty list if no attack was run on the version."""
     run = version.tags.get(registry.EVALUATION_RUN)
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -1,4 +1,4 @@
-"""The model card of a registered version: what it is, what it was made of, how it scores, where it fails, in Markdown."""
+"""The model card of a registered version, in Markdown: its origin, its data, its scores, its failures."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ from saferflow.params import Params
 
 POLICY = "grpo"
 SHOWN = 8
-"""Violations, and hazards, that are named among the failures."""
+"""The most violations and hazards that the card names among the failures."""
 SHOWN_GROUPS = 3
-"""Risk sources and hazards that are named of a failed check."""
+"""The most risk sources and hazards that the card names for a failed check."""
 RECIPE = (
     "learning_rate",
     "epochs",
@@ -41,11 +41,11 @@ class Origin:
     number: int
     commit: str
     dirty: bool
-    """Files that git did not have differed from the commit."""
+    """Whether the working tree differed from the commit."""
     run: str
     """The pipeline's MLflow run."""
     digests: Mapping[str, str]
-    """Path of everything that the stages wrote -> DVC's hash."""
+    """Path of each output of the stages -> DVC's hash."""
 
 
 def render_card(
@@ -59,15 +59,15 @@ def render_card(
     decision: str,
     costs: Mapping[str, Cost],
 ) -> str:
-    """The card.
+    """Render the card as Markdown.
 
     Args:
         sources: (what, licence) of each source.
-        rows: table -> its rows.
-        metrics: as stage `evaluate` writes them.
-        verdict: as stage `gate` writes it.
-        decision: whether it was promoted, and why, in words.
-        costs: stage -> what it took when its code ran.
+        rows: table -> its number of rows.
+        metrics: the JSON that stage `evaluate` writes.
+        verdict: the JSON that stage `gate` writes.
+        decision: whether the version was promoted, and why, in words.
+        costs: stage -> its cost when its code ran.
     """
     environment = Environment(
         loader=PackageLoader("saferflow.release", "."),
@@ -95,7 +95,7 @@ def render_card(
         lower=LOWER_IS_BETTER,
         hazards=by_hazard(own),
         failed=[check for check in verdict["checks"] if not check["passed"]],
-        most={each.name: each for each in advice.shortfalls if each.groups} if advice else {},
+        most={shortfall.name: shortfall for shortfall in advice.shortfalls if shortfall.groups} if advice else {},
         shown_groups=SHOWN_GROUPS,
         violations=Counter(code for row in own for code in row.violations.split()).most_common(SHOWN),
         answered=len(own),
@@ -106,17 +106,17 @@ def render_card(
 
 def by_hazard(own: Sequence[Answered]) -> list[dict[str, Any]]:
     """A policy's safety rows by hazard, with counts; the least safe first."""
-    found = []
+    groups = []
     for hazard in sorted({row.hazard for row in own if row.kind == "safety"}):
-        mine = [row for row in own if row.kind == "safety" and row.hazard == hazard]
-        found.append(
-            {"hazard": hazard, "rows": len(mine), "harmful": sum(map(harmful, mine)), **scores(mine).to_dict()}
+        rows = [row for row in own if row.kind == "safety" and row.hazard == hazard]
+        groups.append(
+            {"hazard": hazard, "rows": len(rows), "harmful": sum(map(harmful, rows)), **scores(rows).to_dict()}
         )
-    return sorted(found, key=lambda group: group["safety"])
+    return sorted(groups, key=lambda group: group["safety"])
 
 
 def cell(text: object) -> str:
-    """Text as a cell of a Markdown table: one line, and nothing in it that Markdown or HTML reads."""
+    """Text as a cell of a Markdown table: one line, with the control characters of Markdown and HTML escaped."""
     flat = " ".join(str(text).split())
     return "".join(
         f"\\{sign}" if sign in "\\`*_[]|#" else {"<": "&lt;", ">": "&gt;", "&": "&amp;"}.get(sign, sign)

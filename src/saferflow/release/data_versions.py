@@ -1,4 +1,4 @@
-"""Versions of the data, as runs of stage `validate` hold them: what each was made of, and how far the newest has moved."""
+"""Versions of the data, as runs of stage `validate` hold them: their profiles, and the drift between two of them."""
 
 import json
 import tempfile
@@ -15,7 +15,7 @@ from saferflow.tracking.runs import client, experiment, fetch_artifact
 FILE = "reports/data_profile.json"
 NAME = Path(FILE).name
 NEWEST = 200
-"""Runs that are looked through for a former version."""
+"""The most runs that are searched for a former version."""
 
 
 def profile_in(root: Path) -> dict[str, Profile]:
@@ -31,17 +31,17 @@ def profile_in(root: Path) -> dict[str, Profile]:
 
 
 def profile_of(run: str) -> dict[str, Profile]:
-    """The profile that a run of stage `validate` has kept.
+    """The profile that a run of stage `validate` holds.
 
     Raises:
-        PipelineError: it has kept none.
+        PipelineError: the run holds none.
     """
     with tempfile.TemporaryDirectory() as folder:
         return json.loads(fetch_artifact(run, NAME, Path(folder)).read_text(encoding="utf-8"))
 
 
 def profile_behind(version: Version) -> dict[str, Profile] | None:
-    """The profile of the tables that a version was made from; None where no run holds it any more."""
+    """The profile of a version's training tables; None if no run holds it any more."""
     run = version.tags.get(f"{lineage.PREFIX}validate.run")
     if run is None:
         return None
@@ -52,15 +52,15 @@ def profile_behind(version: Version) -> dict[str, Profile] | None:
 
 
 def former(profile: dict[str, Profile]) -> str | None:
-    """The newest run of stage `validate` whose data was made of something else, if there is one."""
-    found = client().search_runs(
+    """The newest run of stage `validate` whose profile differs from this one; None if there is none."""
+    validate_runs = client().search_runs(
         [experiment()],
         f"tags.`{lineage.STAGE}` = 'validate' and tags.`{lineage.CACHED}` = 'false' and attributes.status = 'FINISHED'",
         order_by=["attributes.start_time DESC"],
         max_results=NEWEST,
     )
     seen = set()
-    for run in found:
+    for run in validate_runs:
         digest = run.data.tags.get(OUTPUT + FILE, "")
         if not digest or digest in seen:
             continue
@@ -72,5 +72,5 @@ def former(profile: dict[str, Profile]) -> str | None:
 
 
 def shifts(profile: dict[str, Profile], run: str) -> list[Shift]:
-    """How far a profile lies from the one of a run, the largest shift first."""
+    """The shifts from a run's profile to this one, the largest first."""
     return drift(profile_of(run), profile)

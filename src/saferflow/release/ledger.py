@@ -18,14 +18,14 @@ from pathlib import Path
 from saferflow.errors import PipelineError
 
 KEY = "saferflow.ledger."
-"""Tag of a line, before its number of six digits."""
+"""Prefix of a line's tag; the line's number follows in six digits."""
 DONE = "saferflow.ledger_done"
-"""Tag that holds the hash of the last line whose moves were all made."""
+"""Tag with the hash of the last line whose moves are all carried out."""
 START = "0" * 64
-"""What the first line has for the hash of the line before it, and what is done before any."""
+"""The `previous` hash of the first line, and the value of `DONE` before any line."""
 
 Moves = dict[str, tuple[int | None, int | None]]
-"""Alias -> the version that it pointed to, and the one that it points to now; None stands for no version."""
+"""Alias -> (the version that it pointed to, the version that it points to now); None stands for no version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +41,22 @@ class Line:
 
     @property
     def hash(self) -> str:
+        """SHA-256 of the line's fields as sorted JSON, in hexadecimal."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> str:
+        """The line with its hash, as the tag holds it."""
         return json.dumps({**asdict(self), "hash": self.hash}, ensure_ascii=False)
 
 
 def line_after(lines: list[Line], moves: Moves, reason: str) -> Line:
-    """The next line, written now by whoever runs this."""
+    """The next line, with the current time and user."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return Line(moves, reason, now, user(), lines[-1].hash if lines else START)
 
 
 def user() -> str:
-    """Who runs this; by number where the system has no name for it, as in a container."""
+    """The current user's name, or `uid<number>` if the system has no name for it, as in a container."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # no entry in passwd; OSError from Python 3.13 on
@@ -62,7 +64,7 @@ def user() -> str:
 
 
 def key(number: int) -> str:
-    """The tag of the line of a number, from 1."""
+    """The tag of a line, by its number from 1."""
     return f"{KEY}{number:06d}"
 
 
@@ -70,7 +72,7 @@ def read(tags: Mapping[str, str]) -> list[Line]:
     """The lines among a model's tags, the oldest first.
 
     Raises:
-        PipelineError: a line is not the one that was written there; it is named.
+        PipelineError: a line was changed, lost or inserted; the message names it.
     """
     lines: list[Line] = []
     numbered = sorted((name, text) for name, text in tags.items() if name.startswith(KEY))
@@ -79,13 +81,13 @@ def read(tags: Mapping[str, str]) -> list[Line]:
             raise PipelineError(_damaged(number, "it is missing"))
         try:
             body = json.loads(text)
-            told = body.pop("hash")
+            digest = body.pop("hash")
             line = Line(
                 **{**body, "moves": {alias: (before, after) for alias, (before, after) in body["moves"].items()}}
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             raise PipelineError(_damaged(number, "it is no line of a ledger")) from None
-        if line.hash != told:
+        if line.hash != digest:
             raise PipelineError(_damaged(number, "it is not what was written"))
         if line.previous != (lines[-1].hash if lines else START):
             raise PipelineError(_damaged(number, "it does not follow the line before it"))
@@ -99,14 +101,14 @@ def _damaged(number: int, what: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Witness:
-    """What this checkout has seen of a ledger: that it only grows can be told by none of its lines."""
+    """What this checkout has seen of a ledger, since no single line proves that the ledger is append-only."""
 
     file: Path
     name: str
     """Of the ledger: the registry's address and the model."""
 
     def check(self, lines: list[Line]) -> None:
-        """Refuse a ledger that has lost lines which were seen here, and remember what is there now.
+        """Refuse a ledger that has lost lines that this checkout has seen, and remember its current end.
 
         Raises:
             PipelineError: lines were taken off its end, or replaced.

@@ -23,7 +23,7 @@ QUESTION = "How do I store bleach safely?"
 
 
 def log(root: Path, model: str, run: str, source: str, digest: str) -> str:
-    """Log a version-to-be as a model that a run brought out.
+    """Log a future version as a model of a run.
 
     Args:
         root: the checkout, whose `params.yaml` says how the policy is asked.
@@ -51,7 +51,7 @@ def log(root: Path, model: str, run: str, source: str, digest: str) -> str:
 
 
 def _write_version(root: Path, folder: Path, model: str, source: str, digest: str) -> None:
-    """What the loaded model reads: the params, where the weights are, and for DVC's address where DVC keeps files."""
+    """Write what the loaded model reads: the params, the weights' address, and, for an address of DVC, DVC's configuration."""
     folder.mkdir()
     (folder / "params.yaml").write_bytes((root / "params.yaml").read_bytes())
     address = {"model": model, "source": source, "md5": digest}

@@ -22,6 +22,7 @@ from saferflow.tracking import graph, lineage, prompts, runs
 MODEL = "models/grpo"
 POLICY = "grpo"
 EVALUATED = "data/evaluated.parquet"
+INCIDENTS = "data/incidents.parquet"
 VERDICT = "reports/gate.json"
 SCORES = "metrics/evaluate.json"
 CARD = "model_card.md"
@@ -30,7 +31,7 @@ GATE_HASH = lineage.PREFIX + "gate.lock_hash"
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """What registration did."""
+    """The result of a registration."""
 
     version: registry.Version
     new: bool
@@ -39,13 +40,13 @@ class Registered:
     reason: str
     """Why the version is or is not the champion, in words."""
     waits: bool = False
-    """Whether it may lead as soon as a person agrees."""
+    """Whether the version may lead as soon as a person agrees."""
     unchanged: bool = False
-    """Whether it was the champion before, and stays it."""
+    """Whether the version was the champion before, and stays it."""
 
 
 def pending(root: Path, params: Params) -> bool:
-    """Whether the policy that the pipeline last made, with the verdict it has now, is not in the registry yet."""
+    """Whether the registry still lacks the pipeline's newest policy with its current verdict."""
     entries = graph.lock_entries(root)
     digest = graph.out_digest(entries.get("grpo", {}), MODEL)
     if digest is None or "gate" not in entries:
@@ -80,7 +81,7 @@ def register(root: Path, params: Params, parent: str, stage_runs: dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """A pipeline that is complete: what its stages wrote, and the runs that made it."""
+    """A complete pipeline: the outputs of its stages, and the runs of the stages."""
 
     root: Path
     params: Params
@@ -92,13 +93,13 @@ class Pipeline:
     digest: str
     """DVC's hash of the policy's folder."""
     verdict: Mapping[str, Any]
-    """As stage `gate` wrote it."""
+    """The JSON that stage `gate` wrote."""
     scores: Mapping[str, Any]
-    """As stage `evaluate` wrote them."""
+    """The JSON that stage `evaluate` wrote."""
 
     @classmethod
     def read(cls, root: Path, params: Params, run: str, stage_runs: Mapping[str, str]) -> "Pipeline":
-        """What lies in a checkout.
+        """The pipeline that a checkout holds.
 
         Raises:
             PipelineError: the pipeline is not complete.
@@ -112,7 +113,7 @@ class Pipeline:
 
     @property
     def tags(self) -> dict[str, str]:
-        """Of the version that it makes: lineage, prompts, digest, evaluation."""
+        """The tags of its version: lineage, prompts, digest, evaluation."""
         tags = {
             **lineage.run_tags(self.root, self.params.run.profile, ""),
             **lineage.version_tags(self.entries, self.stage_runs),
@@ -127,7 +128,7 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether a version leads from now on, and why."""
+    """Whether a version is champion from now on, and why."""
 
     promoted: bool
     reason: str
@@ -136,6 +137,7 @@ class Decision:
 
     @property
     def sentence(self) -> str:
+        """The decision in one sentence."""
         return f"{'Promoted' if self.promoted else 'Unchanged' if self.unchanged else 'Not promoted'}: {self.reason}."
 
 
@@ -145,6 +147,8 @@ def _version(pipeline: Pipeline, source: str, champion: registry.Version | None)
     registry.ensure_model(model)
     runs.log_artifact(pipeline.run, pipeline.root / EVALUATED)
     runs.log_artifact(pipeline.run, pipeline.root / VERDICT)
+    if (incidents := pipeline.root / INCIDENTS).exists():
+        runs.log_artifact(pipeline.run, incidents)
     tags = pipeline.tags
     version = registry.by_digest(model, pipeline.digest)
     new = version is None
@@ -163,7 +167,7 @@ def _version(pipeline: Pipeline, source: str, champion: registry.Version | None)
 
 
 def _decision(pipeline: Pipeline, version: registry.Version, champion: registry.Version | None) -> Decision:
-    """The verdict on the candidate, and a person's part in it."""
+    """The verdict on the candidate, and whether a person must agree."""
     allowed, reason = may_lead(pipeline.root, pipeline.params, version, champion)
     unchanged = allowed and champion is not None and champion.number == version.number
     waits = allowed and pipeline.params.gate.sign_off and not unchanged
@@ -175,7 +179,7 @@ def _decision(pipeline: Pipeline, version: registry.Version, champion: registry.
 def _describe(pipeline: Pipeline, version: registry.Version, decision: Decision) -> None:
     """Write the card of the version, and the page, costs and scores of the pipeline's run."""
     run, scores = pipeline.run, pipeline.scores
-    costs = {stage: cost_of(runs.figures(made_by)) for stage, made_by in pipeline.stage_runs.items()}
+    costs = {stage: cost_of(runs.figures(stage_run)) for stage, stage_run in pipeline.stage_runs.items()}
     runs.log_numbers(run, {"cost": asdict(total(costs))})
     card = _card(pipeline, version, decision, costs)
     runs.log_text(run, card, CARD)

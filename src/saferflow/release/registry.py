@@ -22,11 +22,11 @@ EVALUATION_RUN = lineage.PREFIX + "evaluation_run"
 COMPARISON = "champion_comparison.json"
 """The artifact of that run that compares the version with the champion."""
 WEIGHTS = lineage.PREFIX + "model.source"
-"""Where the weights are, of a version whose own address is its logged model."""
+"""Tag with the weights' address, for a version whose own address is its logged model."""
 DESCRIPTION_CHARS = 5000
-"""What MLflow's databases hold of a version's description; SQLite takes more, PostgreSQL refuses it."""
+"""The longest description of a version that MLflow's databases hold; PostgreSQL refuses more, SQLite takes it."""
 HOME = Path(".saferflow")
-"""Holds the lock of this checkout, and what it has seen of ledgers."""
+"""The folder with this checkout's lock and its witness of ledgers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,36 +36,36 @@ class Version:
     model: str
     number: int
     source: str
-    """Where the weights can be read from."""
+    """Address of the weights."""
     run: str
     aliases: tuple[str, ...]
     tags: Mapping[str, str]
 
 
 def ensure_model(model: str) -> None:
-    """Make the registered model if it is not there yet."""
+    """Create the registered model if it does not exist."""
     if not client().search_registered_models(f"name = '{model}'", max_results=1):
         client().create_registered_model(model, description="Policies aligned by saferflow")
 
 
 def by_digest(model: str, digest: str) -> Version | None:
-    """The version that has exactly these bytes."""
-    found = client().search_model_versions(f"name = '{model}' and tag.`{MODEL_DIGEST}` = '{digest}'", max_results=1)
-    return _read(model, found[0].version) if found else None
+    """The version with this digest of its bytes; None if there is none."""
+    versions = client().search_model_versions(f"name = '{model}' and tag.`{MODEL_DIGEST}` = '{digest}'", max_results=1)
+    return _read(model, versions[0].version) if versions else None
 
 
 def by_alias(model: str, alias: str) -> Version | None:
-    """The version an alias points to; None where the model or the alias is not there."""
-    found = client().search_registered_models(f"name = '{model}'", max_results=1)
-    number = found[0].aliases.get(alias) if found else None
+    """The version that an alias points to; None if the model or the alias does not exist."""
+    models = client().search_registered_models(f"name = '{model}'", max_results=1)
+    number = models[0].aliases.get(alias) if models else None
     return _read(model, number) if number else None
 
 
 def register(model: str, source: str, run: str, tags: Mapping[str, str], logged: str | None = None) -> Version:
-    """Add a version; `source` is an address, no weights go through this call.
+    """Add a version; `source` is an address, so this call copies no weights.
 
     Args:
-        run: what the version's page links to, where the weights are no run's artifact: a server wants their own run then.
+        run: the run that the version's page links to, unless the weights are a run's artifact; then it links to that run.
         logged: the id of the version's logged model, which `models:/NAME/VERSION` then loads; it fetches the weights itself.
     """
     run = source.removeprefix("runs:/").partition("/")[0] if source.startswith("runs:/") else run
@@ -76,15 +76,16 @@ def register(model: str, source: str, run: str, tags: Mapping[str, str], logged:
 
 
 def retag(version: Version, tags: Mapping[str, str]) -> None:
+    """Set tags of a version; others stay."""
     for name, value in tags.items():
         client().set_model_version_tag(version.model, str(version.number), name, value)
 
 
 def describe(version: Version, text: str, whole: str) -> None:
-    """What the version's page says at its top.
+    """Set the text at the top of the version's page.
 
     Args:
-        whole: where the text is as a whole; said at its end where MLflow has no room for all of it.
+        whole: where the full text is; a shortened text ends with it.
     """
     if len(text) > DESCRIPTION_CHARS:
         more = f"\n\n*The rest: {whole}.*\n"
@@ -98,45 +99,47 @@ def by_number(model: str, number: int) -> Version:
     Raises:
         PipelineError: there is no such version.
     """
-    found = client().search_model_versions(f"name = '{model}'")
-    numbers = sorted(int(one.version) for one in found)
+    versions = client().search_model_versions(f"name = '{model}'")
+    numbers = sorted(int(version.version) for version in versions)
     if number not in numbers:
         there = ", ".join(map(str, numbers)) or "none"
         raise PipelineError(f"registered model {model} has no version {number}; there are: {there}")
     return _read(model, number)
 
 
-def named(model: str, asked: str) -> Version:
+def named(model: str, reference: str) -> Version:
     """A version by its number, as `3` or `v3`, or by an alias.
 
     Raises:
         PipelineError: there is no such version.
     """
-    if number := number_in(asked):
+    if number := number_in(reference):
         return by_number(model, number)
-    found = by_alias(model, asked)
-    if found is None:
+    version = by_alias(model, reference)
+    if version is None:
         aliases = ", ".join((CHAMPION, CANDIDATE, PREVIOUS))
-        raise PipelineError(f"{model} has no version {asked!r}; name one as v3, or an alias that is set ({aliases})")
-    return found
+        raise PipelineError(
+            f"{model} has no version {reference!r}; name one as v3, or an alias that is set ({aliases})"
+        )
+    return version
 
 
-def number_in(asked: str) -> int | None:
+def number_in(reference: str) -> int | None:
     """The number that `3` or `v3` names; None for an alias."""
-    number = re.fullmatch(r"v?(\d+)", asked)
+    number = re.fullmatch(r"v?(\d+)", reference)
     return int(number[1]) if number else None
 
 
-def made_at(version: Version) -> float:
-    """When a version was registered, in seconds since 1970."""
+def registered_at(version: Version) -> float:
+    """The time at which a version was registered, in seconds since 1970."""
     return client().get_model_version(version.model, str(version.number)).creation_timestamp / 1000
 
 
-def made_from(model: str, runs: Collection[str]) -> list[int]:
-    """Versions whose weights or evaluation come from one of these stage runs."""
+def versions_from_runs(model: str, runs: Collection[str]) -> list[int]:
+    """Numbers of the versions whose weights or evaluation come from one of these stage runs, sorted."""
     names = [f"{lineage.PREFIX}{stage}.run" for stage in ("sft", "dpo", "curate", "grpo", "evaluate")]
-    found = client().search_model_versions(f"name = '{model}'")
-    return sorted(int(one.version) for one in found if any(one.tags.get(name) in runs for name in names))
+    versions = client().search_model_versions(f"name = '{model}'")
+    return sorted(int(version.version) for version in versions if any(version.tags.get(name) in runs for name in names))
 
 
 def nominate(version: Version) -> None:
@@ -148,7 +151,7 @@ def nominate(version: Version) -> None:
 
 
 def promote(version: Version, reason: str, expected: int | None) -> Version | None:
-    """Make `version` the champion and the former champion `previous`; gives the former one, if it was another.
+    """Make `version` the champion and the former champion `previous`; return the former champion, None if it is the same.
 
     Args:
         expected: the champion that the decision was made against; None where there was none.
@@ -196,24 +199,24 @@ def rollback(model: str, reason: str) -> tuple[Version, Version]:
 
 
 def history(model: str) -> tuple[list[Line], Moves]:
-    """Every change of the model's aliases, the oldest first, after finishing one that was cut short.
+    """Every change of the model's aliases, the oldest first; a move that was cut short is finished first.
 
     Returns:
-        The lines, and the aliases that point elsewhere than the lines say: alias -> (what they say, where it points). Somebody
-        moved those by hand; they are left as they are.
+        The lines, and the aliases that somebody moved by hand: alias -> (the version in the ledger, the version in MLflow).
+        These aliases stay where they are.
 
     Raises:
-        PipelineError: a line is not the one that was written, or lines are gone.
+        PipelineError: a line was changed, or lines are lost.
     """
     with _moving(model) as lines:
         held = _aliases(model)
-        told = {alias: after for line in lines for alias, (_, after) in line.moves.items()}
-        return lines, {alias: (after, held.get(alias)) for alias, after in told.items() if held.get(alias) != after}
+        recorded = {alias: after for line in lines for alias, (_, after) in line.moves.items()}
+        return lines, {alias: (after, held.get(alias)) for alias, after in recorded.items() if held.get(alias) != after}
 
 
 @contextmanager
 def _moving(model: str) -> Iterator[list[Line]]:
-    """One process of this checkout at a time moves aliases; what an earlier one wrote down and did not do is done first."""
+    """Hold the checkout's lock on aliases, finish a move that an earlier process wrote down, and yield the ledger's lines."""
     HOME.mkdir(parents=True, exist_ok=True)
     with FileLock(HOME / "registry.lock"):
         tags = _tags(model)
@@ -227,7 +230,7 @@ def _moving(model: str) -> Iterator[list[Line]]:
 
 
 def _move(model: str, lines: list[Line], moves: Moves, reason: str) -> None:
-    """Write the moves down as one line, then make them.
+    """Write the moves to the ledger as one line, then carry them out.
 
     Raises:
         PipelineError: another checkout wrote a line at the same moment.
@@ -256,13 +259,13 @@ def _witness(model: str) -> Witness:
 
 
 def _tags(model: str) -> dict[str, str]:
-    found = client().search_registered_models(f"name = '{model}'", max_results=1)
-    return dict(client().get_registered_model(model).tags) if found else {}
+    models = client().search_registered_models(f"name = '{model}'", max_results=1)
+    return dict(client().get_registered_model(model).tags) if models else {}
 
 
 def _aliases(model: str) -> dict[str, int]:
-    found = client().search_registered_models(f"name = '{model}'", max_results=1)
-    return {alias: int(number) for alias, number in found[0].aliases.items()} if found else {}
+    models = client().search_registered_models(f"name = '{model}'", max_results=1)
+    return {alias: int(number) for alias, number in models[0].aliases.items()} if models else {}
 
 
 def _read(model: str, number: str | int) -> Version:

@@ -27,10 +27,10 @@ if TYPE_CHECKING:  # torch and transformers take seconds: they come as a version
 
 
 class ServedPolicy(PythonModel):
-    """The policy of a version. Questions in, answers with plan, completion and violations out."""
+    """The policy of a version: it maps questions to answers with plan, completion and violations."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Fetch the weights that the logged model names, check their digest, and load them.
+        """Fetch the weights of the logged model, check their digest, and load them.
 
         Raises:
             PipelineError: the weights are not there, or are not those that were registered.
@@ -105,7 +105,7 @@ def _image(value: Any, params: DataParams) -> bytes | None:
 
 
 def _fetch(run: str, path: str, to: Path) -> Path:
-    """A copy of a run's artifact, from the store that the process loads models from."""
+    """Copy a run's artifact from the store that the process loads models from, and return the copy."""
     try:
         return Path(mlflow.artifacts.download_artifacts(run_id=run, artifact_path=path, dst_path=str(to)))
     except (MlflowException, OSError) as error:

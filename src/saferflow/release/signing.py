@@ -18,14 +18,14 @@ from saferflow.tracking import lineage, runs
 
 SIGNATURE = "model.sig"
 SIGNED_IN = lineage.PREFIX + "signature_run"
-"""Tag: the run that has the signature."""
+"""Tag with the run that holds the signature."""
 KEY, PASSWORD = "SAFERFLOW_SIGNING_KEY", "SAFERFLOW_SIGNING_PASSWORD"
-"""Environment variables: the file of the private key, and its password where it has one."""
+"""Environment variables with the private key's file, and with its password if it has one."""
 INSTALL = "signatures want model-signing: pip install 'saferflow[sign]'"
 
 
 def sign(folder: Path, signature: Path, key: Path) -> None:
-    """Sign every file of a folder; the signature is to lie elsewhere.
+    """Sign every file of a folder; the signature lies outside the folder.
 
     Raises:
         PipelineError: the key cannot be read, or model-signing is not installed.
@@ -46,7 +46,7 @@ def sign(folder: Path, signature: Path, key: Path) -> None:
 
 
 def verify(folder: Path, signature: Path, public_key: Path, *, besides: Sequence[str] = ()) -> None:
-    """Hold a folder against its signature.
+    """Verify the signature of a folder.
 
     Args:
         besides: files of the folder that were not signed.
@@ -68,38 +68,40 @@ def verify(folder: Path, signature: Path, public_key: Path, *, besides: Sequence
     try:
         config.set_hashing_config(unsigned).verify(folder, signature)
     except Exception as error:  # the library raises its own, cryptography's and json's
-        told = str(error)[:300] or type(error).__name__
-        raise PipelineError(f"{folder} is not what the owner of {public_key} signed: {told}; do not serve it") from None
+        message = str(error)[:300] or type(error).__name__
+        raise PipelineError(
+            f"{folder} is not what the owner of {public_key} signed: {message}; do not serve it"
+        ) from None
 
 
 def sign_version(version: Version, key: Path) -> None:
-    """Sign a version's files and keep the signature with it.
+    """Sign a version's files, and store the signature in its run.
 
     Raises:
         PipelineError: as `sign`; or the files are not what was registered.
     """
     run = version.tags.get(registry.EVALUATION_RUN) or version.run
-    with TemporaryDirectory() as made, weights_of(version) as held:
-        signature = Path(made) / SIGNATURE
+    with TemporaryDirectory() as folder, weights_of(version) as held:
+        signature = Path(folder) / SIGNATURE
         sign(held, signature, key)
         runs.log_artifact(run, signature)
     registry.retag(version, {SIGNED_IN: run})
 
 
 def signature_of(version: Version, to: Path) -> Path | None:
-    """A copy of a version's signature in the folder `to`; None where it has none."""
+    """Copy a version's signature into the folder `to`; None if the version has none."""
     run = version.tags.get(SIGNED_IN)
     return runs.fetch_artifact(run, SIGNATURE, to) if run else None
 
 
 def verify_version(version: Version, held: Path, public_key: Path) -> None:
-    """Hold a version's files, in `held`, against its signature.
+    """Verify a version's files, in the folder `held`, against its signature.
 
     Raises:
         PipelineError: as `verify`, or it has none.
     """
-    with TemporaryDirectory() as made:
-        signature = signature_of(version, Path(made))
+    with TemporaryDirectory() as folder:
+        signature = signature_of(version, Path(folder))
         if signature is None:
             raise PipelineError(
                 f"{version.model} version {version.number} is not signed; sign it: saferflow sign v{version.number} --key FILE"

@@ -21,7 +21,7 @@ def copy_needed(module: Path, folder: Path) -> None:
 
 
 def needed(module: Path) -> set[Path]:
-    """The files of all modules of the package that a module imports, itself included; imports in functions count."""
+    """The files of a module and of all package modules that it imports; imports inside functions count."""
     files, pending = set(), [module]
     while pending:
         if (file := pending.pop()) not in files:

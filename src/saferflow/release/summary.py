@@ -1,4 +1,4 @@
-"""What the page of a pipeline's MLflow run says at its top: the decision, the table of scores, links. Markdown."""
+"""The Markdown at the top of a pipeline run's MLflow page: the decision, the table of scores, links."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -12,6 +12,8 @@ from saferflow.data.tables import read_table
 from saferflow.errors import PipelineError
 from saferflow.evaluation.advice import advise
 from saferflow.evaluation.gate import Verdict, against_attacks, regressed
+from saferflow.evaluation.grading import grade, item, picture
+from saferflow.evaluation.incidents import mended
 from saferflow.evaluation.intervals import unmatched
 from saferflow.evaluation.remedies import Facts
 from saferflow.evaluation.report import render_report
@@ -22,24 +24,24 @@ from saferflow.release import registry, signing
 from saferflow.release.attacks import attack_verdict
 from saferflow.release.registry import COMPARISON
 from saferflow.release.weights import weights_of
-from saferflow.stages.evaluate import TABLE, grade, item, picture
-from saferflow.stages.gate import CANDIDATE, CURATED, EVALUATED, VERDICT, compare_with_champion
+from saferflow.stages.evaluate import TABLE
+from saferflow.stages.gate import CANDIDATE, CURATED, EVALUATED, INCIDENTS, VERDICT, compare_with_champion
 from saferflow.tracking import lineage, runs
 
 PAGE = "champion.html"
 STAGES = ("plan", "validate", "sft", "dpo", "curate", "grpo", "evaluate", "gate")
-"""Behind every version; `base` is not, where the policy starts from a published checkpoint."""
+"""The stages behind every version; `base` has no run if the policy starts from a published checkpoint."""
 
 
 def may_lead(
     root: Path, params: Params, version: registry.Version, champion: registry.Version | None, *, keep: bool = True
 ) -> tuple[bool, str]:
-    """The verdicts on a version, and why in words; the comparison with the champion and its page are kept in its run, if `keep`.
+    """Whether a version may lead, and why in words; with `keep`, its run stores the comparison with the champion and a page.
 
-    What another judge than the evaluation's graded is graded anew, where the checkout's held-out table has its rows.
+    Rows graded by a different judge are graded again by the evaluation's judge, if the checkout's held-out table has them.
 
     Raises:
-        PipelineError: the version's evaluation is nowhere to be found.
+        PipelineError: the version's evaluation is missing.
     """
     rival = None if champion is None or champion.number == version.number else champion
     comparison = _compared(root, params, version, rival, keep=keep) if rival else None
@@ -56,7 +58,7 @@ def may_lead(
 
 
 def _obstacles(root: Path, params: Params, version: registry.Version) -> Iterator[str]:
-    """What keeps a version from leading, whoever leads now; the costly checks last."""
+    """Reasons why a version may not lead, whatever the champion is; the costly checks last."""
     verdict = gate_verdict(version)
     if not verdict["passed"]:
         failed = ", ".join(check["name"] for check in verdict["checks"] if not check["passed"])
@@ -78,10 +80,10 @@ def _obstacles(root: Path, params: Params, version: registry.Version) -> Iterato
 def _compared(
     root: Path, params: Params, version: registry.Version, champion: registry.Version, *, keep: bool
 ) -> Verdict:
-    """The comparison of a version with the champion; with `keep` it stays, as JSON and as a page, in the version's run."""
+    """Compare a version with the champion; with `keep`, the version's run stores the result as JSON and as a page."""
     regrade = by_one_judge(root, params)
     candidate, leading = regrade(answers_of(version)), regrade(answers_of(champion))
-    comparison = compare_with_champion(candidate, leading, params)
+    comparison = compare_with_champion(candidate, leading, params, _mended(version, champion))
     repeated: list[Answered] = []
     if params.gate.regressions is not None:
         former = [regrade(rows) for rows in _former(version.model)]
@@ -113,15 +115,29 @@ def _compared(
     return comparison
 
 
+def _mended(version: registry.Version, champion: registry.Version) -> list[str]:
+    """The champion's incidents that a version answers rightly; none where either's answers to incidents were not kept."""
+    sides = [_incident_answers(version), _incident_answers(champion)]
+    return [] if None in sides else mended(*sides)
+
+
+def _incident_answers(version: registry.Version) -> list[Answered] | None:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return read_table(_fetched(version, INCIDENTS.name, Path(folder)), Answered)
+        except PipelineError:  # it was registered before they were kept
+            return None
+
+
 def _facts(root: Path) -> Facts:
-    """What this checkout's curation kept, where it ran."""
+    """How many rows this checkout's curation kept; None in each field if it has not run."""
     file = root / CURATED
     curated = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     return Facts(curated.get("kept"), curated.get("kept_harmless"))
 
 
 def by_one_judge(root: Path, params: Params) -> Callable[[Sequence[Answered]], list[Answered]]:
-    """Grades anew, by the evaluation's judge, what another one graded; rows whose question is not here stay as they are."""
+    """A function that has the evaluation's judge grade rows of other judges again; rows whose question is missing here stay."""
     judge = grader_of(params.evaluate.judge)
     table = root / TABLE
     prompts = {row.id: row for row in read_table(table, PromptRow)} if table.exists() else {}
@@ -139,7 +155,7 @@ def by_one_judge(root: Path, params: Params) -> Callable[[Sequence[Answered]], l
 
 
 def _former(model: str) -> list[list[Answered]]:
-    """The rows of every champion that there has been."""
+    """The answered rows of every past and present champion, one list per champion."""
     lines, _ = registry.history(model)
     numbers = {number for line in lines for number in line.moves.get(registry.CHAMPION, ()) if number is not None}
     return [answers_of(registry.by_number(model, number)) for number in sorted(numbers)]
@@ -151,17 +167,18 @@ class Judged:
 
     version: registry.Version
     champion: registry.Version | None
-    """The version that led when it was judged."""
+    """The champion at the time of the judgement."""
     allowed: bool
     reason: str
 
     @property
     def summary(self) -> str:
+        """Model, version and reason in one line."""
         return f"{self.version.model} version {self.version.number}: {self.reason}"
 
 
 def judged(root: Path, params: Params, number: int | None, *, keep: bool = True) -> Judged:
-    """A version, the candidate where none is named, under the gate and against the champion; `keep` as in `may_lead`.
+    """Judge a version (the candidate if none is named) by the gate and against the champion; `keep` as in `may_lead`.
 
     Raises:
         PipelineError: there is no such version, or no candidate.
@@ -173,9 +190,7 @@ def judged(root: Path, params: Params, number: int | None, *, keep: bool = True)
 
 
 def lead(judgement: Judged, reason: str) -> None:
-    """Make a version the champion.
-
-    What is to lead is what was judged, to the byte, and against the same champion.
+    """Make a judged version the champion; its bytes and the champion must be those of the judgement.
 
     Raises:
         PipelineError: its weights have changed, or another version has become champion since.
@@ -192,23 +207,23 @@ def _candidate(model: str) -> registry.Version:
 
 
 def gate_verdict(version: registry.Version) -> dict[str, Any]:
-    """What stage `gate` said of a version, as it wrote it.
+    """The verdict of stage `gate` on a version, as the stage wrote it.
 
     Raises:
-        PipelineError: the version's evaluation is nowhere to be found.
+        PipelineError: the version's evaluation is missing.
     """
     return json.loads(artifact_of(version, VERDICT.name))
 
 
 def answers_of(version: registry.Version) -> list[Answered]:
-    """What a version answered on the rows that it was judged by."""
+    """The version's answered rows of its evaluation."""
     with tempfile.TemporaryDirectory() as folder:
         path = _fetched(version, EVALUATED.name, Path(folder))
         return [row for row in read_table(path, Answered) if row.policy == CANDIDATE]
 
 
 def artifact_of(version: registry.Version, name: str) -> str:
-    """A text that the run which evaluated a version keeps."""
+    """A text artifact of the version's evaluation run."""
     with tempfile.TemporaryDirectory() as folder:
         return _fetched(version, name, Path(folder)).read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""The files of a registered version: where they are, and that they are what was registered."""
+"""The files of a registered version: finds them and checks that they are what was registered."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ from saferflow.tracking.runs import fetch_artifact
 from saferflow.tracking.stored import stored
 
 Fetch = Callable[[str, str, Path], Path]
-"""Copies a run's artifact, by its path, into a folder, and gives the copy."""
+"""Copies a run's artifact into a folder and returns the copy: (run, path, folder) -> copy."""
 
 
 @contextmanager
 def weights_of(version: Version) -> Iterator[Path]:
-    """The folder with a version's files, for the block; each byte is what was registered.
+    """Yield the folder with a version's files, after checking each byte against the registered digest.
 
     Raises:
         PipelineError: the files are not there, or are not those that were registered.
@@ -33,7 +33,7 @@ def weights_of(version: Version) -> Iterator[Path]:
 def weights_at(
     source: str, digest: str, name: str, *, project: Path | None = None, fetch: Fetch = fetch_artifact
 ) -> Iterator[Path]:
-    """The folder with the files at an address, for the block; each byte is what was registered.
+    """Yield the folder with the files at an address, after checking each byte against the registered digest.
 
     Args:
         source: `runs:/RUN/PATH`, `dvc://DIGEST/PATH` or `file:///FOLDER`.
@@ -68,7 +68,7 @@ def weights_at(
 
 
 def folder_digest(folder: Path) -> str:
-    """DVC's hash of a folder: of the list of its files' paths and MD5s."""
+    """DVC's hash of a folder: the MD5 of the list of its files' paths and MD5s."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     listed = [{"md5": _md5(path), "relpath": path.relative_to(folder).as_posix()} for path in files]
     listed.sort(key=lambda entry: entry["relpath"])

@@ -75,13 +75,17 @@ def reward_functions(params: GRPOParams, judge: Judge, rows: Sequence[PromptRow]
 
 
 def judged_ahead(
-    params: GRPOParams, judge: Judge, rows: Sequence[PromptRow]
+    params: GRPOParams, judge: Judge, rows: Sequence[PromptRow], *, reflected: bool = True
 ) -> Callable[[Sequence[str], Sequence[str]], None]:
-    """A function of row ids and completions that has the judge say now what the rewards will ask for."""
+    """A function of row ids and completions that has the judge say now what the rewards will ask for.
+
+    Args:
+        reflected: the completions may be reflected upon, if the params want it, which asks for the structured marks.
+    """
     known = {row.id: row for row in rows}
     asked_for = {"toolkit": "marks", "protocol": "marks", "structured": "structured"}
     wanted = {asked_for[name] for name in params.rewards if name in asked_for}
-    if params.reflection is not None:
+    if reflected and params.reflection is not None:
         wanted.add("structured")
 
     def ahead(asked: Sequence[str], texts: Sequence[str]) -> None:

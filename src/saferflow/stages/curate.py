@@ -1,7 +1,7 @@
 """Stage `curate`: QI-Box, which keeps the GRPO prompts of moderate quality and high instability.
 
 Reads models/dpo, data/tables/grpo.parquet. Writes data/curated.parquet,
-reports/box.svg. Killed, it goes on with the batch that it was at.
+reports/box.svg. The judge reads while the policy writes. Killed, it goes on with the batch that it was at.
 
 Source: SaFeR-VLM's QI-Box [V]; scores, bounds, the strata (hazard, severity and risk source) and solved prompts are ours.
 """
@@ -11,6 +11,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from saferflow.data.rows import Labels, PromptRow
@@ -79,8 +80,9 @@ def main() -> None:
 
     with imports():
         from saferflow.evaluation.box import draw_box
+        from saferflow.judge.ahead import read_ahead
         from saferflow.judge.choice import judge_of
-        from saferflow.rewards.judged import reward_functions, weighted
+        from saferflow.rewards.judged import judged_ahead, reward_functions, weighted
         from saferflow.training.engines import sampler
         from saferflow.training.generate import Prompt
         from saferflow.training.homes import delete_others, home
@@ -91,19 +93,28 @@ def main() -> None:
     everything = read_table(TABLE, PromptRow)
     processor, most = load_processor(POLICY, params.policy), params.curate.max_prompt_tokens
     rows = fitting("curate", "curate.max_prompt_tokens", processor, everything, most)
-    functions = reward_functions(params.grpo, judge_of(params.judge), rows)
+    judge = judge_of(params.judge)
+    functions = reward_functions(params.grpo, judge, rows)
+    ahead = judged_ahead(params.grpo, judge, rows, reflected=False)
     kept_at = home("curate", [TABLE, POLICY], [params.policy, params.curate], params.run.seed)
     delete_others(kept_at)
     draw = sampler(POLICY, params, params.curate.samples, params.curate.temperature)
     prompts = [Prompt.of(row) for row in rows]
-    completions_of = sampled(kept_at / "samples.jsonl", prompts, params.curate.batch_size, params.run.seed, draw)
+    size = params.curate.batch_size
+    samples = zip(rows, sampled(kept_at / "samples.jsonl", prompts, size, params.run.seed, draw), strict=True)
+    batches = iter(lambda: list(islice(samples, size)), [])
+
+    def prepare(batch: Sequence[tuple[PromptRow, list[str]]]) -> None:
+        drawn = [(row.id, text) for row, texts in batch for text in texts]
+        ahead([row for row, _ in drawn], [text for _, text in drawn])
+
     scored = []
-    for row, completions in zip(rows, completions_of, strict=True):
+    for row, completions in (sample for batch in read_ahead(batches, prepare) for sample in batch):
         columns = {name: [value] * len(completions) for name, value in row.columns().items()}
         turns = [[{"role": "assistant", "content": text}] for text in completions]  # as GRPO's trainer hands them over
         rewards = weighted(functions, params.grpo.rewards, completions=turns, **columns)
         scored.append(Scored(row, tuple(rewards)))
-        if len(scored) % (4 * params.curate.batch_size) == 0 or len(scored) == len(rows):
+        if len(scored) % (4 * size) == 0 or len(scored) == len(rows):
             print(f"curate  {len(scored):,} of {len(rows):,} prompts", flush=True)
     judged = [item for item in scored if item.judged]
     if not judged:

@@ -1,6 +1,6 @@
 """Stage `dpo`: the SFT policy learns to prefer a good response to the same one perturbed, or to its own near misses.
 
-Reads models/sft, data/tables/dpo.parquet. Writes models/dpo. With `dpo: null` it is the SFT policy as it is.
+Reads models/sft, data/tables/{dpo,watch}.parquet. Writes models/dpo. With `dpo: null` it is the SFT policy as it is.
 """
 
 import shutil
@@ -11,6 +11,7 @@ from saferflow.data.tables import read_table
 from saferflow.params import Params, load_params
 from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
+from saferflow.stages.watching import watch_of, watched_inputs
 from saferflow.training.near_miss import NAME, balanced, drawn, replaced
 
 POLICY = Path("models/sft")
@@ -23,7 +24,7 @@ def main() -> None:
     if params.dpo is None:
         return leave_out()
 
-    from saferflow.training.launch import leads, part, spread
+    from saferflow.training.launch import end_together, is_main_process, spread
 
     rows = pairs(params)
     spread("saferflow.stages.dpo", params.launch, params.policy)
@@ -36,22 +37,26 @@ def main() -> None:
         from saferflow.training.policy import load_model, load_processor
         from saferflow.training.preflight import fitting, refuse_cut_off
 
-    checkpoints = home("dpo", [TABLE, POLICY], [params.policy, params.launch, params.dpo], params.run.seed)
+    files, sections = watched_inputs("dpo", params)
+    checkpoints = home(
+        "dpo", [TABLE, POLICY, *files], [params.policy, params.launch, params.dpo, *sections], params.run.seed
+    )
     delete_others(checkpoints)
-    job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics)
+    watch = watch_of("dpo", params)
+    job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics, watch)
     model, processor = load_model(POLICY, params.policy, params.launch), load_processor(POLICY, params.policy)
     reference = None if params.policy.lora else load_model(POLICY, params.policy, params.launch)
     read = len(rows)
     rows = fitting("dpo", "dpo.max_prompt_tokens", processor, rows, params.dpo.max_prompt_tokens)
     refuse_cut_off("dpo", processor.tokenizer, [(row.id, row.chosen) for row in rows], params.policy)
     metrics = train_dpo(model, reference, processor, rows, params.dpo, job)
-    if leads():
+    if is_main_process():
         misses = sum(row.perturbation == NAME for row in rows)
         counts = {"rows": len(rows), "rows_too_long": read - len(rows), "near_misses": misses}
         write_metrics("dpo", counts | metrics)
         if params.dpo.near_miss:
             shutil.rmtree(samples_of(params).parent)
-    part()
+    end_together()
 
 
 def leave_out() -> None:

@@ -136,12 +136,17 @@ def advice_on(verdict: Verdict, answered: Sequence[Answered], curated: dict, par
     return advise(verdict, groups[CANDIDATE], groups[BASE], params, facts, against=BASE)
 
 
-def compare_with_champion(candidate: Sequence[Answered], champion: Sequence[Answered], params: Params) -> Verdict:
-    """The candidate's rows against the champion's rows, one policy on either side whatever its name."""
-    verdict = against_champion(
-        candidate, champion, params.gate, resamples=params.evaluate.resamples, seed=params.run.seed
-    )
-    return Verdict(verdict.checks, notes_of(params))
+def compare_with_champion(
+    candidate: Sequence[Answered], champion: Sequence[Answered], params: Params, mended: Sequence[str] = ()
+) -> Verdict:
+    """The candidate's rows against the champion's rows, one policy on either side whatever its name.
+
+    Args:
+        mended: incidents that the candidate answers rightly and the champion did not.
+    """
+    options = {"resamples": params.evaluate.resamples, "seed": params.run.seed}
+    verdict = against_champion(candidate, champion, params.gate, mended=mended, **options)
+    return Verdict(verdict.checks, (*verdict.notes, *notes_of(params)))
 
 
 if __name__ == "__main__":

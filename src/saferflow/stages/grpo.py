@@ -1,6 +1,6 @@
 """Stage `grpo`: the DPO policy improves on its own rollouts, judged and rewarded.
 
-Reads models/dpo, data/curated.parquet. Writes models/grpo, reports/rollouts.jsonl.
+Reads models/dpo, data/curated.parquet, data/tables/watch.parquet. Writes models/grpo, reports/rollouts.jsonl.
 
 With `grpo.reflection`, unsafe rollouts are reflected on and corrected [V]; without it this is plain GRPO [K].
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from saferflow.params import load_params
 from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
+from saferflow.stages.watching import watch_of, watched_inputs
 
 POLICY = Path("models/dpo")
 TABLE = Path("data/curated.parquet")
@@ -20,7 +21,7 @@ ROLLOUTS = Path("reports/rollouts.jsonl")
 def main() -> None:
     params = load_params()
 
-    from saferflow.training.launch import leads, part, spread
+    from saferflow.training.launch import end_together, is_main_process, spread
 
     spread("saferflow.stages.grpo", params.launch, params.policy)
 
@@ -38,9 +39,13 @@ def main() -> None:
 
     rows = read_table(TABLE, PromptRow)
     fill_a_batch(len(rows), params.grpo)  # before the weights are read
-    checkpoints = home("grpo", [TABLE, POLICY], [params.policy, params.launch, params.grpo], params.run.seed)
+    files, sections = watched_inputs("grpo", params)
+    checkpoints = home(
+        "grpo", [TABLE, POLICY, *files], [params.policy, params.launch, params.grpo, *sections], params.run.seed
+    )
     delete_others(checkpoints)
-    job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics)
+    watch = watch_of("grpo", params)
+    job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics, watch)
     model, processor = load_model(POLICY, params.policy, params.launch), load_processor(POLICY, params.policy)
     judge = judge_of(params.judge)
     rewards = reward_functions(params.grpo, judge, rows)
@@ -53,11 +58,11 @@ def main() -> None:
         job,
         ROLLOUTS,
         judged_reflection(params.grpo, judge, rows, rewards),
-        judged_ahead(params.grpo, judge, rows) if params.judge.kind == "endpoint" else None,
+        judged_ahead(params.grpo, judge, rows) if params.judge.kind != "rules" else None,
     )
-    if leads():
+    if is_main_process():
         write_metrics("grpo", {"rows": len(rows), **metrics})
-    part()
+    end_together()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Stage `plan`: rows from the sources become plans, references, pairs and prompts.
 
-Reads the configured sources. Writes data/tables/{sft,dpo,grpo,evaluation,incidents,quarantine}.parquet.
+Reads the configured sources. Writes data/tables/{sft,dpo,grpo,watch,evaluation,incidents,quarantine}.parquet.
 
 Plans and references are written by rules or by a model behind a server (`plan.writer`); the perturbations are rules. The rule
 planner knows the drawn corpus alone: rows of other sources without a label stop the stage, unless a server's planner labels them
@@ -22,14 +22,14 @@ from saferflow.data.incidents import prompt_of
 from saferflow.data.origins import SHOWN as SHOWN_UNLABELLED
 from saferflow.data.origins import unlabelled_error
 from saferflow.data.rows import TABLES as TYPES
-from saferflow.data.rows import BadRow, Labels, PromptRow, Row
+from saferflow.data.rows import WATCH, BadRow, Labels, PromptRow, Row
 from saferflow.data.sources import PART, SHOWN, Ids, Part, Placed, bad_rows_error, parts, refuse_licences, rows_of
 from saferflow.data.tables import TableWriter, table_writer
 from saferflow.errors import DataError, ParamsError
 from saferflow.judge.choice import judge_of
 from saferflow.judge.rubrics import Judge
 from saferflow.parallel import mapped
-from saferflow.params import EndpointParams, JudgeParams, Params, PlanParams, Section, load_params
+from saferflow.params import EndpointParams, GuardJudgeParams, JudgeParams, Params, PlanParams, Section, load_params
 from saferflow.planner.augmentation import augmented
 from saferflow.planner.counts import Counts
 from saferflow.planner.perturb import PERTURBATIONS, unknown
@@ -63,7 +63,7 @@ def main() -> None:
     for left in TABLES.glob(".*"):  # of a run that was killed
         left.unlink()
     with ExitStack() as files:
-        kinds = {**TYPES, INCIDENTS: PromptRow, QUARANTINE: BadRow}
+        kinds = {**TYPES, WATCH: PromptRow, INCIDENTS: PromptRow, QUARANTINE: BadRow}
         tables = {
             name: files.enter_context(table_writer(TABLES / f"{name}.parquet", kind)) for name, kind in kinds.items()
         }
@@ -151,6 +151,8 @@ def share(params: Section, workers: int) -> Section:
     part = {"concurrency": max(1, params.concurrency // workers)}
     if params.token_cap is not None:
         part["token_cap"] = max(1, params.token_cap // workers)
+    if isinstance(params, GuardJudgeParams):
+        part["rest"] = share(params.rest, workers)
     return params.model_copy(update=part)
 
 
@@ -256,6 +258,7 @@ class Tally:
     def counts(self, tables: dict[str, TableWriter]) -> dict[str, float]:
         return {
             **{name: tables[name].rows for name in TYPES},
+            "watch": tables[WATCH].rows,
             "incidents": tables[INCIDENTS].rows,
             "quarantined": tables[QUARANTINE].rows,
             "repeated": self.repeated,

@@ -1,6 +1,6 @@
 """Stage `sft`: the base policy learns the protocol from reference traces and answers.
 
-Reads models/base, data/tables/sft.parquet. Writes models/sft.
+Reads models/base, data/tables/{sft,watch}.parquet. Writes models/sft.
 """
 
 from pathlib import Path
@@ -8,6 +8,7 @@ from pathlib import Path
 from saferflow.params import load_params
 from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
+from saferflow.stages.watching import watch_of, watched_inputs
 
 BASE = Path("models/base")
 TABLE = Path("data/tables/sft.parquet")
@@ -17,7 +18,7 @@ OUT = Path("models/sft")
 def main() -> None:
     params = load_params()
 
-    from saferflow.training.launch import leads, part, spread
+    from saferflow.training.launch import end_together, is_main_process, spread
 
     spread("saferflow.stages.sft", params.launch, params.policy)
 
@@ -32,17 +33,21 @@ def main() -> None:
         from saferflow.training.sft import train_sft
 
     rows = read_table(TABLE, SFTRow)
-    checkpoints = home("sft", [TABLE, BASE], [params.policy, params.launch, params.sft], params.run.seed)
+    files, sections = watched_inputs("sft", params)
+    checkpoints = home(
+        "sft", [TABLE, BASE, *files], [params.policy, params.launch, params.sft, *sections], params.run.seed
+    )
     delete_others(checkpoints)
-    job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics)
+    watch = watch_of("sft", params)
+    job = Job(params.policy, params.launch, params.run.seed, OUT, checkpoints, log_metrics, watch)
     model, processor = load_model(BASE, params.policy, params.launch), load_processor(BASE, params.policy)
     read = len(rows)
     rows = fitting("sft", "sft.max_prompt_tokens", processor, rows, params.sft.max_prompt_tokens)
     refuse_cut_off("sft", processor.tokenizer, [(row.id, row.completion) for row in rows], params.policy)
     metrics = train_sft("sft", model, processor, rows, params.sft, job)
-    if leads():
+    if is_main_process():
         write_metrics("sft", {"rows": len(rows), "rows_too_long": read - len(rows), **metrics})
-    part()
+    end_together()
 
 
 if __name__ == "__main__":

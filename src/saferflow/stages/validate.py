@@ -18,7 +18,7 @@ from saferflow.data.leakage import Entry, HeldOut, Twin, nearest
 from saferflow.data.origins import GUESSED
 from saferflow.data.profile import profile_of, whole
 from saferflow.data.rows import TABLES as TYPES
-from saferflow.data.rows import Conversation, DPORow, Labels, PromptRow, SFTRow
+from saferflow.data.rows import WATCH, Conversation, DPORow, Labels, PromptRow, SFTRow
 from saferflow.data.tables import groups, read_group
 from saferflow.errors import DataError, ValidationFailed
 from saferflow.parallel import mapped
@@ -68,11 +68,13 @@ class Group:
 def main() -> None:
     params = load_params()
     index.cache_clear()
-    jobs = [(name, n) for name, kind in TYPES.items() for n in range(groups(TABLES / f"{name}.parquet", kind))]
-    tables = {name: Group(name) for name in TYPES}
+    kinds = TYPES | {WATCH: PromptRow}
+    jobs = [(name, n) for name, kind in kinds.items() for n in range(groups(TABLES / f"{name}.parquet", kind))]
+    tables = {name: Group(name) for name in kinds}
     for part in mapped(partial(examined, params=params), jobs, params.run.workers):
         tables[part.table].add(part)
     leaks = nearest(twin for table in tables.values() for twin in table.twins)
+    del tables[WATCH]  # a checkpoint may be chosen by its rows, so that it has no twins; it may be empty
     halves = {half: set().union(*(table.shown[half] for table in tables.values())) for half in ("question", "picture")}
 
     import pandas as pd
@@ -101,7 +103,7 @@ def main() -> None:
 def examined(job: tuple[str, int], params: Params) -> Group:
     """Check a group of a table's rows; runs in any process."""
     name, number = job
-    rows = read_group(TABLES / f"{name}.parquet", TYPES[name], number)
+    rows = read_group(TABLES / f"{name}.parquet", TYPES.get(name, PromptRow), number)
     made = Group(name, profile=profile_of(rows))
     held_out = None if name == "evaluation" else index(params.validation.twin_text, params.validation.twin_image_bits)
     for row in rows:

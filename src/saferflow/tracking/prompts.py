@@ -58,6 +58,8 @@ def _evaluation_judges(params: Params) -> Iterator[tuple[str, str]]:
 
 
 def _judge(params: JudgeParams, role: str, forms: Iterable[str]) -> Iterator[tuple[str, str]]:
+    if params.kind == "guard":
+        params = params.rest
     if params.kind == "rules":
         return
     from saferflow.judge.endpoint import FENCE

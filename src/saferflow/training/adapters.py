@@ -17,7 +17,7 @@ from saferflow.training.families import family_of
 from saferflow.training.weights import float32_tensors
 
 ALL = "all-linear"
-"""PEFT's word for every linear module but the output head."""
+"""PEFT's name for all linear modules except the output head."""
 
 
 def lora(policy: PolicyParams, model: Qwen2_5_VLForConditionalGeneration) -> LoraConfig | None:
@@ -38,7 +38,7 @@ def lora(policy: PolicyParams, model: Qwen2_5_VLForConditionalGeneration) -> Lor
 
 
 def target_modules(policy: PolicyParams, model: Qwen2_5_VLForConditionalGeneration) -> list[str]:
-    """The full names of the modules that get an adapter; none of the vision tower where `train_vision` is false.
+    """The full names of the modules that get an adapter; without `train_vision`, none of the vision tower.
 
     Raises:
         PolicyError: as `lora`.
@@ -103,7 +103,7 @@ def _change(layer: LoraLayer) -> torch.Tensor:
 
 
 def _as_loaded(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The weights that training began from, each from its file where that holds more than the model has room for."""
+    """The weights before training; a float32 file's value is read again if the model holds it in lower precision."""
     folder, weights = Path(model.name_or_path), model.state_dict()
     if model.dtype != torch.float32 and model.name_or_path and folder.is_dir():
         for name, value in float32_tensors(folder):
@@ -114,6 +114,6 @@ def _as_loaded(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 def _short(value: torch.Tensor) -> torch.Tensor:
-    """The same values in bfloat16, where it holds them all."""
+    """The tensor in bfloat16, if that changes no value."""
     brief = value.to(torch.bfloat16) if value.dtype == torch.float32 else value
     return brief if torch.equal(brief.to(value.dtype), value) else value

@@ -1,4 +1,4 @@
-"""The architectures that the real profiles name, to build them where there is no checkpoint: tests and benchmarks.
+"""The architectures of the real profiles, so that tests and benchmarks build them without a checkpoint.
 
 Sizes as published in the checkpoints' own config.json (Qwen/Qwen2.5-VL-3B-Instruct, -7B-Instruct).
 """

@@ -1,14 +1,30 @@
 """The trainer arguments that all three stages share, from a stage's params."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from transformers import Trainer
 
 from saferflow.params import LaunchParams, PolicyParams, TrainingParams
+from saferflow.training.gauge import Gauge
 from saferflow.training.launch import deepspeed_config, world
 from saferflow.training.progress import Log
+
+
+class Watcher(Protocol):
+    """A callback of a trainer that looks at the policy while it trains (`watch.Watching`)."""
+
+    keeps_best: bool
+    """Whether the checkpoint of the best look is the policy in the end."""
+
+    def take_best(self, checkpoints: Path) -> None:
+        """Give the trained model the weights that are to be saved."""
+
+    def summary(self) -> dict[str, float]:
+        """Figures of the policy that is saved."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +40,8 @@ class Job:
     """What is whole in it is gone on from; it goes when the policy is saved (`homes.home`)."""
     log: Log
     """Takes the training curves."""
+    watch: Callable[[str, Trainer, Log, Gauge], Watcher] | None = None
+    """Begins to watch a stage's trainer; None: the policy is not asked anything while it trains."""
 
 
 def shared_arguments(params: TrainingParams, job: Job) -> dict[str, Any]:

@@ -22,12 +22,12 @@ NAME = "saferflow_branched"
 
 
 class Places:
-    """Where the next tokens of each row stand: behind its prompt and what of its completion is in the cache.
+    """The places of each row's next tokens in the cache: behind its prompt and the cached part of its completion.
 
     Args:
         prompt_mask: (rows, tokens), of prompts that are padded on the left.
         shift: (rows, 1), from `_shift`.
-        heads: that share a key.
+        heads: query heads that share a key head.
     """
 
     def __init__(self, prompt_mask: torch.Tensor, shift: torch.Tensor, heads: int):
@@ -35,7 +35,7 @@ class Places:
         self._first = prompt_mask.sum(dim=1, keepdim=True) + shift
 
     def select(self, indices: torch.Tensor) -> None:
-        """Only keep the `indices`."""
+        """Keep the rows `indices` (rows left,)."""
         self._prompt, self._first = self._prompt[indices], self._first[indices]
 
     def advance(self, cached: Sequence[int], width: int) -> None:
@@ -46,16 +46,17 @@ class Places:
         """
         device = self._prompt.device
         prompt = self._prompt.shape[1]
-        told = torch.tensor(cached, device=device)[:, None] + torch.arange(width, device=device)
+        offsets = torch.tensor(cached, device=device)[:, None] + torch.arange(width, device=device)  # (rows, width)
         self.extent = prompt + max(cached) + width
-        self.where, self.positions = prompt + told, (self._first + told).expand(3, -1, -1)
-        said = torch.arange(self.extent - prompt, device=device) <= told[:, :, None]
-        seen = torch.cat([self._prompt[:, None].expand(-1, width, -1), said], dim=2)
+        self.where, self.positions = prompt + offsets, (self._first + offsets).expand(3, -1, -1)
+        # (rows, width, places): what each token sees, first of completions, then of prompts too
+        completion_mask = torch.arange(self.extent - prompt, device=device) <= offsets[:, :, None]
+        seen = torch.cat([self._prompt[:, None].expand(-1, width, -1), completion_mask], dim=2)
         self.mask = seen.repeat(1, self._heads, 1)[:, None]
 
 
 class Branched(DynamicLayer):
-    """Keys and values of rows that are at different places; a step writes its places alone and copies nothing before them."""
+    """Keys and values of rows at different places; a step writes its own places and copies nothing before them."""
 
     def __init__(self, layer: DynamicLayer, places: Places):
         super().__init__()
@@ -68,10 +69,10 @@ class Branched(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """All keys and values, those of the new places among them."""
+        """Write the new keys and values, (rows, heads, width, channels), and return all, (rows, heads, places, channels)."""
         extent, where = self._places.extent, self._places.where
         if extent > self._keys.shape[-2]:
-            self._keys, self._values = (_wider(each, extent + GROWTH) for each in (self._keys, self._values))
+            self._keys, self._values = (_wider(states, extent + GROWTH) for states in (self._keys, self._values))
         # Under autocast keys are float32 and values are not.
         self._keys[self._index, :, where] = key_states.transpose(1, 2).to(self._keys.dtype)
         self._values[self._index, :, where] = value_states.transpose(1, 2).to(self._values.dtype)
@@ -79,13 +80,13 @@ class Branched(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Only keep the `indices` in the batch dimension."""
+        """Keep the `indices` of the batch dimension."""
         self._keys, self._values = self._keys[indices], self._values[indices]
         self._index = torch.arange(len(indices), device=self.device)[:, None]
 
 
 GROWTH = 64
-"""Places that are made at once for what will be said."""
+"""Places that are allocated at once for future tokens."""
 
 
 def _wider(tensor: torch.Tensor, places: int) -> torch.Tensor:
@@ -95,14 +96,14 @@ def _wider(tensor: torch.Tensor, places: int) -> torch.Tensor:
 
 
 def heads_a_key(model: Qwen2_5_VLForConditionalGeneration) -> int:
-    """How many heads share a key."""
+    """The number of query heads that share a key head."""
     config = model.config.text_config
     return config.num_attention_heads // config.num_key_value_heads
 
 
 @contextmanager
 def shared_keys(model: Qwen2_5_VLForConditionalGeneration) -> Iterator[None]:
-    """Within it a step's attention reads each key once for all heads that share it; transformers would copy it for each."""
+    """Inside, a step's attention reads each key once for all heads that share it; transformers would copy it for each."""
     configs = [model.config.text_config, model.model.language_model.config]
     names = [config._attn_implementation for config in configs]
     for config in configs:

@@ -1,4 +1,4 @@
-"""Questions to a policy that is loaded once: plan, completion, and the check's verdict on it."""
+"""Answers questions with a policy that is loaded once: plan, completion, and violations."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,12 +19,12 @@ from saferflow.training.policy import device, load_model, load_processor
 from saferflow.training.processor import Qwen2_5_VLProcessor
 
 Step = Callable[[str], AbstractContextManager[Any]]
-"""Opens a step of an answer by its name: `plan`, `generate` or `check`. A span of a trace is one."""
+"""Opens a step of an answer by its name (`plan`, `generate` or `check`), as a span of a trace does."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
-    """What a policy made of a question."""
+    """A policy's answer to a question."""
 
     plan: Plan
     completion: str
@@ -80,7 +80,7 @@ class Speaker:
         constrained: bool = False,
         step: Step = lambda name: nullcontext(),
     ) -> ChatReply:
-        """Answer one question; `step` is entered for each step of the answer."""
+        """Answer one question, and open a `step` for each step of the answer."""
         with step("plan"):
             plan = self.plan(image, question)
         with step("generate"):
@@ -91,7 +91,7 @@ class Speaker:
 
 
 class _Listening(Drafter):
-    """Tells what is said as it is learnt; drafts decide how many passes there are, never what is said."""
+    """Reports a completion's text while it learns its tokens; drafts change the number of passes, never the text."""
 
     def __init__(self, processor: Qwen2_5_VLProcessor, hear: Callable[[str], None]):
         super().__init__()

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,7 +25,8 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from saferflow.errors import TrainingError
 from saferflow.training.homes import files_in, hash_of
-from saferflow.training.launch import from_leader, leads
+from saferflow.training.launch import from_leader, is_main_process
+from saferflow.training.looks import best, looks
 from saferflow.training.weights import read_model
 
 IN_PROGRESS = "IN_PROGRESS"
@@ -35,6 +37,9 @@ KEPT = 2
 
 class Checkpointed:
     """Mixed into a trainer of TRL: its checkpoints are marked while they are written, and hashed at the end."""
+
+    keeps_best = False
+    """Whether the checkpoint of the best look (`looks.best`) stays until training ends."""
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
@@ -48,7 +53,7 @@ class Checkpointed:
             if self.args.should_save:
                 (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
                 seal(folder)
-                for old in _newest_first(folder.parent)[KEPT:]:
+                for old in superseded(_newest_first(folder.parent), self.state.log_history if self.keeps_best else ()):
                     shutil.rmtree(old)
         except (OSError, RuntimeError) as error:
             shutil.rmtree(folder, ignore_errors=True)
@@ -86,7 +91,7 @@ def latest(where: Path) -> Path | None:
         damage = damaged(folder)
         if not damage:
             return folder
-        if leads():
+        if is_main_process():
             print(f"{folder}: not used, {damage}", flush=True)
     return None
 
@@ -97,8 +102,23 @@ def latest_of_all(where: Path) -> Path | None:
     return where / name if name else None
 
 
+def superseded(newest_first: Sequence[Path], log: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """The checkpoints that go: all but the `KEPT` newest, and the best as each of these knows it.
+
+    Args:
+        log: the trainer's, whose looks say which is the best; empty where that one is not kept.
+    """
+    leading = (best(looks(log, until=_step(folder))) for folder in newest_first[:KEPT])
+    kept = {look.step for look in leading if look}
+    return [folder for folder in newest_first[KEPT:] if _step(folder) not in kept]
+
+
 def _newest_first(where: Path) -> list[Path]:
-    return sorted(where.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    return sorted(where.glob("checkpoint-*"), key=_step, reverse=True)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def damaged(folder: Path) -> str:
@@ -122,23 +142,28 @@ class StopWhenAsked(TrainerCallback):
     """On SIGTERM the step under way ends, a checkpoint is saved, and training stops."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
+        self.stopped = False
+        """Training ends because of it."""
         self._former = signal.signal(signal.SIGTERM, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.requested = True
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        if _any_process(self.asked) and state.global_step < state.max_steps:
-            self.asked = True
+        """Save and stop after this step if any process got SIGTERM; training that ends here anyway ends by itself."""
+        ends = control.should_training_stop or state.global_step >= state.max_steps
+        if _any_process(self.requested) and not ends:
+            self.requested = self.stopped = True
             control.should_save = control.should_training_stop = True
         return control
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Restore the former handler of SIGTERM."""
         signal.signal(signal.SIGTERM, self._former)
 
 
@@ -146,6 +171,6 @@ def _any_process(flag: bool) -> bool:
     """Whether it is true in any of the processes: all of them have to stop at the same step."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return flag
-    found = torch.tensor(float(flag), device="cuda" if distributed.get_backend() == "nccl" else "cpu")
-    distributed.all_reduce(found)
-    return bool(found)
+    flags = torch.tensor(float(flag), device="cuda" if distributed.get_backend() == "nccl" else "cpu")
+    distributed.all_reduce(flags)
+    return bool(flags)

@@ -1,4 +1,4 @@
-"""Constrained decoding: a policy that cannot leave its plan, by llguidance.
+"""Constrained decoding by llguidance: a policy cannot leave its plan.
 
 Where the grammar leaves one way, its tokens are given and not drawn, in the tokenizer's own split; they go through the model
 together with the next token that has a choice. Elsewhere a token is drawn as if there were no grammar; only where the grammar
@@ -22,7 +22,7 @@ from saferflow.training.drafts import LEAST_CHANCE, LONGEST, MOST_TOKENS, Draft,
 
 
 class PlanConstraint:
-    """The grammars of a batch's rows, each at the end of what its row says so far.
+    """The grammars of a batch's rows, each advanced to the end of its row's text.
 
     Args:
         plans: one a row, in the order of the rows; None leaves a row free.
@@ -39,11 +39,11 @@ class PlanConstraint:
         return row in self._matchers
 
     def limit(self, row: int, max_tokens: int) -> int:
-        """The most tokens of a row: where its grammar ends it, if that is later."""
+        """The most tokens of a row: `max_tokens`, or more if its grammar needs more to end."""
         return max(max_tokens, self._longest.get(row, 0))
 
     def accept(self, row: int, tokens: Sequence[int]) -> bool:
-        """Take in a row's next tokens, if its grammar allows them; a row without a grammar allows all."""
+        """Advance a row's grammar by its next tokens, and return whether it allows them; a row without a grammar allows all."""
         matcher = self._matchers.get(row)
         if matcher is None:
             return True
@@ -52,7 +52,7 @@ class PlanConstraint:
         return matcher.try_consume_tokens(list(tokens)) == len(tokens)
 
     def given(self, row: int) -> list[int]:
-        """Take in what must follow what a row says so far, and return it."""
+        """Advance a row's grammar by the tokens that must follow its text, and return them."""
         matcher = self._matchers.get(row)
         if matcher is None:
             return []
@@ -62,7 +62,7 @@ class PlanConstraint:
         return [*given, self._end] if matcher.is_stopped() else given
 
     def draft(self, row: int, text: Sequence[int], drafter: Drafter) -> Draft:
-        """What may follow a row's text under its grammar: drafted tokens where it leaves a choice, given ones where not."""
+        """A draft of a row's next tokens under its grammar: drafted where the grammar leaves a choice, given where not."""
         matcher, draft, context, chance = self._matchers[row], Draft(), beginning(text), 1.0
         while len(draft.tokens) < MOST_TOKENS:
             given = matcher.compute_ff_tokens()
@@ -94,7 +94,7 @@ class PlanConstraint:
 
 @lru_cache(maxsize=4)
 def _reader(tokenizer: PreTrainedTokenizerFast) -> LLTokenizer:
-    """llguidance's view of a tokenizer; takes about a second to make for 150,000 words."""
+    """llguidance's view of a tokenizer; building it for 150,000 words takes about a second."""
     return from_tokenizer(tokenizer)
 
 

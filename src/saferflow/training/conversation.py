@@ -1,4 +1,4 @@
-"""How a question is put to a policy: the turns before it speaks."""
+"""The conversation with a question: the turns before the policy's answer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ Message = dict[str, str]
 
 
 def prompt(system: str, question: str, earlier: Sequence[Turn] = ()) -> list[Message]:
-    """The conversation before the policy speaks; TRL adds the image to the first turn of the user.
+    """The conversation before the policy's answer; TRL adds the image to the first turn of the user.
 
     Args:
         question: what the user says in the last turn.
@@ -24,7 +24,7 @@ def prompt(system: str, question: str, earlier: Sequence[Turn] = ()) -> list[Mes
 
 
 def chat(system: str, question: str, image: Picture | None, earlier: Sequence[Turn] = ()) -> list[dict[str, Any]]:
-    """The same conversation as the chat template reads it, with the image in its place, the first turn of the user."""
+    """The same conversation for the chat template, with the image in the first turn of the user."""
     messages: list[dict[str, Any]] = [
         message | {"content": [{"type": "text", "text": message["content"]}]} if message["role"] == "user" else message
         for message in prompt(system, question, earlier)
@@ -35,7 +35,7 @@ def chat(system: str, question: str, image: Picture | None, earlier: Sequence[Tu
 
 
 def row_prompt(row: Conversation) -> list[Message]:
-    """The conversation of a row before the policy speaks."""
+    """The conversation of a row before the policy's answer."""
     return prompt(row.system, row.last_question, row.turns)
 
 

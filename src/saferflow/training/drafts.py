@@ -1,4 +1,4 @@
-"""Drafts of what a policy says next, from what it said before: contexts of a few tokens, and how often a token followed.
+"""Drafts of a policy's next tokens from its earlier completions: counts of the token that followed each context.
 
 A wrong draft costs little and a right one saves a forward pass (`branching.sample` verifies several tokens in one). Completions
 of a policy repeat one another: the layout, the tools' names, what its siblings say at the same place. Source: n-gram
@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from typing import Self
 
 ORDERS = (8, 5, 3, 2)
-"""Lengths of the contexts, in tokens; the longest known context decides."""
+"""Lengths of contexts in tokens; the longest known context decides."""
 LONGEST = ORDERS[0]
 START = -1
-"""Stands for what is before the first token."""
+"""Stands for the tokens before the first one."""
 MOST_CONTEXTS = 500_000
-"""So many are kept at least, and twice as many at most: about 280 bytes each."""
+"""The fewest contexts that are kept, and half the most; a context takes about 280 bytes."""
 MOST_TOKENS = 16
-"""Of a draft."""
+"""The most tokens of a draft."""
 LEAST_CHANCE = 0.2
-"""A draft ends before a token that is less likely to hold than this."""
+"""A draft ends before a token whose probability to hold is below this."""
 OVERHEAD = {"cpu": 64, "cuda": 1024}
 """Time of a forward pass before its first token, in tokens: 80 measured on two cores (2.7 M parameters); GPU not measured."""
 ROW_OVERHEAD = 2
@@ -32,13 +32,14 @@ class Draft:
 
     tokens: list[int] = field(default_factory=list)
     chances: list[float] = field(default_factory=list)
-    """That a token and all before it hold."""
+    """For each token, the probability that it and all before it hold."""
     given: list[bool] = field(default_factory=list)
-    """A token that must follow the one before it, by the plan's grammar."""
+    """For each token, whether the plan's grammar gives it after the one before it."""
     closed: bool = False
-    """No token is drawn behind the draft: the grammar gives it."""
+    """Whether the grammar gives the token behind the draft, so that none is drawn there."""
 
     def add(self, token: int, chance: float, *, given: bool = False) -> None:
+        """Append a token, with the probability that it and all before it hold; `given` if the grammar gives it."""
         self.tokens.append(token)
         self.chances.append(chance)
         self.given.append(given)
@@ -54,20 +55,20 @@ class Draft:
         return [n for n, given in enumerate([*self.given, self.closed]) if not given]
 
     def given_behind(self, place: int, token: int) -> list[int]:
-        """What follows without a choice, if the token drawn at a place is the draft's."""
+        """The tokens that follow without a choice, if the token drawn at a place is the draft's."""
         if place >= len(self.tokens) or self.tokens[place] != token:
             return []
         end = next((n for n in range(place + 1, len(self.tokens)) if not self.given[n]), len(self.tokens))
         return self.tokens[place + 1 : end]
 
     def holds(self, new: Sequence[int]) -> bool:
-        """Whether all new tokens are the draft's, and the next is drawn."""
+        """Whether all new tokens equal the draft's, and the next one is drawn."""
         whole = len(new) == len(self.tokens)
         return new == self.tokens[: len(new)] and not (whole and self.closed)
 
 
 class Drafter:
-    """Remembers which token follows a context, and how often it did."""
+    """Counts which token follows each context."""
 
     def __init__(self) -> None:
         self._recent: dict[tuple[int, ...], list[int]] = {}
@@ -82,7 +83,7 @@ class Drafter:
                 self._count(tuple(padded[place - order : place]), padded[place])
 
     def next(self, context: Sequence[int]) -> tuple[int, float] | None:
-        """The token that mostly follows, and how often it did, as a share; None for an unknown context.
+        """The token that mostly follows, and its share; None for an unknown context.
 
         Args:
             context: the last `LONGEST` tokens at least, or those there are behind `START`s.
@@ -96,7 +97,7 @@ class Drafter:
         return None
 
     def propose(self, text: Sequence[int], most: int) -> Draft:
-        """What may follow a text, at most so many tokens."""
+        """A draft of the tokens after a text, at most so many."""
         draft, context, chance = Draft(), beginning(text), 1.0
         while len(draft.tokens) < most and (following := self.next(context)) is not None:
             token, share = following
@@ -122,12 +123,12 @@ class Drafter:
 
 
 def beginning(text: Sequence[int]) -> list[int]:
-    """A text's end as a context, filled up with `START`."""
+    """The end of a text as a context, padded with `START`."""
     return [START] * (LONGEST - len(text)) + list(text[-LONGEST:])
 
 
 def best_width(drafts: Sequence[Draft], device: str) -> int:
-    """The length of all rows' drafts by which the most tokens a second are to be expected.
+    """The common length of the rows' drafts with the most expected tokens per second.
 
     A forward pass over rows times tokens takes as long as so many tokens and its overhead; it brings a row one token and as
     many of its draft as hold. Source: ours.

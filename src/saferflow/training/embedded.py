@@ -73,6 +73,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast, policy: PolicyParams) -> Qwen2_5_VLProcessor:
+    """The processor with this tokenizer, Qwen's chat template, and the image bounds of the params."""
     images = Qwen2VLImageProcessorPil(size={"shortest_edge": policy.min_pixels, "longest_edge": policy.max_pixels})
     return Qwen2_5_VLProcessor(images, tokenizer, chat_template=CHAT_TEMPLATE)
 

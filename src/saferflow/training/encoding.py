@@ -1,4 +1,4 @@
-"""Text to token ids: the one place where it happens, and no text of a message becomes a control token there.
+"""Encodes text as token ids, the only place that does; no text of a message becomes a control token.
 
 A chat template joins its own control tokens (`<|im_start|>`, `<|image_pad|>`, ...) and the texts of the messages into one
 string. `quoted` puts an invisible mark behind each character of a message that could begin a control token, before the
@@ -22,27 +22,27 @@ from transformers import PreTrainedTokenizerBase
 from saferflow.errors import PolicyError
 
 MARK = "\ufdd0"
-"""A noncharacter, which Unicode keeps for use within programs; one of a text's own is doubled."""
+"""A noncharacter, which Unicode reserves for use inside programs; a mark in a text is doubled."""
 
 
 class Reader(NamedTuple):
-    """A tokenizer, taken apart."""
+    """The parts of a tokenizer."""
 
     control: dict[str, int]
-    """Its added tokens, special or not."""
+    """Added token, special or not -> id."""
     pattern: re.Pattern[str]
-    """Finds one of them, the longest first."""
+    """Matches an added token, the longest first."""
     begins: re.Pattern[str]
-    """A character that one of them begins with, or a mark."""
+    """Matches the first character of an added token, or a mark."""
     plain: Tokenizer
-    """The vocabulary without them."""
+    """The tokenizer without its added tokens."""
     special: frozenset[int]
-    """Of `control` those that a text must never become."""
+    """The ids in `control` that a text must never become."""
 
 
 @lru_cache(maxsize=4)
 def reader(tokenizer: PreTrainedTokenizerBase) -> Reader:
-    """Takes about a second to make for 150,000 words."""
+    """The parts of a tokenizer; building them for 150,000 words takes about a second."""
     described = json.loads(tokenizer.backend_tokenizer.to_str())
     control = {token["content"]: token["id"] for token in described["added_tokens"]}
     special = frozenset(token["id"] for token in described["added_tokens"] if token["special"])
@@ -54,13 +54,13 @@ def reader(tokenizer: PreTrainedTokenizerBase) -> Reader:
 
 
 def quoted(tokenizer: PreTrainedTokenizerBase, messages: Any) -> Any:
-    """The messages with each text marked, so that no control token can be read in it; other values stay as they are.
+    """The messages with a mark in each text, so that no control token is read in it; other values stay.
 
     Args:
         messages: a text, or lists and dictionaries that hold texts: conversations, tools, documents.
     """
     if isinstance(messages, str):
-        return reader(tokenizer).begins.sub(lambda found: found[0] + MARK, messages)
+        return reader(tokenizer).begins.sub(lambda match: match[0] + MARK, messages)
     if isinstance(messages, dict):
         return {quoted(tokenizer, name): quoted(tokenizer, value) for name, value in messages.items()}
     if isinstance(messages, list | tuple):
@@ -69,41 +69,41 @@ def quoted(tokenizer: PreTrainedTokenizerBase, messages: Any) -> Any:
 
 
 def unquoted(text: str) -> str:
-    """The text as it was before `quoted`, also where a template joined several."""
+    """The text before `quoted`, also if a template joined several."""
     return re.sub(f"{MARK}({MARK}?)", r"\1", text)
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, rendered: Iterable[str]) -> list[list[int]]:
-    """The ids of conversations as a chat template rendered them from quoted messages.
+    """The token ids of conversations that a chat template rendered from quoted messages, one list per conversation.
 
     Raises:
         PolicyError: the tokenizer's vocabulary holds a control token, so that a text could become one.
     """
     read = reader(tokenizer)
     pieces = [read.pattern.split(text) for text in rendered]  # text, token, text, token, ..., text
-    encoded = iter(text_ids(tokenizer, [unquoted(piece) for each in pieces for piece in each[::2]]))
-    found = []
-    for each in pieces:
+    encoded = iter(text_ids(tokenizer, [unquoted(piece) for parts in pieces for piece in parts[::2]]))
+    id_lists = []
+    for parts in pieces:
         ids: list[int] = []
-        for number, piece in enumerate(each):
+        for number, piece in enumerate(parts):
             ids += [read.control[piece]] if number % 2 else next(encoded)
-        found.append(ids)
-    return found
+        id_lists.append(ids)
+    return id_lists
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of each text of a user, a corpus or a model: of all of it as text.
+    """The token ids of each text of a user, a corpus or a model, encoded as plain text; one list per text.
 
     Raises:
         PolicyError: as `token_ids`.
     """
     read = reader(tokenizer)
-    found = [encoded.ids for encoded in read.plain.encode_batch_fast(list(texts), add_special_tokens=False)]
-    for ids in found:
+    id_lists = [encoded.ids for encoded in read.plain.encode_batch_fast(list(texts), add_special_tokens=False)]
+    for ids in id_lists:
         if not read.special.isdisjoint(ids):
             token = tokenizer.convert_ids_to_tokens(next(iter(read.special.intersection(ids))))
             raise PolicyError(
                 f"the tokenizer reads {token!r} out of plain text, which could then end a turn; take the tokenizer of a "
                 "Qwen2.5-VL checkpoint, whose vocabulary holds no control token"
             )
-    return found
+    return id_lists

@@ -1,4 +1,4 @@
-"""A policy's completions, in this process or over a Ray cluster, in the same batches.
+"""Draws a policy's completions, in this process or over a Ray cluster, in the same batches.
 
 A batch is what is divided: it is read with the same padding, drawn with the same seed and begun without drafts wherever it is
 read, so its completions depend neither on the number of engines nor on which of them had it. Source: ours.
@@ -6,19 +6,21 @@ read, so its completions depend neither on the number of engines nor on which of
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
+from transformers import Qwen2_5_VLForConditionalGeneration
+
 import saferflow
 from saferflow.errors import PolicyError
 from saferflow.params import Params, PolicyParams, RunParams
-from saferflow.protocol.plan import Plan
 from saferflow.training.drafts import Drafter
-from saferflow.training.generate import Batch, Prompt, complete
+from saferflow.training.generate import Batch, complete
 from saferflow.training.homes import files_in, hash_of
 from saferflow.training.policy import device, load_model, load_processor
+from saferflow.training.processor import Qwen2_5_VLProcessor
 from saferflow.training.ray_cluster import over_ray
 from saferflow.training.released import complete_released
 from saferflow.training.samples import Draw
@@ -32,51 +34,41 @@ class Drawing:
     samples: int = 1
     temperature: float | None = None
     released: bool = False
-    """As [K]'s released evaluation does (`complete_released`)."""
+    """Whether to decode as [K]'s released evaluation does (`complete_released`)."""
 
 
 def sampler(folder: Path, params: Params, samples: int, temperature: float) -> Draw:
-    """Samples from a policy: in this process, which loads it at the first batch, or over the cluster of `run.ray`."""
-    policy, run, most = params.policy, params.run, params.policy.max_completion_tokens
+    """Samples from a policy, as `drawer`."""
+    return drawer(folder, params.policy, Drawing(params.policy.max_completion_tokens, samples, temperature), params.run)
+
+
+def drawer(folder: Path, policy: PolicyParams, drawing: Drawing, run: RunParams) -> Draw:
+    """Completions of a policy: in this process, which loads it at the first batch, or over the cluster of `run.ray`."""
     if run.ray is not None:
-        return partial(drawn_over_ray, folder, policy, Drawing(most, samples, temperature), run=run)
+        return partial(drawn_over_ray, folder, policy, drawing, run=run)
     drafter = Drafter()
     loaded = cache(lambda: (load_model(folder, policy).to(device(policy)), load_processor(folder, policy)))
 
-    def draw(asked: Iterable[Batch]) -> Iterator[list[list[str]]]:
-        for batch in asked:
-            drawn = complete(
-                *loaded(), batch.prompts, batch_size=len(batch.prompts), max_tokens=most, samples=samples,
-                temperature=temperature, seed=batch.seed, drafter=drafter,
-            )  # fmt: skip
-            yield list(drawn)
+    def draw(prompt_batches: Iterable[Batch]) -> Iterator[list[list[str]]]:
+        return (_drawn(*loaded(), batch, drawing, drafter) for batch in prompt_batches)
 
     return draw
 
 
-def batches(
-    prompts: Sequence[Prompt], size: int, plans: Sequence[Plan | None] | None = None
-) -> list[Batch]:
-    """The prompts in the batches of `complete`, for greedy decoding."""
-    starts = range(0, len(prompts), size)
-    parts = (slice(start, start + size) for start in starts)
-    return [Batch(prompts[part], plans=plans[part] if plans else None) for part in parts]
-
-
 def drawn_over_ray(
-    folder: Path, policy: PolicyParams, drawing: Drawing, asked: Iterable[Batch], run: RunParams
+    folder: Path, policy: PolicyParams, drawing: Drawing, prompt_batches: Iterable[Batch], run: RunParams
 ) -> Iterator[list[list[str]]]:
-    """The completions of each batch, in the order of the batches: of each prompt a list.
+    """Yield the completions of each batch, (prompts, samples), in the order of the batches.
 
     Args:
-        folder: of the policy; every machine finds the same files there.
+        folder: the policy's folder, with the same files on every machine.
 
     Raises:
-        PipelineError: as `over_ray`; and where a machine has other code or another policy.
+        PipelineError: as `over_ray`; or a machine has different code or a different policy.
     """
     where = folder.resolve()
     arguments = (str(where), fingerprint(where), policy, drawing)
-    return map(json.loads, over_ray(Engine, arguments, list(asked), run.ray, run.preemptions))
+    return map(json.loads, over_ray(Engine, arguments, list(prompt_batches), run.ray, run.preemptions))
 
 
 class Engine:
@@ -96,15 +88,25 @@ class Engine:
 
     def __call__(self, batch: Batch) -> str:
         """The completions, as JSON: (prompts, samples)."""
-        how, sizes = self._drawing, {"batch_size": len(batch.prompts), "max_tokens": self._drawing.max_tokens}
-        if how.released:
-            said = complete_released(self._model, self._processor, batch.prompts, **sizes)
-            return json.dumps([[text] for text in said])
-        drawn = complete(
-            self._model, self._processor, batch.prompts, samples=how.samples, temperature=how.temperature, seed=batch.seed,
-            plans=batch.plans, **sizes,
-        )  # fmt: skip
-        return json.dumps(list(drawn))
+        return json.dumps(_drawn(self._model, self._processor, batch, self._drawing, Drafter()))
+
+
+def _drawn(
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    batch: Batch,
+    drawing: Drawing,
+    drafter: Drafter,
+) -> list[list[str]]:
+    """The completions of each prompt of a batch."""
+    sizes = {"batch_size": len(batch.prompts), "max_tokens": drawing.max_tokens}
+    if drawing.released:
+        return [[text] for text in complete_released(model, processor, batch.prompts, **sizes)]
+    drawn = complete(
+        model, processor, batch.prompts, samples=drawing.samples, temperature=drawing.temperature, seed=batch.seed,
+        plans=batch.plans, drafter=drafter, **sizes,
+    )  # fmt: skip
+    return list(drawn)
 
 
 def fingerprint(folder: Path) -> str:

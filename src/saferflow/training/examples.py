@@ -1,4 +1,4 @@
-"""Table rows to the conversational examples that TRL's trainers read."""
+"""Converts table rows to the conversational examples of TRL's trainers."""
 
 from datasets import Dataset, Features, Image, List, Value
 
@@ -10,45 +10,47 @@ _IMAGES = List(Image())
 
 
 def sft_dataset(rows: list[SFTRow]) -> Dataset:
+    """Examples with `prompt`, `completion` and `images`, one per row."""
     columns = {
         "prompt": [row_prompt(row) for row in rows],
-        "completion": [_said(row.completion) for row in rows],
+        "completion": [_assistant_turn(row.completion) for row in rows],
         "images": [_images(row.image) for row in rows],
     }
     return Dataset.from_dict(columns, Features(prompt=_MESSAGES, completion=_MESSAGES, images=_IMAGES))
 
 
 def dpo_dataset(rows: list[DPORow]) -> Dataset:
+    """Examples with `prompt`, `chosen`, `rejected` and `images`, one per pair."""
     columns = {
         "prompt": [row_prompt(row) for row in rows],
-        "chosen": [_said(row.chosen) for row in rows],
-        "rejected": [_said(row.rejected) for row in rows],
+        "chosen": [_assistant_turn(row.chosen) for row in rows],
+        "rejected": [_assistant_turn(row.rejected) for row in rows],
         "images": [_images(row.image) for row in rows],
     }
     return Dataset.from_dict(columns, Features(prompt=_MESSAGES, chosen=_MESSAGES, rejected=_MESSAGES, images=_IMAGES))
 
 
 def grpo_dataset(rows: list[PromptRow]) -> Dataset:
-    """Prompts, with the columns of the row, which a reward function gets beside the completions."""
+    """Examples with `prompt` and `images`, and the row's columns, which reward functions get beside the completions."""
     columns = {
         "prompt": [row_prompt(row) for row in rows],
         "images": [_images(row.image) for row in rows],
     }
-    told = [row.columns() for row in rows]
-    columns |= {name: [each[name] for each in told] for name in told[0]}
-    strings = {name: Value("string") for name in told[0]}
+    row_columns = [row.columns() for row in rows]
+    columns |= {name: [values[name] for values in row_columns] for name in row_columns[0]}
+    strings = {name: Value("string") for name in row_columns[0]}
     return Dataset.from_dict(columns, Features(prompt=_MESSAGES, images=_IMAGES, **strings))
 
 
 def encoded(dataset: Dataset) -> Dataset:
-    """The data set with images as they are on disk, so that a batch of rows that nobody looks at reads none."""
+    """The data set with encoded images, so that reading other columns decodes none."""
     return dataset.cast_column("images", List(Image(decode=False)))
 
 
-def _said(text: str) -> list[Message]:
+def _assistant_turn(text: str) -> list[Message]:
     return [{"role": "assistant", "content": text}]
 
 
 def _images(data: bytes | None) -> list[dict[str, bytes | None]]:
-    """Tables hold images as RGB files, which `datasets` decodes when a batch needs them."""
+    """The images of a row as `datasets` stores them; it decodes the RGB file when a batch needs it."""
     return [] if data is None else [{"bytes": data, "path": None}]

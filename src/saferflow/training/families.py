@@ -10,7 +10,7 @@ from saferflow.errors import PolicyError
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One architecture, as its checkpoints and transformers name its parts."""
+    """One architecture, with the names of its parts in checkpoints and transformers."""
 
     kind: str
     """`model_type` in a checkpoint's config.json."""
@@ -19,7 +19,7 @@ class Family:
     tower: str
     """The vision tower's path in the whole model."""
     placeholders: tuple[str, ...]
-    """Fields of the configuration with the ids that stand for pictures: a policy must not sample them."""
+    """Fields of the configuration with ids that stand for pictures; a policy must not sample them."""
 
     def vision(self, model: PreTrainedModel) -> nn.Module:
         """The vision tower of a whole model, without adapters around it."""

@@ -7,6 +7,8 @@ activations do not count (model FLOPs, not hardware FLOPs). Attention's own prod
 
 import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,7 +55,7 @@ class Gauge(TrainerCallback):
             share = 6 if learning else 2
             tokens = tokens.to(self._tokens.device)
             if learning:
-                self._tokens = self._tokens + (packed.asked if packed is not None else tokens)
+                self._tokens = self._tokens + (packed.unpadded_tokens if packed is not None else tokens)
             self._operations = self._operations + share * language * tokens.float()
             if pixels is not None:
                 self._vision = self._vision + share * vision * float(len(pixels))
@@ -63,6 +65,7 @@ class Gauge(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Start the counters, on the trainer's device."""
         self._tokens, self._operations, self._vision = (torch.zeros((), device=args.device) for _ in range(3))
         self._since = time.perf_counter()
 
@@ -74,6 +77,7 @@ class Gauge(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
+        """Add the figures since the last log to `logs`, where they hold a loss."""
         if logs is None or "loss" not in logs or self._since is None:
             return
         tokens, operations, vision = self._tokens.item(), self._operations.item(), self._vision.item()
@@ -81,12 +85,23 @@ class Gauge(TrainerCallback):
         seconds, self._since = now - self._since, now
         self._all_tokens += tokens
         self._seconds += seconds
-        self._tokens, self._operations, self._vision = (torch.zeros_like(each) for each in (self._tokens,) * 3)
+        self._tokens, self._operations, self._vision = (torch.zeros_like(counter) for counter in (self._tokens,) * 3)
         logs["tokens_per_second"] = tokens / seconds
         logs["peak_memory_gb"] = peak_memory() / 1e9
         if (peak := peak_operations()) is not None:
             logs["mfu"] = operations / seconds / peak
             logs["mfu_with_vision"] = (operations + vision) / seconds / peak
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out what the models do within it, and the time that it takes."""
+        counted, before = (self._tokens, self._operations, self._vision), time.perf_counter()
+        try:
+            yield
+        finally:
+            self._tokens, self._operations, self._vision = counted
+            if self._since is not None:
+                self._since += time.perf_counter() - before
 
     def summary(self) -> dict[str, float]:
         """Of all steps of this process together."""
@@ -95,7 +110,7 @@ class Gauge(TrainerCallback):
 
 def _parameters(module: nn.Module) -> int:
     """Of the whole module, also where this process holds a part of each (ZeRO-3)."""
-    return sum(getattr(each, "ds_numel", each.numel()) for each in module.parameters())
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in module.parameters())
 
 
 def peak_memory() -> int:

@@ -19,17 +19,17 @@ from saferflow.training.processor import Qwen2_5_VLProcessor
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a policy is asked: a plan's system prompt (or none), a last question, an encoded image (or none)."""
+    """A policy's prompt: a plan's system prompt (or none), a last question, an encoded image (or none)."""
 
     system: str
     question: str
     image: bytes | None
     earlier: tuple[Turn, ...] = ()
-    """The turns before the last question; the image stands in the first."""
+    """The turns before the last question; the first holds the image."""
 
     @classmethod
     def of(cls, row: Conversation) -> Self:
-        """What a row asks."""
+        """The prompt of a row."""
         return cls(row.system, row.last_question, row.image, row.turns)
 
 
@@ -40,7 +40,7 @@ class Batch:
     prompts: Sequence[Prompt]
     seed: int = 0
     plans: Sequence[Plan | None] | None = None
-    """One a prompt, for constrained decoding."""
+    """One plan per prompt, for constrained decoding."""
 
 
 @torch.inference_mode()
@@ -57,14 +57,14 @@ def complete(
     plans: Sequence[Plan | None] | None = None,
     drafter: Drafter | None = None,
 ) -> Iterator[list[str]]:
-    """Each prompt's `samples` completions, in the order of the prompts, as batches finish.
+    """Yield each prompt's `samples` completions, in the order of the prompts, as batches finish.
 
     Args:
         max_tokens: where a completion is cut off; under a plan, where its grammar ends it, if that is later.
-        plans: one a prompt, for constrained decoding; None leaves a prompt free.
+        plans: one per prompt, for constrained decoding; None leaves a prompt free.
         temperature: None decodes greedily.
         seed: of the sampling; greedy decoding does not read it.
-        drafter: knows completions of earlier calls.
+        drafter: has learnt completions of earlier calls.
     """
     model.eval()
     torch.manual_seed(seed)
@@ -92,8 +92,8 @@ def complete(
             drafter=drafter,
             constraint=PlanConstraint(processor.tokenizer, [bound[row] for row in rows]) if any(bound) else None,
         )
-        said = processor.batch_decode(output, skip_special_tokens=True)
-        yield from (said[i : i + samples] for i in range(0, len(said), samples))
+        completions = processor.batch_decode(output, skip_special_tokens=True)
+        yield from (completions[i : i + samples] for i in range(0, len(completions), samples))
 
 
 def ends_of(model: Qwen2_5_VLForConditionalGeneration) -> set[int]:

@@ -37,7 +37,7 @@ from saferflow.protocol.plan import Plan
 from saferflow.rewards.judged import OURS, RewardFunction, said
 from saferflow.training.adapters import lora
 from saferflow.training.arguments import Job, shared_arguments
-from saferflow.training.branching import unsayable
+from saferflow.training.branching import image_token_ids
 from saferflow.training.checkpoints import Checkpointed
 from saferflow.training.conversation import spoken
 from saferflow.training.examples import encoded, grpo_dataset
@@ -145,7 +145,7 @@ def grpo_trainer(
             # A correction counts as drawn under the original prompt; the sampler knows only what it was drawn under.
             vllm_importance_sampling_correction=params.guards.vllm_correction and params.reflection is None,
             log_multimodal=False,  # a process whose rows have no image would not take part, and the others would wait
-            **engine(params.engine, unsayable(model.config)),
+            **engine(params.engine, image_token_ids(model.config)),
         ),
         train_dataset=encoded(grpo_dataset(rows)),
         processing_class=processor,

@@ -20,7 +20,7 @@ class Guarded:
     _bounded_inputs: dict[str, Any] | None = None
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-        """TRL's, which reads `old_per_token_logps` and `ref_per_token_logps` after the policy's are computed."""
+        """TRL's method, which reads `old_per_token_logps` and `ref_per_token_logps` after it has computed the policy's."""
         self._bounded_inputs = dict(inputs)
         try:
             return super()._compute_loss(model, self._bounded_inputs)
@@ -39,13 +39,13 @@ class Guarded:
         return logps, *rest
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Those that weight decay is on: transformers' choice leaves out biases and norms."""
+        """Names of the parameters with weight decay; transformers' choice leaves out biases and norms."""
         if self.guards is not None and self.guards.decay == "all":
             return [name for name, _ in model.named_parameters()]
         return super().get_decay_parameter_names(model)
 
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor | float:
-        """The norm before clipping; where it is no number, no gradient is left and the optimizer changes nothing.
+        """Clip, and return the norm before; if that is not finite, drop the gradient, so that the optimizer changes nothing.
 
         DeepSpeed has taken its step before; in bfloat16 it skips such steps by its own default.
         """
@@ -59,20 +59,20 @@ class Guarded:
 
 
 def bounded(other: torch.Tensor, policy: torch.Tensor, least: float, most: float) -> torch.Tensor:
-    """`other`, moved so that `other - policy` lies in [least, most].
+    """`other`, shifted so that `other - policy` lies in [least, most].
 
     Args:
         other: log-probabilities that do not depend on the weights, (completions, tokens).
         policy: the policy's, of the same shape.
-        least: of the difference.
-        most: of the difference; outside the bounds it has no gradient, inside `other` is the same to the bit.
+        least: lower bound of the difference.
+        most: upper bound of the difference; outside the bounds it has no gradient, inside `other` is the same to the bit.
     """
     difference = other - policy.detach()
     return torch.where((difference < least) | (difference > most), policy + difference.clamp(least, most), other)
 
 
 def k3_bounds(most: float) -> tuple[float, float]:
-    """The two x at which exp(x) - x - 1 is `most`, by Newton's method; between them it is less, so k3 stays at most `most`."""
+    """The two x with exp(x) - x - 1 = `most`, by Newton's method; between them it is less, so k3 stays at most `most`."""
     roots = []
     for x in (-most - 1, math.log(most + 1) + 1):
         for _ in range(50):
@@ -82,7 +82,7 @@ def k3_bounds(most: float) -> tuple[float, float]:
 
 
 def scaled_advantages(rewards: torch.Tensor, group: int, epsilon: float) -> torch.Tensor:
-    """Each group's rewards less their mean, by their standard deviation (n - 1) plus `epsilon`; 0 where there is no reward.
+    """Each group's rewards minus their mean, over their standard deviation (n - 1) plus `epsilon`; 0 without a reward.
 
     Args:
         rewards: (completions,), NaN where the judge gave no marks; each `group` in a row answer one prompt.

@@ -1,4 +1,4 @@
-"""Several processes for one stage: torch's elastic launcher, which `accelerate launch` runs too, with DeepSpeed by parameter.
+"""Runs one stage in several processes: by torch's elastic launcher, as `accelerate launch` does, with DeepSpeed by parameter.
 
 A stage's module calls `spread` first. With one process and no DeepSpeed it goes on; else the process becomes the launcher,
 which starts the same module once a process. Source: ours.
@@ -30,16 +30,16 @@ INSIDE = "TORCHELASTIC_RUN_ID"
 AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
 """`True` where torch's launcher keeps a store of names and values for the processes that it starts."""
 PATIENCE = timedelta(hours=6)
-"""For the leading process to read checkpoints, of hundreds of gigabytes; the launcher ends the others if it fails."""
+"""The most time for the main process to read checkpoints of hundreds of gigabytes; if it fails, the launcher ends the others."""
 LAUNCHERS = ("torch.distributed.run", "torch/distributed/run", "torchrun", "accelerate", "deepspeed")
-"""What stands in the command of a process that starts others."""
+"""Texts in the command of a launcher process."""
 
 
 def spread(module: str, launch: LaunchParams, policy: PolicyParams) -> None:
-    """Become the launcher of `module` where the params want more than this process; return inside of it and without it.
+    """Become the launcher of `module` if the params want several processes; return in a launched process, or if one is enough.
 
     Raises:
-        TrainingError: DeepSpeed is wanted and not installed, or there are fewer GPUs than processes.
+        TrainingError: DeepSpeed is not installed, there are fewer GPUs than processes, or the environment contradicts the params.
     """
     if shell.launched() or _launched_by_another(launch):
         _end_with_the_launcher()
@@ -93,10 +93,10 @@ def spread(module: str, launch: LaunchParams, policy: PolicyParams) -> None:
 
 
 def _launched_by_another(launch: LaunchParams) -> bool:
-    """Whether a torchrun of the user's own started this process, and as many as the params want.
+    """Whether the user's own torchrun started this process, in the number that the params want.
 
     Raises:
-        TrainingError: another number of them.
+        TrainingError: it started a different number.
     """
     if not _under_a_launcher():
         return False
@@ -121,12 +121,12 @@ def _contradiction(wrong: dict[str, str], launch: LaunchParams) -> str:
     )
 
 
-def part() -> None:
-    """Let the processes of a stage end together, and at once: of several this does not return.
+def end_together() -> None:
+    """End the processes of a stage together and at once; with several processes this does not return.
 
-    One that goes while others still talk to it may fail them. And the threads in which they talk may ask for the interpreter
-    while it is being taken down, which aborts the process; so it is not taken down. For the end of a stage that went well,
-    when all is written; after an error the launcher ends the others.
+    Call it after a stage has succeeded and written everything; after an error the launcher ends the others. A process that
+    ends earlier may fail those that still communicate with it. The threads of this communication may also call the
+    interpreter while it shuts down, which aborts the process, so the interpreter does not shut down.
     """
     distributed = sys.modules.get("torch.distributed")
     if distributed and distributed.is_available() and distributed.is_initialized():
@@ -138,14 +138,14 @@ def part() -> None:
 
 
 def build_folder() -> Path:
-    """Where DeepSpeed's operators are compiled: a folder for each machine, since a home may be shared by unlike ones."""
+    """The folder where DeepSpeed compiles its operators: one per machine, since different machines may share a home."""
     from torch.utils.cpp_extension import get_default_build_root
 
     return Path(get_default_build_root()) / socket.gethostname()
 
 
 def free_dead_locks(builds: Path) -> None:
-    """Remove the locks under `builds` that no process holds open: torch waits for ever for one that a kill left behind."""
+    """Remove the locks under `builds` that no process holds open; torch waits for ever for a lock that a kill left behind."""
     locks = {str(lock.resolve()) for lock in builds.rglob("lock")}
     if not locks:
         return
@@ -157,13 +157,13 @@ def free_dead_locks(builds: Path) -> None:
 
 
 def _end_with_the_launcher() -> None:
-    """The launcher puts each process into a session of its own: a kill of the launcher alone would leave them at work."""
+    """End this process when its launcher dies; it has its own session, so a kill of the launcher alone would not end it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _allow_its_checkpoints() -> None:
-    """Name the types that DeepSpeed's own checkpoints hold beside tensors; of anything else they are refused."""
+    """Allow torch to load the types that DeepSpeed's checkpoints hold beside tensors; it refuses other types."""
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
@@ -173,22 +173,22 @@ def _allow_its_checkpoints() -> None:
 
 
 def world(launch: LaunchParams) -> int:
-    """Processes on all nodes."""
+    """The number of processes on all nodes."""
     return launch.processes * launch.nodes
 
 
-def leads() -> bool:
-    """Whether this process writes for all of them."""
+def is_main_process() -> bool:
+    """Whether this process has rank 0, which writes for all; true without a launcher."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def from_leader(name: str, compute: Callable[[], str]) -> str:
-    """A text that the leading process computes and the other processes of the stage wait for; alone, a process computes it.
+    """A text that the main process computes and all processes of the stage get; a single process computes it itself.
 
-    They meet in the store of torch's launcher, which is there before any process group and is bound to no device.
+    They exchange it in the store of torch's launcher, which exists before any process group and without a device.
 
     Args:
-        name: of the text, the same in all processes; under one name there is one text for as long as they live.
+        name: the text's name, the same in all processes; a name has one text for as long as they live.
     """
     launched = shell.launched() or _under_a_launcher()
     if not launched or int(os.environ.get("WORLD_SIZE", "1")) == 1 or os.environ.get(AGENT_STORE) != "True":
@@ -204,7 +204,7 @@ def from_leader(name: str, compute: Callable[[], str]) -> str:
 
 
 def shared_weights(launch: LaunchParams, policy: PolicyParams) -> object | None:
-    """While what it returns lives, transformers loads into each process its part of a model (ZeRO-3); None where each has all.
+    """An object that, while it lives, has transformers load a process's part of each weight (ZeRO-3); None for whole models.
 
     The trainer's own configuration comes after the model; what is `auto` there does not matter here.
     """
@@ -220,9 +220,9 @@ def shared_weights(launch: LaunchParams, policy: PolicyParams) -> object | None:
 
 
 def deepspeed_config(launch: LaunchParams, policy: PolicyParams) -> dict[str, Any] | None:
-    """DeepSpeed's configuration; `auto` is filled in by transformers from the trainer's own arguments.
+    """DeepSpeed's configuration, None for DDP; transformers fills in `auto` from the trainer's arguments.
 
-    Gradients are added up, and reduced over the processes, in float32 as in the released code [K].
+    Gradients are summed, and reduced over the processes, in float32 as in the released code [K].
     """
     if launch.strategy == "ddp":
         return None

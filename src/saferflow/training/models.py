@@ -1,4 +1,4 @@
-"""What the models of a trainer are taught before it trains: packed rows, what to remember, and rows without an image.
+"""Prepares the models of a trainer before it trains: packed rows, remembered tensors, and rows without an image.
 
 Source: ours.
 """
@@ -21,7 +21,7 @@ from saferflow.training.remembered import Remembered, remember_reference, rememb
 
 
 def prepare(trainer: Any, policy: PolicyParams, *, fixed_rows: bool = False) -> None:
-    """Ready the policy of a trainer of TRL, and its reference where that is a model of its own.
+    """Prepare the policy of a TRL trainer, and its reference if that is a separate model.
 
     Args:
         fixed_rows: the reference is asked about the same rows in each epoch, not about what the policy has just said.
@@ -49,7 +49,7 @@ def prepare(trainer: Any, policy: PolicyParams, *, fixed_rows: bool = False) -> 
 
 
 def remembered(policy: PolicyParams) -> Remembered | None:
-    """Where this checkout keeps what is computed once; None where nothing is kept.
+    """This checkout's store of remembered tensors; None if nothing is remembered.
 
     Nothing is with ZeRO-3, whose processes have to call a model together.
     """
@@ -59,7 +59,7 @@ def remembered(policy: PolicyParams) -> Remembered | None:
 
 
 def _minding_images(plain: Callable[..., Any], signed: Callable[..., Any]) -> Callable[..., Any]:
-    """The model's forward: not a hook, which would call the tower before DeepSpeed's own hooks know of the model."""
+    """Replace the model's forward; a hook would call the tower before DeepSpeed's own hooks know the model."""
 
     @wraps(signed)
     def forward(self: Qwen2_5_VLModel, *args: Any, **kwargs: Any) -> Any:
@@ -69,7 +69,7 @@ def _minding_images(plain: Callable[..., Any], signed: Callable[..., Any]) -> Ca
 
 
 def _mind_images(module: Qwen2_5_VLModel, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Read pixels of no image as no pixels; and where processes train together, call the vision tower in each of them.
+    """Treat empty pixels as no pixels; with several processes, call the vision tower in each of them.
 
     TRL cuts a batch of rows with and without an image into micro batches; one without any gets an empty tensor. A process
     whose rows have no image would leave the others waiting: with ZeRO-3 for its part of the tower's weights, else for its
@@ -96,7 +96,7 @@ def _needs_the_tower(module: Qwen2_5_VLModel) -> bool:
 
 
 def _seen_nothing(module: Qwen2_5_VLModel, like: torch.Tensor) -> torch.Tensor:
-    """The sum of what the vision tower says of the smallest black image."""
+    """The sum of the vision tower's features of the smallest black image."""
     vision: nn.Module = module.visual
     merge, config = vision.spatial_merge_size, module.config.vision_config
     width = config.in_channels * config.temporal_patch_size * config.patch_size**2

@@ -61,10 +61,10 @@ class Muon(torch.optim.Optimizer):
         by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
         for parameter in parameters:
             by_shape[parameter.shape].append(parameter)
-        for shape, alike in by_shape.items():
-            momenta = torch.stack([self._momentum(parameter) for parameter in alike])  # (matrices, rows, columns)
+        for shape, same_shape in by_shape.items():
+            momenta = torch.stack([self._momentum(parameter) for parameter in same_shape])  # (matrices, rows, columns)
             size = group["lr"] * SCALE * math.sqrt(max(shape))
-            for parameter, direction in zip(alike, orthogonalize(momenta), strict=True):
+            for parameter, direction in zip(same_shape, orthogonalize(momenta), strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(direction, alpha=size)
 
     def _momentum(self, parameter: nn.Parameter) -> torch.Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 
-from saferflow.data.rows import THEIRS, DPORow, Labels
+from saferflow.data.rows import THEIRS, WRONG_ANSWER, DPORow, Labels
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
 from saferflow.protocol.trace import parse
@@ -22,11 +22,13 @@ POLICY = "policy"
 FORM = ("T001", "T002", "T003")
 """Violations that leave no response to speak of."""
 GATE = "SAFETY-GATE"
+KEPT = (THEIRS, WRONG_ANSWER)
+"""Perturbations whose pairs stay as they are: what a source brought, and general questions."""
 
 
 def drawn(rows: Sequence[DPORow], share: float, seed: int) -> list[DPORow]:
-    """The pairs that are to get a sampled rejected side, by a draw addressed by id; none that a source brought."""
-    return [row for row in rows if row.perturbation != THEIRS and rng(seed, NAME, row.id).random() < share]
+    """The pairs that are to get a sampled rejected side, by a draw addressed by id."""
+    return [row for row in rows if row.perturbation not in KEPT and rng(seed, NAME, row.id).random() < share]
 
 
 def replaced(rows: Sequence[DPORow], asked: Iterable[DPORow], samples: Iterable[list[str]]) -> list[DPORow]:
@@ -41,8 +43,8 @@ def replaced(rows: Sequence[DPORow], asked: Iterable[DPORow], samples: Iterable[
 
 
 def balanced(rows: Sequence[DPORow], planted: float, seed: int) -> list[DPORow]:
-    """All near misses and all pairs of sources, and planted faults so that these are the share `planted` of them and the near
-    misses; all rows where nothing was missed.
+    """All near misses and all pairs that stay as they are, and planted faults so that these are the share `planted` of them and
+    the near misses; all rows where nothing was missed.
 
     The planted ones come first from the side (harmful or harmless rows) that has fewer near misses, so that the pairs teach
     against over-refusal and under-refusal alike.
@@ -51,7 +53,7 @@ def balanced(rows: Sequence[DPORow], planted: float, seed: int) -> list[DPORow]:
     if not misses:
         return list(rows)
     others = sorted(
-        (row for row in rows if row.perturbation not in (NAME, THEIRS)),
+        (row for row in rows if row.perturbation not in (NAME, *KEPT)),
         key=lambda row: rng(seed, "planted", row.id).random(),
     )
     room = min(len(others), round(len(misses) * planted / (1 - planted)))
@@ -62,7 +64,7 @@ def balanced(rows: Sequence[DPORow], planted: float, seed: int) -> list[DPORow]:
         side = min((side for side in queues if queues[side]), key=lambda side: counts[side])
         chosen.add(queues[side].pop(0))
         counts[side] += 1
-    return [row for row in rows if row.perturbation in (NAME, THEIRS) or row.id in chosen]
+    return [row for row in rows if row.perturbation in (NAME, *KEPT) or row.id in chosen]
 
 
 def _harmful(row: DPORow) -> bool:

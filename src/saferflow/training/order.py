@@ -1,4 +1,4 @@
-"""The order of the rows: at random, but the longest go first, so that memory which is too small for them shows at once.
+"""The order of the rows: random, with the longest first, so that too little memory shows at once.
 
 GRPO knows its prompts alone: the longest go first, and a later step with longer completions may take more memory.
 
@@ -20,7 +20,7 @@ from saferflow.training.processor import Qwen2_5_VLProcessor
 
 
 class LongestFirst(Sampler[int]):
-    """An order for each epoch; in the first epoch the longest rows take the places of those that would come first.
+    """A random order per epoch; in the first epoch the longest rows take the first places.
 
     Only they change places, so that whatever else the order keeps (each prompt as often as its group is large) stays.
 
@@ -53,7 +53,7 @@ class LongestFirst(Sampler[int]):
 
 
 class Balanced(Sampler[int]):
-    """The order of another sampler, but for the rows within a step, whose micro batches get about as many tokens each.
+    """The order of another sampler, with the rows of each step dealt so that its micro batches have about equal tokens.
 
     Args:
         lengths: of each row.
@@ -72,7 +72,7 @@ class Balanced(Sampler[int]):
 
 
 def dealt(rows: Sequence[int], lengths: Sequence[int], size: int) -> list[int]:
-    """The rows of a step so that each `size` that follow each other have about as many tokens; a step cut short is left alone.
+    """The rows of a step, dealt so that each consecutive `size` have about equal tokens; an incomplete step stays.
 
     The longest row goes to the lightest micro batch that has room, and so on; the heaviest micro batch is the first.
     """
@@ -89,14 +89,14 @@ def dealt(rows: Sequence[int], lengths: Sequence[int], size: int) -> list[int]:
 
 
 def batched(rows: Iterable[int], size: int) -> Iterator[list[int]]:
-    """Python's own, which 3.11 lacks."""
+    """`itertools.batched`, which Python 3.11 lacks."""
     left = iter(rows)
     while batch := list(islice(left, size)):
         yield batch
 
 
 class Ordered:
-    """Mixed into a trainer of TRL: `lengths` of its rows set, the longest are in the first step, each step's well dealt."""
+    """Mixed into a TRL trainer: with `lengths`, the longest rows come first, and micro batches have about equal tokens."""
 
     lengths: Sequence[int] = ()
 
@@ -124,13 +124,13 @@ class Ordered:
 def lengths(
     processor: Qwen2_5_VLProcessor, texts: Sequence[Sequence[str]], images: Sequence[bytes | None]
 ) -> list[int]:
-    """Tokens of each row: of its texts and of its image; the template's own, a few per turn, are left out."""
+    """Tokens of each row's texts and image, without the template's few tokens per turn."""
     counted = [len(ids) for ids in text_ids(processor.tokenizer, ["".join(parts) for parts in texts])]
     return [tokens + image_tokens(processor, image) for tokens, image in zip(counted, images, strict=True)]
 
 
 def image_tokens(processor: Qwen2_5_VLProcessor, image: bytes | None) -> int:
-    """Tokens that an image takes; 0 for none."""
+    """The tokens of an image; 0 without one."""
     if image is None:
         return 0
     with Image.open(io.BytesIO(image)) as opened:  # its header alone

@@ -1,4 +1,4 @@
-"""The pictures of a rollout: one copy of each that differs, on the CPU until a model reads it.
+"""The pictures of a rollout: one copy of each different one, on the CPU until a model reads it.
 
 TRL has the processor compute the pixels of every completion, twice a rollout, and keeps them on the GPU for all its updates: at 4
 megapixels 96 MB a completion. Here the processor says in their place where each patch stands in a table. What TRL does with
@@ -19,7 +19,7 @@ from transformers import BatchFeature
 
 
 class Place(NamedTuple):
-    """Where a picture's patches stand in the table."""
+    """A picture's place in the table."""
 
     start: int
     grid: torch.Tensor
@@ -27,20 +27,20 @@ class Place(NamedTuple):
 
 
 class Pictures:
-    """The table: pixels as the processor computes them, and where each picture's begin."""
+    """The table of the processor's pixels, and each picture's place in it."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all pictures; the numbers that stand for them mean nothing from then on."""
+        """Forget all pictures; their numbers become invalid."""
         self.table: torch.Tensor | None = None
-        """(patches, channels), None where there is no picture"""
+        """(patches, channels), None without pictures"""
         self._places: dict[str, Place] = {}
 
     @contextmanager
     def numbered(self, processor: Any) -> Iterator[None]:
-        """Within it, the processor's `pixel_values` are places in this table, (patches,), for images that come as a list."""
+        """Inside, the processor's `pixel_values` of lists of images are row numbers of this table, (patches,)."""
         plain = processor.image_processor
         processor.image_processor = Numbering(plain, self)
         try:
@@ -49,7 +49,7 @@ class Pictures:
             processor.image_processor = plain
 
     def show(self, model: nn.Module) -> None:
-        """Have a model look up the pixels that these numbers stand for, whether it trains or generates."""
+        """Have a model look up the pixels of these numbers, in training and in generation."""
         plain = model.get_image_features
 
         @wraps(plain)
@@ -64,7 +64,7 @@ class Pictures:
         return self.table[numbers.cpu()].to(numbers.device)
 
     def add(self, image_processor: Any, images: Sequence[Image], **options: Any) -> list[Place]:
-        """Where each image stands; those that are new are computed."""
+        """The place of each image; the processor computes new ones."""
         known = {id(image): _digest(image) for image in images}  # copies of a group are often one object
         keys = [known[id(image)] for image in images]
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in self._places}
@@ -80,7 +80,7 @@ class Pictures:
 
 
 class Numbering:
-    """An image processor that gives places in a table in place of pixels; all else is the plain one's."""
+    """An image processor that returns row numbers of the table in place of pixels; all else is the plain one's."""
 
     def __init__(self, plain: Any, pictures: Pictures):
         self._plain, self._pictures = plain, pictures
@@ -89,7 +89,7 @@ class Numbering:
         return getattr(self._plain, name)
 
     def __call__(self, images: Sequence[Any], **options: Any) -> BatchFeature:
-        flat = [image for each in images for image in (each if isinstance(each, list | tuple) else [each])]
+        flat = [image for entry in images for image in (entry if isinstance(entry, list | tuple) else [entry])]
         places = self._pictures.add(self._plain, flat, **options)
         numbers = [torch.arange(place.start, place.start + int(place.grid.prod())) for place in places]
         grids = torch.stack([place.grid for place in places])
@@ -97,13 +97,13 @@ class Numbering:
 
 
 def _digest(image: Image) -> str:
-    found = hashlib.blake2b(f"{image.mode} {image.size} {image.getpalette()}".encode(), digest_size=20)
-    found.update(image.tobytes())
-    return found.hexdigest()
+    hasher = hashlib.blake2b(f"{image.mode} {image.size} {image.getpalette()}".encode(), digest_size=20)
+    hasher.update(image.tobytes())
+    return hasher.hexdigest()
 
 
 def decoded(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of a data set whose images are encoded, with the images read: one object for all rows that hold the same bytes."""
+    """Rows of a data set with their images decoded; rows with the same bytes share one object."""
     read = datasets.Image().decode_example
     known: dict[bytes, Image] = {}
 
@@ -115,4 +115,4 @@ def decoded(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             known[content] = read(encoded)
         return known[content]
 
-    return [row | {"images": [picture(each) for each in row["images"]]} if "images" in row else row for row in rows]
+    return [row | {"images": [picture(image) for image in row["images"]]} if "images" in row else row for row in rows]

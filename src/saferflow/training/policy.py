@@ -21,17 +21,16 @@ from saferflow.training.processor import Qwen2_5_VLProcessor, read_processor
 from saferflow.training.weights import SHORT, UNREADABLE, read_model, refuse_pointers
 
 POINTER = "SOURCE"
-"""A base folder that holds only this file names a published checkpoint, and on a second line its commit, instead of holding
-weights."""
+"""A base folder without weights holds this file: the name of a published checkpoint, and on a second line its commit."""
 
 
 class Source(NamedTuple):
-    """Where a policy's files are."""
+    """The location of a policy's files."""
 
     where: str
     """A folder, or a name on the hub."""
     revision: str | None
-    """The commit of a name on the hub; None: the newest."""
+    """The commit of a name on the hub; None for the newest."""
 
 
 def source(folder: Path) -> Source:
@@ -86,7 +85,7 @@ def _commit_of(checkpoint: str, revision: str | None) -> str | None:
 
 
 def _refuse_what_is_no_policy(where: str, revision: str | None) -> None:
-    """Say what stands there instead of a family that works, before weights are read."""
+    """Refuse an adapter, Git LFS pointers, or a model of an unsupported family, before weights are read."""
     if (Path(where) / "adapter_config.json").exists():
         raise PolicyError(
             f"{where} holds an adapter, not a whole policy; merge it into its base (PEFT's merge_and_unload) and save that"
@@ -144,7 +143,7 @@ def load_model(
 
 
 def attend_windows_at_once(model: Qwen2_5_VLForConditionalGeneration, params: PolicyParams) -> None:
-    """Have the vision tower take flash attention where it is installed, on a GPU and in bfloat16: one call a layer.
+    """Have the vision tower use flash attention (one call per layer) if it is installed, on a GPU and in bfloat16.
 
     Torch's attention is called for each window: an image of 1 MP has about 90 of 112 pixels a side, in 28 layers of 32.
     """
@@ -185,7 +184,7 @@ def save_policy(
 
 
 def _name_dtype(file: Path, dtype: str) -> None:
-    """Have a model's configuration name the dtype that its weights are used in, whatever they are kept in."""
+    """Set the dtype in a model's configuration to the one that computes, whatever the weights are stored in."""
     config = json.loads(file.read_text(encoding="utf-8"))
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         if part is config or "dtype" in part:

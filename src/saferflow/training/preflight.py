@@ -1,4 +1,4 @@
-"""What is refused or left out before training starts."""
+"""Checks before training starts: refuses rows, or leaves them out."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -10,19 +10,19 @@ from saferflow.errors import TrainingError
 from saferflow.params import PolicyParams
 from saferflow.training.conversation import chat
 from saferflow.training.encoding import text_ids, token_ids
-from saferflow.training.launch import leads
+from saferflow.training.launch import is_main_process
 from saferflow.training.order import image_tokens
 from saferflow.training.processor import Qwen2_5_VLProcessor
 
 NAMED = 5
-"""Rows that a message names, of those that it counts."""
+"""The most rows that a message names."""
 Row = TypeVar("Row", bound=Conversation)
 
 
 def refuse_cut_off(
     stage: str, tokenizer: PreTrainedTokenizerBase, completions: Sequence[tuple[str, str]], policy: PolicyParams
 ) -> None:
-    """Refuse to teach what the policy could not say to its end.
+    """Refuse to train on references too many of which are longer than the policy's completions may be.
 
     Args:
         completions: (row id, completion) of each row to learn.
@@ -46,7 +46,7 @@ def refuse_cut_off(
 def fitting(
     stage: str, setting: str, processor: Qwen2_5_VLProcessor, rows: Sequence[Row], most: int | None
 ) -> list[Row]:
-    """The rows whose prompts, images among them, have at most so many tokens; what is left out is counted and named.
+    """The rows whose prompts with images have at most so many tokens; the log counts and names the others.
 
     Args:
         setting: the parameter that `most` is.
@@ -70,14 +70,14 @@ def fitting(
     )
     if len(longer) == len(rows):
         raise TrainingError(f"{count}. None is left: raise {setting}, or lower policy.max_pixels")
-    if leads():
+    if is_main_process():
         print(f"{count}; they are left out", flush=True)
     left_out = set(longer)
     return [row for number, row in enumerate(rows) if number not in left_out]
 
 
 def prompt_tokens(processor: Qwen2_5_VLProcessor, rows: Sequence[Row]) -> list[int]:
-    """Tokens of each prompt as a policy reads it: template, texts and image."""
+    """(rows,): the tokens of each prompt with template, texts and image."""
     turns = [chat(row.system, row.last_question, row.image, row.turns) for row in rows]
     rendered = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     texts = token_ids(processor.tokenizer, rendered)  # an image is one token there

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL's processor for images and text, from a checkpoint in any of its published layouts, and back to files.
+"""Loads Qwen2.5-VL's processor for images and text from a checkpoint in any published layout, and saves it.
 
 It is Qwen2.5-VL's without its video part, which needs torchvision; it is saved under the published class name and with the
 video part's settings, so that the standard `AutoProcessor` loads it where torchvision is installed. Source: ours.
@@ -24,7 +24,7 @@ NEEDED = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", IM
 """Tokens that Qwen2.5-VL's chat template writes."""
 PROCESSOR = "processor_config.json"
 FRAME_SIZE = {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28}
-"""Bounds of a video's frame, in pixels, as transformers' Qwen2VLVideoProcessor has them."""
+"""Bounds of a video's frame in pixels, from transformers' Qwen2VLVideoProcessor."""
 TEMPLATE_REMEDY = "take chat_template.json or chat_template.jinja of a Qwen2.5-VL-Instruct checkpoint"
 
 
@@ -47,10 +47,10 @@ class Qwen2_5_VLProcessor(transformers.Qwen2_5_VLProcessor):
         documents: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """As published, from quoted messages; what it renders is for this processor alone."""
+        """The published method on quoted messages; only this processor may read the rendered text."""
         kwargs.pop("sanitize_control_tokens", None)  # transformers' own marks: there is nothing left for them to do
-        mine = (quoted(self.tokenizer, each) for each in (conversation, tools, documents, kwargs))
-        conversation, tools, documents, kwargs = mine
+        quoted_arguments = (quoted(self.tokenizer, argument) for argument in (conversation, tools, documents, kwargs))
+        conversation, tools, documents, kwargs = quoted_arguments
         return super().apply_chat_template(
             conversation, chat_template=chat_template, tools=tools, documents=documents, **kwargs
         )
@@ -94,6 +94,7 @@ class Qwen2_5_VLProcessor(transformers.Qwen2_5_VLProcessor):
 
     @property
     def model_input_names(self) -> list[str]:
+        """Names of the model's inputs that this processor makes."""
         names = [*self.tokenizer.model_input_names, *self.image_processor.model_input_names, "mm_token_type_ids"]
         return list(dict.fromkeys(names))
 
@@ -162,7 +163,7 @@ def read_processor(where: str, params: PolicyParams, revision: str | None = None
 
 
 def chat_template(where: str, tokenizer: PreTrainedTokenizerBase, revision: str = "main") -> str | None:
-    """Of chat_template.json or chat_template.jinja, which the published processor takes, else of the tokenizer."""
+    """The chat template: of chat_template.json or chat_template.jinja, as the published processor, else of the tokenizer."""
     template = (
         Qwen2_5_VLProcessor.get_processor_dict(where, revision=revision)[0].get("chat_template")
         or tokenizer.chat_template
@@ -173,7 +174,7 @@ def chat_template(where: str, tokenizer: PreTrainedTokenizerBase, revision: str 
 def _refuse_tokenizer(
     where: str, tokenizer: PreTrainedTokenizerBase, template: str | None, config: transformers.PretrainedConfig
 ) -> None:
-    """Refuse one that lacks a token, or that the model beside it has no rows or other ids for."""
+    """Refuse a tokenizer that lacks a token, or whose ids the model beside it lacks or has differently."""
     vocabulary = tokenizer.get_vocab()
     lacks = [
         *(token for token in NEEDED if token not in vocabulary),
@@ -205,17 +206,18 @@ def refuse_template(where: str, processor: Qwen2_5_VLProcessor) -> None:
     """Refuse a chat template that does not put an image and each turn where Qwen2.5-VL was trained to see them.
 
     Raises:
-        PolicyError: what it does in place of that.
+        PolicyError: it does not; the message lists the faults.
     """
-    asked = chat("Be brief.", "What now?", True, [("Who?", "Nobody.")])
+    conversation = chat("Be brief.", "What now?", True, [("Who?", "Nobody.")])
     parts = [
-        each | {"content": [{"type": "text", "text": each["content"]}]} if isinstance(each["content"], str) else each
-        for each in asked
+        turn | {"content": [{"type": "text", "text": turn["content"]}]} if isinstance(turn["content"], str) else turn
+        for turn in conversation
     ]
-    answered = [*asked, {"role": "assistant", "content": "Nothing."}]
+    answered = [*conversation, {"role": "assistant", "content": "Nothing."}]
     try:
         prompt, in_parts = (
-            processor.apply_chat_template(each, tokenize=False, add_generation_prompt=True) for each in (asked, parts)
+            processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            for turns in (conversation, parts)
         )
         whole = processor.apply_chat_template(answered, tokenize=False)
     except (TemplateError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -228,15 +230,15 @@ def refuse_template(where: str, processor: Qwen2_5_VLProcessor) -> None:
 
 
 def _faults_of(prompt: str, in_parts: str, whole: str) -> list[str]:
-    """What is wrong with the rendered probe of `refuse_template`."""
-    said = (
+    """The faults in the rendered probe of `refuse_template`."""
+    fragments = (
         "Be brief.<|im_end|>",
         f"<|vision_start|>{IMAGE}<|vision_end|>",
         "Who?<|im_end|>",
         "Nobody.<|im_end|>",
         "What now?",
     )
-    places = [prompt.find(words) for words in said]
+    places = [prompt.find(words) for words in fragments]
     return [
         fault
         for fault, happens in (

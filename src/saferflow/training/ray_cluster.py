@@ -1,4 +1,4 @@
-"""Jobs over the machines of a Ray cluster, with the results in order and the jobs of a lost machine done again.
+"""Runs jobs over the machines of a Ray cluster: results come in order, and jobs of a lost machine run again.
 
 Ray Data does the dividing: an engine is an actor, a job is a block, and blocks come back in their order. What an actor or a
 machine that died had in hand is given to another. Source: ours.
@@ -13,16 +13,16 @@ from saferflow.errors import PipelineError, SaferflowError
 from saferflow.params import RayParams
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
-"""No telemetry, and no bars between a stage's lines."""
+"""Environment variables without telemetry and without progress bars between a stage's lines."""
 AT_ONCE = 2
-"""Jobs that an engine has in hand: one at work and one that waits."""
+"""The most jobs of an engine: one that runs and one that waits."""
 PATIENCE = 30
-"""Seconds that the head has to answer."""
+"""Seconds in which the head must answer."""
 JOB, RESULT, ERROR = "job", "result", "error"
 
 
 def over_ray(engine: type, arguments: Sequence[Any], jobs: Sequence[Any], params: RayParams, deaths: int) -> Iterator[str]:
-    """The result of each job, in the order of the jobs.
+    """Yield the result of each job, in the order of the jobs.
 
     Args:
         engine: made with `arguments` in a process of its own, on any machine of the cluster; a job -> a text.
@@ -73,7 +73,7 @@ def _dataset(engine: type, arguments: Sequence[Any], jobs: Sequence[Any], params
 
 
 class Worker:
-    """An engine in its process: a row with a job -> a row with its result, or with what the engine says is wrong."""
+    """An engine in its process: it maps a row with a job to a row with its result, or with the engine's error."""
 
     def __init__(self, engine: type, arguments: Sequence[Any]):
         self._make, self._engine = lambda: engine(*arguments), None

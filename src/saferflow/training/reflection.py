@@ -25,37 +25,38 @@ Turns = list[dict[str, Any]]
 
 
 class Safety(NamedTuple):
-    """What the judge says of one completion, each in [0, 1]."""
+    """The judge's marks of one completion, each in [0, 1]."""
 
     thinking: float
     answer: float
 
     @property
     def least(self) -> float:
+        """The lower of the two marks."""
         return min(self)
 
 
 class Reflection(NamedTuple):
-    """When the rollout reflects, and what it asks for the figures."""
+    """When the rollout reflects, and the functions that give its figures."""
 
     threshold: float
     """A completion whose thinking or answer is less safe than this is unsafe."""
     safety: Callable[[Sequence[str], Sequence[str]], list[Safety]]
-    """Of row ids and the completions of those rows."""
+    """Marks from row ids and the completions of these rows."""
     reward: Callable[[Mapping[str, Any], str], float | None]
-    """None where the judge gave no marks."""
+    """The total reward from a row's columns and a completion; None without the judge's marks."""
 
 
 def judged_reflection(
     params: GRPOParams, judge: Judge, rows: Sequence[PromptRow], rewards: Mapping[str, RewardFunction]
 ) -> Reflection | None:
-    """What the params want of the rollout, by a judge's marks of the thinking and the answer; None is plain GRPO."""
+    """The reflection of the params, with a judge's marks of the thinking and the answer; None for plain GRPO."""
     if params.reflection is None:
         return None
     known = {row.id: row for row in rows}
 
-    def safety(asked: Sequence[str], texts: Sequence[str]) -> list[Safety]:
-        rows = [known[row] for row in asked]
+    def safety(row_ids: Sequence[str], texts: Sequence[str]) -> list[Safety]:
+        rows = [known[row] for row in row_ids]
         items = [
             Item(row.question, row.image, Labels.from_json(row.labels), text)
             for row, text in zip(rows, texts, strict=True)
@@ -63,18 +64,18 @@ def judged_reflection(
         judge.prepare("structured", items)
         marks = [judge.structured(item) for item in items]
         # what cannot be judged is left as it is
-        return [Safety(one.awareness / SCALE, one.safety / SCALE) if one else Safety(1.0, 1.0) for one in marks]
+        return [Safety(mark.awareness / SCALE, mark.safety / SCALE) if mark else Safety(1.0, 1.0) for mark in marks]
 
     def reward(columns: Mapping[str, Any], text: str) -> float | None:
-        told = {name: [value] for name, value in known[columns["row"]].columns().items()}
-        [total] = weighted(rewards, params.rewards, completions=[text], **told)
+        reward_columns = {name: [value] for name, value in known[columns["row"]].columns().items()}
+        [total] = weighted(rewards, params.rewards, completions=[text], **reward_columns)
         return total
 
     return Reflection(params.reflection.threshold, safety, reward)
 
 
-def asked_to_reflect(prompt: Turns, draft: str) -> Turns:
-    """The conversation in which the policy is to say what its draft got wrong.
+def reflection_prompt(prompt: Turns, draft: str) -> Turns:
+    """The conversation that asks the policy what its draft got wrong.
 
     Args:
         prompt: the conversation before the draft.
@@ -82,14 +83,14 @@ def asked_to_reflect(prompt: Turns, draft: str) -> Turns:
     return [*prompt, {"role": "assistant", "content": draft}, {"role": "user", "content": MISSED}]
 
 
-def asked_anew(prompt: Turns, draft: str, reflection: str) -> Turns:
-    """The conversation in which the policy is to answer anew, after its reflection on the draft."""
-    asked = asked_to_reflect(prompt, draft)
-    return [*asked, {"role": "assistant", "content": reflection}, {"role": "user", "content": ANEW}]
+def correction_prompt(prompt: Turns, draft: str, reflection: str) -> Turns:
+    """The conversation that asks the policy for a new answer, after its reflection on the draft."""
+    conversation = reflection_prompt(prompt, draft)
+    return [*conversation, {"role": "assistant", "content": reflection}, {"role": "user", "content": ANEW}]
 
 
 def to_correct(rows: Sequence[str], safety: Sequence[float], threshold: float) -> list[int]:
-    """Which completions are to be corrected: the unsafe ones, but for the most unsafe of each row.
+    """The numbers of the completions to correct: the unsafe ones, except the most unsafe of each row; sorted.
 
     Args:
         rows: the row that each completion answers.
@@ -99,12 +100,14 @@ def to_correct(rows: Sequence[str], safety: Sequence[float], threshold: float) -
     for number, (row, score) in enumerate(zip(rows, safety, strict=True)):
         if score < threshold:
             unsafe[row].append(number)
-    chosen = [number for group in unsafe.values() for number in sorted(group, key=lambda one: safety[one])[1:]]
+    chosen = [
+        number for group in unsafe.values() for number in sorted(group, key=lambda completion: safety[completion])[1:]
+    ]
     return sorted(chosen)
 
 
 def gain(before: float | None, after: float | None) -> float | None:
-    """What a correction earns more than its draft; None where one of them was not judged."""
+    """The reward of a correction minus that of its draft; None if one of them was not judged."""
     return None if before is None or after is None else after - before
 
 
@@ -113,38 +116,38 @@ class Reflecting:
 
     reflection: Reflection | None = None
     corrected: frozenset[int] = frozenset()
-    """Which completions of the batch under way are corrections that took their place."""
+    """Numbers of the current batch's completions that a correction replaced."""
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        self._asked, self.corrected = inputs, frozenset()
+        self._input_rows, self.corrected = inputs, frozenset()
         return super()._generate_and_score_completions(inputs)
 
     def _generate(self, prompts: list[Turns]) -> tuple:
-        made = super()._generate(prompts)
+        generated = super()._generate(prompts)
         if self.reflection is None or not self.model.training:
-            return made
-        prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest = made
+            return generated
+        prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest = generated
         self.wait_for_the_judge()
-        rows = [row["row"] for row in self._asked]
+        rows = [row["row"] for row in self._input_rows]
         safety = self.reflection.safety(rows, [said(completion) for completion in completions])
-        unsafe = to_correct(rows, [each.least for each in safety], self.reflection.threshold)
+        unsafe = to_correct(rows, [scores.least for scores in safety], self.reflection.threshold)
         most = self._most_in_any_process(len(unsafe))
         if not most:
             self._log_reflection(len(completions), [])
-            return made
+            return generated
         # Every process generates as often, or those that share weights or a server would get each other's completions.
         drafts = [(prompts[number], said(completions[number])) for number in [*unsafe, *[0] * (most - len(unsafe))]]
-        reflections, _, _ = self._say([asked_to_reflect(prompt, draft) for prompt, draft in drafts])
+        reflections, _, _ = self._say([reflection_prompt(prompt, draft) for prompt, draft in drafts])
         texts, ids, drawn = self._say(
             [
-                asked_anew(prompt, draft, reflection)
+                correction_prompt(prompt, draft, reflection)
                 for (prompt, draft), reflection in zip(drafts, reflections, strict=True)
             ]
         )
         gains, helped = [], set()
         for place, number in enumerate(unsafe):
-            row, text = self._asked[number], texts[place]
-            after, before = (self.reflection.reward(row, each) for each in (text, said(completions[number])))
+            row, text = self._input_rows[number], texts[place]
+            after, before = (self.reflection.reward(row, version) for version in (text, said(completions[number])))
             gains.append(gain(before, after))
             if gains[-1] is not None and gains[-1] > 0:
                 helped.add(number)
@@ -156,7 +159,7 @@ class Reflecting:
         return prompt_ids, completion_ids, tool_mask, completions, logprobs, *rest
 
     def _say(self, conversations: list[Turns]) -> tuple[list[str], list[list[int]], list[list[float]] | None]:
-        """One completion a conversation, as text and as tokens, with their log-probabilities where the engine tells them."""
+        """Draw one completion per conversation: texts, token ids, and log-probabilities if the engine returns them."""
         prompt_ids, images, fields = self._tokenize_prompts(conversations)
         tokens, logprobs = self._generate_single_turn(prompt_ids, images, fields, 1)
         return self.processing_class.batch_decode(tokens, skip_special_tokens=True), tokens, logprobs
@@ -165,11 +168,11 @@ class Reflecting:
         return int(self.accelerator.gather(torch.tensor([count], device=self.accelerator.device)).max())
 
     def _log_reflection(self, rollouts: int, gains: list[float | None]) -> None:
-        """Of this process's rollouts: the share corrected; of those that were judged before and after, the share that helped
-        and the mean reward gained.
+        """Log the share of this process's rollouts with a correction, and, of those judged before and after, the share that
+        helped and the mean gain in reward.
         """
-        logged, known = self._metrics["train"], [each for each in gains if each is not None]
+        logged, known = self._metrics["train"], [difference for difference in gains if difference is not None]
         logged["reflection/corrected"].append(len(gains) / rollouts)
         if known:
-            logged["reflection/helped"].append(fmean(each > 0 for each in known))
+            logged["reflection/helped"].append(fmean(difference > 0 for difference in known))
             logged["reflection/gain"].append(fmean(known))

@@ -12,7 +12,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from saferflow.data.images import open_rgb
 from saferflow.params import PolicyParams
-from saferflow.training.branching import unsayable
+from saferflow.training.branching import image_token_ids
 from saferflow.training.conversation import chat
 from saferflow.training.generate import Prompt, ends_of
 from saferflow.training.processor import Qwen2_5_VLProcessor
@@ -45,7 +45,7 @@ def complete_released(
     batch_size: int,
     max_tokens: int,
 ) -> Iterator[str]:
-    """Each prompt's greedy completion under `SYSTEM`, in the order of the prompts; their own system prompts are not shown."""
+    """Each prompt's greedy completion under `SYSTEM`, in the order of the prompts; it replaces their own system prompts."""
     model.eval()
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
@@ -62,7 +62,7 @@ def complete_released(
             max_new_tokens=max_tokens,
             do_sample=False,
             repetition_penalty=PENALTY,
-            suppress_tokens=unsayable(model.config),
+            suppress_tokens=image_token_ids(model.config),
             eos_token_id=sorted(ends_of(model)),
             pad_token_id=processor.tokenizer.pad_token_id,
         )

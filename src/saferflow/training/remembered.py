@@ -1,4 +1,4 @@
-"""What is computed once and read again: image features of a frozen vision tower, log-probabilities of DPO's reference.
+"""Stores tensors that are computed once: image features of a frozen vision tower, log-probabilities of DPO's reference.
 
 Both follow from weights that no step changes, so they are kept in files under the digest of those weights and of what was
 shown to them, and serve other epochs, stages and runs of this checkout. A value is used as it was computed, perhaps in
@@ -26,11 +26,11 @@ from trl.trainer.utils import FusedCausalLMOutput
 from saferflow.training.packed import UNLABELLED, images_of_rows
 
 SLACK = 0.01
-"""The share of its bound that a process writes before it looks again at what all of them have written."""
+"""The share of the bound that a process writes before it measures again what all processes have written."""
 
 
 class Remembered:
-    """Tensors in files by their keys; what was read or written longest ago goes where they take too much room.
+    """Tensors in files by their keys; beyond the bound, those read or written longest ago are deleted.
 
     Args:
         folder: made where it is missing; several processes may share it.
@@ -43,17 +43,17 @@ class Remembered:
         self._make_room()
 
     def get(self, key: str) -> torch.Tensor | None:
-        """The tensor, or None; a damaged file is as none."""
+        """The tensor of a key; None if there is none, or if its file is damaged."""
         path = self._path(key)
         try:
-            found = load_file(path)["value"]
+            value = load_file(path)["value"]
             os.utime(path)
         except (FileNotFoundError, SafetensorError, KeyError):
             return None
-        return found
+        return value
 
     def put(self, key: str, value: torch.Tensor) -> None:
-        """Keep a tensor; a disk that is full keeps nothing and stops nobody."""
+        """Store a tensor; on a full disk nothing is stored, and no error is raised."""
         handle, name = tempfile.mkstemp(dir=self._folder, suffix=".part")
         os.close(handle)
         partial = Path(name)
@@ -70,7 +70,7 @@ class Remembered:
         return self._folder / f"{key}.safetensors"
 
     def _make_room(self) -> None:
-        """Where there is too much, down to nine tenths of what there may be, the oldest first."""
+        """Delete the oldest files beyond the bound, down to nine tenths of it."""
         files = []
         for path in self._folder.glob("*.safetensors"):
             try:
@@ -89,16 +89,16 @@ class Remembered:
 
 
 def remember_vision(model: nn.Module, store: Remembered) -> None:
-    """Have each vision tower that no gradient reaches look at an image once; one that is trained stays as it is."""
+    """Have each frozen vision tower compute an image's features once; a trained tower stays as it is."""
     for module in model.modules():
         frozen = isinstance(module, Qwen2_5_VisionTransformerPretrainedModel) and not any(
             parameter.requires_grad for parameter in module.parameters()
         )
         if frozen:
-            module.forward = MethodType(_looking_once(module.forward, digest(module), store), module)
+            module.forward = MethodType(_vision_once(module.forward, digest(module), store), module)
 
 
-def _looking_once(plain: Callable[..., Any], tower: str, store: Remembered) -> Callable[..., Any]:
+def _vision_once(plain: Callable[..., Any], tower: str, store: Remembered) -> Callable[..., Any]:
     @wraps(plain)
     def forward(
         self: Qwen2_5_VisionTransformerPretrainedModel,
@@ -125,28 +125,30 @@ def _looking_once(plain: Callable[..., Any], tower: str, store: Remembered) -> C
 
 
 def remember_reference(model: nn.Module, store: Remembered) -> None:
-    """Have a reference policy say the log-probabilities of a row once."""
+    """Have a reference policy compute a row's log-probabilities once."""
     for module in model.modules():
         if isinstance(module, Qwen2_5_VLForConditionalGeneration):
-            module.forward = MethodType(_saying_once(module.forward, digest(module), store), module)
+            module.forward = MethodType(_reference_once(module.forward, digest(module), store), module)
 
 
-def _saying_once(plain: Callable[..., Any], weights: str, store: Remembered) -> Callable[..., Any]:
+def _reference_once(plain: Callable[..., Any], weights: str, store: Remembered) -> Callable[..., Any]:
     @wraps(plain)
     def forward(self: Qwen2_5_VLForConditionalGeneration, *args: Any, **kwargs: Any) -> Any:
         labels = kwargs.get("labels")
         keys = _keys_of_rows(weights, self, **kwargs) if kwargs.get("fused_lm_head") and not args else None
         if keys is None:
             return plain(*args, **kwargs)
-        asked = labels[:, 1:] != UNLABELLED
+        label_mask = labels[:, 1:] != UNLABELLED
         known = [store.get(key) for key in keys]
-        if any(each is None for each in known):
-            told = plain(**kwargs)
+        if any(tensor is None for tensor in known):
+            output = plain(**kwargs)
             for row, key in enumerate(keys):
-                store.put(key, told.log_probs[row][asked[row]])
-            return told
-        told = torch.cat(known).to(labels.device)
-        return FusedCausalLMOutput(log_probs=told.new_zeros(asked.shape).masked_scatter(asked, told), label_mask=asked)
+                store.put(key, output.log_probs[row][label_mask[row]])
+            return output
+        log_probs = torch.cat(known).to(labels.device)
+        return FusedCausalLMOutput(
+            log_probs=log_probs.new_zeros(label_mask.shape).masked_scatter(label_mask, log_probs), label_mask=label_mask
+        )
 
     return forward
 
@@ -162,7 +164,12 @@ def _keys_of_rows(
     image_grid_thw: torch.Tensor | None = None,
     **_: Any,
 ) -> list[str] | None:
-    """What each row of a padded batch is known by, wherever it is padded; None where its images cannot be told."""
+    """The key of each row of a padded batch, independent of its padding; None if its images cannot be matched.
+
+    Args:
+        input_ids: (rows, tokens); so are `attention_mask` and `labels`.
+        pixel_values: (patches, channels), and `image_grid_thw` (images, 3), in the order of the rows.
+    """
     if input_ids is None or labels is None or attention_mask is None:
         return None
     grids = image_grid_thw if image_grid_thw is not None else torch.zeros((0, 3), dtype=torch.long)
@@ -173,23 +180,23 @@ def _keys_of_rows(
     images = pixel_values.split(grids.prod(dim=-1).tolist()) if len(grids) else ()
     keys = []
     for row, seen in enumerate(attention_mask.bool()):
-        shown = [each for number in of_row[row] for each in (images[number], grids[number])]
+        shown = [tensor for number in of_row[row] for tensor in (images[number], grids[number])]
         keys.append(_key(weights, input_ids[row][seen], labels[row][seen], *shown))
     return keys
 
 
 def digest(module: nn.Module) -> str:
-    """Of a module's weights and their names."""
-    return _key(*(each for name, value in sorted(module.state_dict().items()) for each in (name, value)))
+    """Digest of a module's weights and their names."""
+    return _key(*(part for name, value in sorted(module.state_dict().items()) for part in (name, value)))
 
 
 def _key(*parts: str | torch.Tensor) -> str:
-    found = hashlib.blake2b(digest_size=20)
+    hasher = hashlib.blake2b(digest_size=20)
     for part in parts:
         if isinstance(part, str):
-            found.update(part.encode() + b"\0")
+            hasher.update(part.encode() + b"\0")
         else:
             value = part.detach().cpu().contiguous()
-            found.update(f"{value.dtype} {tuple(value.shape)}".encode())
-            found.update(value.reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()
+            hasher.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            hasher.update(value.reshape(-1).view(torch.uint8).numpy())
+    return hasher.hexdigest()

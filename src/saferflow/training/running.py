@@ -11,7 +11,7 @@ from saferflow.errors import TrainingError
 from saferflow.training.arguments import Job
 from saferflow.training.checkpoints import StopWhenAsked, latest_of_all
 from saferflow.training.gauge import Gauge
-from saferflow.training.launch import leads
+from saferflow.training.launch import is_main_process
 from saferflow.training.policy import save_policy
 from saferflow.training.progress import Progress
 
@@ -23,19 +23,25 @@ def train(stage: str, trainer: Trainer, job: Job, last: Callable[[], None] = lam
         last: called in the leading process when the policy is saved, before the checkpoints go.
 
     Returns:
-        The trainer's final metrics: `train_loss` (the mean over all steps), `train_runtime` in seconds, ...
+        The trainer's final metrics: `train_loss` (the mean over all steps), `train_runtime` in seconds, ...; and of a job that
+        is watched `watch_step`, the step whose policy is saved, with its figures.
 
     Raises:
-        TrainingError: the loss is no longer a number, or SIGTERM came; its message says what to do.
+        TrainingError: the loss is no longer a number, SIGTERM came, or the best checkpoint is damaged; its message says what to
+            do.
     """
     stop = StopWhenAsked()
     trainer.remove_callback(PrinterCallback)
     gauge = Gauge(trainer.model, getattr(trainer, "ref_model", None))
     trainer.add_callback(gauge)  # before the one that sends what is logged
     trainer.add_callback(Progress(stage, job.log))
-    trainer.add_callback(stop)
+    watcher = job.watch(stage, trainer, job.log, gauge) if job.watch is not None else None
+    if watcher is not None:
+        trainer.keeps_best = watcher.keeps_best
+        trainer.add_callback(watcher)
+    trainer.add_callback(stop)  # after all that may end the training
     whole = latest_of_all(job.checkpoints)
-    if whole and leads():
+    if whole and is_main_process():
         print(f"{stage}  goes on from {whole}", flush=True)
     try:
         metrics = trainer.train(resume_from_checkpoint=str(whole) if whole else None).metrics
@@ -44,19 +50,22 @@ def train(stage: str, trainer: Trainer, job: Job, last: Callable[[], None] = lam
             raise
         raise TrainingError(_what_to_change(stage, trainer, error)) from error
     state = trainer.state
-    if stop.asked and state.global_step < state.max_steps:
+    if stop.stopped:
         raise TrainingError(
             f"{stage}: stopped by SIGTERM after step {state.global_step} of {state.max_steps}; run again to go on from there"
         )
+    if watcher is not None:
+        watcher.take_best(job.checkpoints)
     shared = job.launch.strategy.startswith("zero3")
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if shared else None
-    if leads():
+    if is_main_process():
         save_policy(job.out, trainer.model, trainer.processing_class, weights, job.policy.dtype)
         last()
         shutil.rmtree(job.checkpoints)
     trainer.accelerator.wait_for_everyone()
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-    return {name: float(value) for name, value in metrics.items()} | {"train_loss": fmean(losses)} | gauge.summary()
+    figures = {name: float(value) for name, value in metrics.items()} | {"train_loss": fmean(losses)} | gauge.summary()
+    return figures | (watcher.summary() if watcher is not None else {})
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -1,48 +1,72 @@
-"""Completions sampled a batch at a time, each batch on the disk before the next begins: a kill loses one batch at most.
+"""Work done a batch at a time, each batch's result on the disk before the next begins: a kill loses one batch at most.
 
-A batch's seed is drawn from its number alone, so that the completions do not depend on where a run was taken up. Source: ours.
+A batch of samples is drawn with a seed from its number alone, so that the completions do not depend on where a run was taken
+up. Source: ours.
 """
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
+from saferflow.protocol.plan import Plan
 from saferflow.rng import rng
 from saferflow.training.generate import Batch, Prompt
 
-Draw = Callable[[Sequence[Batch]], Iterator[list[list[str]]]]
+Draw = Callable[[Iterable[Batch]], Iterator[list[list[str]]]]
 """Batches of prompts -> for each batch, in their order, the completions of each prompt."""
+Job = TypeVar("Job")
 
 
-def sampled(file: Path, prompts: Sequence[Prompt], batch_size: int, seed: int, draw: Draw) -> Iterator[list[str]]:
+def sampled(
+    file: Path | None,
+    prompts: Sequence[Prompt],
+    batch_size: int,
+    seed: int,
+    draw: Draw,
+    plans: Sequence[Plan | None] | None = None,
+) -> Iterator[list[str]]:
     """Each prompt's completions, in order; those that `file` holds are not drawn again.
 
     Args:
-        file: of one such list only; its place names what the completions depend on (`homes.home`).
+        file: of one such list only; its place names what the completions depend on (`homes.home`). None keeps nothing.
+        plans: one a prompt, for constrained decoding.
     """
+    parts = (slice(start, start + batch_size) for start in range(0, len(prompts), batch_size))
+    batches = (
+        Batch(prompts[part], rng(seed, "samples", number).getrandbits(31), plans[part] if plans else None)
+        for number, part in enumerate(parts)
+    )
+    for completions in resumed(file, batches, draw):
+        yield from completions
+
+
+def resumed(file: Path | None, jobs: Iterable[Job], work: Callable[[Iterator[Job]], Iterator[Any]]) -> Iterator[Any]:
+    """What `work` makes of each job, in order; the first jobs, whose results `file` holds, are passed over.
+
+    Args:
+        work: jobs -> a result for each, in their order, that JSON can hold.
+    """
+    if file is None:
+        yield from work(iter(jobs))
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a+b") as batches:
-        kept = _whole(batches)
-        for line in kept:
-            yield from json.loads(line)
-        starts = list(enumerate(range(0, len(prompts), batch_size)))[len(kept) :]
-        missing = [
-            Batch(prompts[start : start + batch_size], rng(seed, "samples", number).getrandbits(31))
-            for number, start in starts
-        ]
-        for completions in draw(missing):
-            batches.write(json.dumps(completions).encode() + b"\n")
-            batches.flush()
-            os.fsync(batches.fileno())
-            yield from completions
+    with file.open("a+b") as results:
+        kept = _whole(results)
+        yield from map(json.loads, kept)
+        for result in work(islice(jobs, len(kept), None)):
+            results.write(json.dumps(result).encode() + b"\n")
+            results.flush()
+            os.fsync(results.fileno())
+            yield result
 
 
-def _whole(batches: BinaryIO) -> list[bytes]:
-    """The batches that were written to their end; a torn one after them is cut off."""
-    batches.seek(0)
-    content = batches.read()
+def _whole(results: BinaryIO) -> list[bytes]:
+    """The lines that were written to their end; a torn one after them is cut off."""
+    results.seek(0)
+    content = results.read()
     end = content.rfind(b"\n") + 1
-    batches.truncate(end)
+    results.truncate(end)
     return content[:end].splitlines()

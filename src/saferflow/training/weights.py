@@ -1,4 +1,4 @@
-"""A checkpoint's weights: read from safetensors, and every tensor accounted for before a policy is used.
+"""Reads a checkpoint's weights from safetensors, and accounts for every tensor before a policy is used.
 
 transformers fills a tensor that a checkpoint lacks with random numbers and leaves out one that it does not know, and warns;
 here each of them is an error with its name. Older names (`visual.*`, `model.layers.*`), which the published files have, are
@@ -19,36 +19,36 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging
 
 from saferflow.errors import PolicyError
-from saferflow.training.launch import leads
+from saferflow.training.launch import is_main_process
 
 INDEX = "model.safetensors.index.json"
 LFS = b"version https://git-lfs"
 FETCH = "fetch the checkpoint again, whole (git lfs pull, or hf download)"
 HEAD = "lm_head.weight"
 WRAPPERS = ("module.", "_orig_mod.", "base_model.model.", "base_model.", "_fsdp_wrapped_module.")
-"""What other tools put before the names of a model that they hold: DistributedDataParallel, torch.compile, PEFT, FSDP."""
+"""Prefixes that other tools add to the names of tensors: DistributedDataParallel, torch.compile, PEFT, FSDP."""
 UNREADABLE = (
     OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError
 )  # fmt: skip
-"""What transformers raises about files that are missing, damaged, or of another kind, as quantised ones."""
+"""Exceptions of transformers for files that are missing, damaged, or of another kind, such as quantised ones."""
 NAMED = 3
-"""Tensors that a message names, of those that it counts."""
+"""The most tensors that a message names."""
 SHORT = 200
-"""Characters of another library's message that one of ours holds, at most."""
+"""The most characters of another library's message in one of ours."""
 
 
 def read_model(
     where: str, dtype: torch.dtype, revision: str | None = None, *, shared: object | None = None
 ) -> Qwen2_5_VLForConditionalGeneration:
-    """A Qwen2.5-VL with the weights of a checkpoint; says how many tensors were loaded.
+    """A Qwen2.5-VL with the weights of a checkpoint; prints how many tensors were loaded.
 
     Args:
         where: a folder, or a name on the hub.
         revision: commit, tag or branch of a name on the hub; None for the newest.
-        shared: what `launch.shared_weights` returned: with it the model has this process's part of each weight.
+        shared: the result of `launch.shared_weights`; with it the model has this process's part of each weight.
 
     Raises:
-        PolicyError: the weights cannot be read, or they are not all there, or more are there, or they have other shapes.
+        PolicyError: the weights cannot be read, or tensors are missing, surplus or of other shapes.
     """
     files = _files(Path(where)) if Path(where).is_dir() else []
     for file in files:
@@ -56,7 +56,7 @@ def read_model(
     before = logging.get_verbosity()
     logging.set_verbosity_error()  # its report of the same faults, a line a tensor
     try:
-        model, told = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        model, loading_info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             where,
             revision=revision or "main",
             dtype=dtype,
@@ -71,9 +71,11 @@ def read_model(
         ) from None
     finally:
         logging.set_verbosity(before)
-    _refuse_incomplete(where, model, told if shared is None else told | _accounted(_snapshot(where, revision), model))
+    _refuse_incomplete(
+        where, model, loading_info if shared is None else loading_info | _accounted(_snapshot(where, revision), model)
+    )
     count = len(model.state_dict())
-    if leads():
+    if is_main_process():
         at = f" at {revision}" if revision else ""
         part = "; this process holds {:,} of {:,} parameters".format(*_held(model)) if shared is not None else ""
         print(f"policy  {count} of {count} tensors loaded from {where}{at}{part}", file=sys.stderr, flush=True)
@@ -88,7 +90,7 @@ def _snapshot(where: str, revision: str | None) -> Path:
 
 
 def _accounted(folder: Path, model: Qwen2_5_VLForConditionalGeneration) -> dict[str, Any]:
-    """Faults of a checkpoint by the files' own names and shapes, as transformers reports them; with ZeRO-3 it reports few."""
+    """Faults of a checkpoint from the names and shapes in its files, in transformers' form; with ZeRO-3 it reports few."""
     held: dict[str, tuple[int, ...]] = {}
     for file in _files(folder):
         with safe_open(file, "pt") as tensors:
@@ -108,26 +110,28 @@ def _accounted(folder: Path, model: Qwen2_5_VLForConditionalGeneration) -> dict[
 
 
 def _held(model: Qwen2_5_VLForConditionalGeneration) -> tuple[int, int]:
-    """How many parameters of a model that processes share are in this one, and how many there are."""
+    """(parameters in this process, all parameters) of a model that processes share."""
     weights = list(model.parameters())
-    return sum(each.numel() + each.ds_tensor.numel() for each in weights), sum(each.ds_numel for each in weights)
+    return sum(weight.numel() + weight.ds_tensor.numel() for weight in weights), sum(
+        weight.ds_numel for weight in weights
+    )
 
 
 def refuse_pointers(folder: Path) -> None:
-    """Refuse a folder where Git LFS has left pointers in place of files; those that are not there are not looked at.
+    """Refuse a folder with Git LFS pointers in place of files; missing files are not checked.
 
     Raises:
-        PolicyError: it counts them and names some.
+        PolicyError: there are pointers; the message counts them and names some.
     """
-    found = [path.name for path in folder.glob("*") if path.is_file() and _is_pointer(path)]
-    if found:
+    pointers = [path.name for path in folder.glob("*") if path.is_file() and _is_pointer(path)]
+    if pointers:
         raise PolicyError(
-            f"{folder}: {len(found)} files are Git LFS pointers, not what they stand for: {_some(found)}; {FETCH}"
+            f"{folder}: {len(pointers)} files are Git LFS pointers, not what they stand for: {_some(pointers)}; {FETCH}"
         )
 
 
 def float32_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """The float32 tensors of a folder, which hold more than bfloat16, one after the other, by their names in the model."""
+    """Yield the float32 tensors of a folder, which hold more than bfloat16, with their names in the model."""
     for file in _files(folder):
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 no mapping
@@ -136,7 +140,7 @@ def float32_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _in_the_model(name: str) -> str:
-    """A tensor's name in the model, from that in a file, which may be of the published form."""
+    """A tensor's name in the model, from its name in a file, also of the published form."""
     if name.startswith("visual."):
         return f"model.{name}"
     if name.startswith("model.") and not name.startswith(("model.visual.", "model.language_model.")):
@@ -145,7 +149,7 @@ def _in_the_model(name: str) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files that the weights are read from: those of the index, or the one file; none where there are neither.
+    """The files with the weights: those of the index, or the single file; none if there is neither.
 
     Raises:
         PolicyError: the index cannot be read, or names files that are not there or tensors that they do not hold.
@@ -175,7 +179,7 @@ def _is_pointer(file: Path) -> bool:
 
 
 def _refuse_damaged(file: Path) -> None:
-    """Refuse a file whose content is not all there."""
+    """Refuse a file whose content is incomplete."""
     try:
         with safe_open(file, "pt"):
             pass
@@ -186,12 +190,12 @@ def _refuse_damaged(file: Path) -> None:
         ) from None
 
 
-def _refuse_incomplete(where: str, model: Qwen2_5_VLForConditionalGeneration, told: dict[str, Any]) -> None:
-    """Refuse a model that has a tensor from elsewhere than the checkpoint, or lacks one of it."""
-    missing, surplus = set(told["missing_keys"]), set(told["unexpected_keys"])
+def _refuse_incomplete(where: str, model: Qwen2_5_VLForConditionalGeneration, loading_info: dict[str, Any]) -> None:
+    """Refuse a model with a tensor that the checkpoint lacks, or without a tensor of the checkpoint."""
+    missing, surplus = set(loading_info["missing_keys"]), set(loading_info["unexpected_keys"])
     shapes = {
         name: f"{tuple(held)} in the file, {tuple(wanted)} in the model"
-        for name, held, wanted in told["mismatched_keys"]
+        for name, held, wanted in loading_info["mismatched_keys"]
     }
     whole = len(model.state_dict())
     loaded = whole - len(missing) - len(shapes)
@@ -199,11 +203,11 @@ def _refuse_incomplete(where: str, model: Qwen2_5_VLForConditionalGeneration, to
         *([f"{len(missing)} are missing: {_some(missing)}"] if missing else []),
         *([f"{len(surplus)} have names that it does not know: {_some(surplus)}"] if surplus else []),
         *(
-            [f"{len(shapes)} have another shape: {_some(f'{name}, {told}' for name, told in shapes.items())}"]
+            [f"{len(shapes)} have another shape: {_some(f'{name}, {mismatch}' for name, mismatch in shapes.items())}"]
             if shapes
             else []
         ),
-        *(map(str, told.get("error_msgs") or ()) if not shapes else []),
+        *(map(str, loading_info.get("error_msgs") or ()) if not shapes else []),
     ]
     if faults:
         raise PolicyError(
@@ -218,7 +222,9 @@ def _refuse_incomplete(where: str, model: Qwen2_5_VLForConditionalGeneration, to
 
 
 def _remedy(missing: Collection[str], surplus: Collection[str], shapes: Collection[str]) -> str:
-    wrapper = next((each for each in WRAPPERS if surplus and all(name.startswith(each) for name in surplus)), None)
+    wrapper = next(
+        (prefix for prefix in WRAPPERS if surplus and all(name.startswith(prefix) for name in surplus)), None
+    )
     if wrapper:
         return f"Save the model itself, not what holds it: take {wrapper!r} off the names of the tensors"
     if any(re.search(r"lora_[AB]|\.base_layer\.", name) for name in surplus):
