@@ -112,7 +112,7 @@ def advise(
         _shortfall(check, candidate, rival, against, regressed) for check in verdict.checks if not check.passed
     )
     facts = replace(facts, unreadable=_unreadable(candidate))
-    measures = [each.measure for each in shortfalls if each.measure]
+    measures = [each.measure or each.name for each in shortfalls]
     return Advice(shortfalls, tuple(remedies(measures, params, facts)), other_draw(params))
 
 

@@ -61,8 +61,9 @@ class Counts:
         first = made.rows[0]
         labels = Labels.from_json(first.labels)
         self.labels[labels.label_source] += 1
-        if isinstance(first, SFTRow | DPORow):
-            self.references[_kind(first.writer, "teacher")] += 1
+        reference = made.lessons[0] if made.lessons else first
+        if isinstance(reference, SFTRow | DPORow):
+            self.references[_kind(reference.writer, "teacher")] += 1
         self.rejected.update(_kind(one.rejected_writer, "planted") for one in made.rows if isinstance(one, DPORow))
         if not row.drawn:
             self._foreign(row, made, labels)
