@@ -139,6 +139,11 @@ def with_report(incident: Incident, report: Report) -> Incident:
     return replace(incident, reports=(*incident.reports, report))
 
 
+def repeated(rows: Sequence[SFTRow], times: int) -> list[SFTRow]:
+    """The rows as an epoch shows them: each row of source `incidents` this many times, every other row once."""
+    return [row for row in rows for _ in range(times if row.source == SOURCE else 1)]
+
+
 def prompt_of(name: str, row: SFTRow | DPORow | PromptRow) -> PromptRow:
     """The prompt of a table's row, as the table `incidents` holds it.
 

@@ -113,7 +113,7 @@ def advise(
         _shortfall(check, candidate, rival, against, regressed) for check in verdict.checks if not check.passed
     )
     facts = replace(facts, unreadable=_unreadable(candidate))
-    measures = [shortfall.measure for shortfall in shortfalls if shortfall.measure]
+    measures = [shortfall.measure or shortfall.name for shortfall in shortfalls]
     return Advice(shortfalls, tuple(remedies(measures, params, facts)), other_draw(params))
 
 

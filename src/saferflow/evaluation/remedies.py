@@ -118,6 +118,12 @@ def _more_sft(params: Params, facts: Facts, failed: tuple[str, ...]) -> Remedy:
     return Remedy((f"sft.epochs={_number(epochs + 1)}",), f"more passes over the reference traces, now {epochs:g}")
 
 
+def _more_repeats(params: Params, facts: Facts, failed: tuple[str, ...]) -> Remedy:
+    times = params.sft.incident_repeats
+    why = f"each incident of the training side more often in SFT, now {times} times an epoch"
+    return Remedy((f"sft.incident_repeats={2 * times}",), why)
+
+
 def _near_miss(params: Params, facts: Facts, failed: tuple[str, ...]) -> Remedy | None:
     if params.dpo is None or params.dpo.near_miss is not None:
         return None
@@ -268,6 +274,7 @@ LEVERS: dict[str, tuple[Lever, ...]] = {
     ),
     "validity": (_longer, _more_sft, _protocol_reward, _constrained),
     "general": (_slower, _closer, _general_rows),
+    "incident_regressions": (_more_repeats, _more_sft),
 }
 """Measure -> levers that act on it, the most direct first."""
 

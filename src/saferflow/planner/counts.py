@@ -61,8 +61,9 @@ class Counts:
         first = outcome.rows[0]
         labels = Labels.from_json(first.labels)
         self.labels[labels.label_source] += 1
-        if isinstance(first, SFTRow | DPORow):
-            self.references[_kind(first.writer, "teacher")] += 1
+        reference = outcome.lessons[0] if outcome.lessons else first
+        if isinstance(reference, SFTRow | DPORow):
+            self.references[_kind(reference.writer, "teacher")] += 1
         self.rejected.update(_kind(pair.rejected_writer, "planted") for pair in outcome.rows if isinstance(pair, DPORow))
         if not row.drawn:
             self._foreign(row, outcome, labels)

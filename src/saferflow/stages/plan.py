@@ -6,7 +6,8 @@ Plans and references are written by rules or by a model behind a server (`plan.w
 planner knows the drawn corpus alone: rows of other sources without a label stop the stage, unless a server's planner labels them
 or `plan.allow_guessed_labels` says otherwise. Responses and pairs that a source brings are used, once the judge has found that
 they do as their label says. The table `incidents` holds what every row of source `incidents` asks, of whatever side: each
-candidate is asked it again, and none is trained on it. The rows stream through in parts: tables may be larger than the memory.
+candidate is asked it again, and none is trained on it. Those of the training side are in `sft` besides the table that they
+are dealt to. The rows stream through in parts: tables may be larger than the memory.
 """
 
 from collections import Counter
@@ -206,8 +207,9 @@ class Tally:
             return
         rows = self._in_place(made, placed.where)
         tables[made.table].add(rows)
+        tables["sft"].add(made.lessons)
         if found.source == INCIDENTS and made.table in TYPES:
-            tables[INCIDENTS].add([prompt_of(found.id, rows[0])])
+            tables[INCIDENTS].add([prompt_of(found.id, [*rows, *made.lessons][0])])
         self.rows.add(found, made)
         if made.why == BROKEN:
             self._bad(rows[0])
