@@ -78,8 +78,8 @@ def measured(asked: list[PromptRow], size: int, params: EndpointJudgeParams) -> 
         after = evaluated(asked, size, judge("after"), 0, None) + writing
     ratio = both / max(reading, writing)
     print(
-        f"the judge alone {reading:.2f} s, the policy alone {writing:.2f} s, both {both:.2f} s: {ratio:.2f} times the slower; one "
-        f"after the other {after:.2f} s",
+        f"the judge alone {reading:.2f} s, the policy alone {writing:.2f} s, both {both:.2f} s: {ratio:.2f} times the slower; "
+        f"one after the other {after:.2f} s",
         flush=True,
     )
     return ratio

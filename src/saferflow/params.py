@@ -307,7 +307,7 @@ class EndpointJudgeParams(EndpointParams):
 
 
 class GuardJudgeParams(EndpointParams):
-    """Safe or unsafe by a guard model behind a server, which is trained to say that and gets no rubric; the rest by another judge."""
+    """Safe or unsafe by a guard model behind a server, which is trained for that and gets no rubric; the rest by another."""
 
     kind: Literal["guard"]
     form: Literal["llama-guard", "shieldgemma"]
