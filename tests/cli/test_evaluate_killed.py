@@ -108,6 +108,7 @@ def killed_after(folder: Path, batches: int) -> dict[str, list[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("points", [pytest.param((25,), id="once"), pytest.param((1, 10, 30, 50, 75), id="five-times")])
 def test_a_stage_that_was_killed_writes_the_same_bytes_and_asks_no_answered_question_again(serve, project, points):
     """Of four policies; 84 batches are kept in all. What is with the judge at a kill is asked again, and nothing else."""

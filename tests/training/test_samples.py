@@ -43,6 +43,16 @@ def test_a_run_that_broke_off_goes_on_with_the_batch_that_it_was_at(tmp_path, st
     assert run(tmp_path / "samples.jsonl") == (WHOLE, [3, 3, 1][stop:])
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_batch_that_a_power_cut_left_empty_is_drawn_again_with_all_that_follow(tmp_path, place):
+    file = tmp_path / "samples.jsonl"
+    run(file)
+    lines = file.read_bytes().splitlines(keepends=True)
+    lines[place] = bytes(len(lines[place]) - 1) + b"\n"
+    file.write_bytes(b"".join(lines))
+    assert run(file) == (WHOLE, [3, 3, 1][place:])
+
+
 @settings(max_examples=60, deadline=None)
 @given(cut=st.integers(0, 400))
 def test_a_file_that_was_cut_anywhere_gives_the_same_samples(tmp_path_factory, cut):
