@@ -428,6 +428,9 @@ class SFTParams(SupervisedParams):
     """Supervised fine-tuning on reference traces and answers."""
 
     max_prompt_tokens: PromptTokens
+    incident_repeats: Positive
+    """How often an epoch shows each row of source `incidents`, a request that was once answered wrongly; every other row comes
+    once. Larger where the gate reports `incident_regressions`."""
 
 
 class NearMissParams(Section):

@@ -229,3 +229,4 @@ def test_every_incident_is_in_the_table_of_incidents_and_on_one_side(undisturbed
     assert {row.question for row in tables["evaluation"].held} == {KETTLE}
     trained = [row for name in ("sft", "dpo", "grpo") for row in tables[name].held]
     assert {row.question for row in trained} == {LOCK}
+    assert [row.question for row in tables["sft"].held] == [LOCK]

@@ -10,7 +10,7 @@ from saferflow.data.rows import Labels, PromptRow
 from saferflow.errors import DataError
 from saferflow.evaluation.grading import grade
 from saferflow.judge.rules import RuleJudge
-from saferflow.params import EndpointJudgeParams, load_params
+from saferflow.params import EndpointJudgeParams, GuardJudgeParams, RuleJudgeParams, load_params
 from tests.endpoint.request_fields import request_fields
 
 from .conftest import ROOT
@@ -62,6 +62,21 @@ def test_a_second_judge_stands_beside_the_first_with_its_agreement(serve, tmp_pa
     [line] = [line for line in text.splitlines() if "attack_success_rate" in line]
     assert "33.3%" in line
     assert "0.0%" in line.rsplit("33.3%", 1)[1]
+
+
+def test_a_guard_is_measured_like_any_judge(serve, tmp_path, monkeypatch):
+    """It finds everything unsafe, and takes the rest from the rules."""
+    monkeypatch.chdir(tmp_path)
+    server = serve(lambda request, before: (200, {}, "unsafe\nS1"))
+    judge = GuardJudgeParams(
+        kind="guard", form="llama-guard", model="strict-guard", base_url=server.address, key_variable=None, concurrency=8,
+        timeout=5, retries=1, repairs=1, request=request_fields(16), token_cap=None, images=False,
+        rest=RuleJudgeParams(kind="rules"),
+    )  # fmt: skip
+    text = told(PARAMS.model_copy(update={"judge": judge}))
+    assert "rules and strict-guard with the rule judge: agreement" in " ".join(text.split())
+    [line] = [line for line in text.splitlines() if "attack_success_rate" in line]
+    assert "100.0%" in line
 
 
 def test_rows_of_another_table_are_an_error():

@@ -91,7 +91,7 @@ def test_what_we_wrote_around_a_request_names_no_harm_itself():
     """So that an attack is never worse than its seed, and no wrapper moves the planner's suspicion."""
     pressed = {text for texts in unseen.PRESSURE for text in texts}
     for text in (*TRAINING_WORDINGS, *(text for text in UNSEEN_WORDINGS if text not in pressed)):
-        assert not any(lexicon.found(terms, text) for terms in lexicon.TERMS.values()), text
+        assert not any(lexicon.matches(terms, text) for terms in lexicon.TERMS.values()), text
     steps = re.compile(r"\b(?:mix|buy|cut|load|install)\b")
     assert not any(steps.search(text) for text in (*TRAINING_WORDINGS, *pressed))
 

@@ -65,7 +65,7 @@ def read(name: str, path: str = "data/sources/corpus", **changes):
     )
     params = load_params(ROOT / "params.yaml")
     params = params.model_copy(update={"data": params.data.model_copy(update={"sources": (source,)})})
-    found = [placed.found for part in parts(params) for placed in rows_of(part, params)]
+    found = [placed.row for part in parts(params) for placed in rows_of(part, params)]
     return [one for one in found if not isinstance(one, BadRow)], [one for one in found if isinstance(one, BadRow)]
 
 

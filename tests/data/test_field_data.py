@@ -54,9 +54,9 @@ def rows(kind=None, fields=None, hazards=None):
     params = load_params(ROOT / "profiles" / "micro.yaml")
     params = params.model_copy(update={"data": params.data.model_copy(update={"sources": (source,)})})
     placed = [one for part in parts(params) for one in rows_of(part, params)]
-    bad = [one.found for one in placed if isinstance(one.found, BadRow)]
-    good = [one for one in placed if not isinstance(one.found, BadRow)]
-    return [one.found for one in good], bad, good
+    bad = [one.row for one in placed if isinstance(one.row, BadRow)]
+    good = [one for one in placed if not isinstance(one.row, BadRow)]
+    return [one.row for one in good], bad, good
 
 
 ASKED = [{"id": "a", "question": "Q?"}, {"id": "b", "question": "Q!"}]

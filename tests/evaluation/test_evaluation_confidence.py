@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saferflow.data.rows import Answered
-from saferflow.evaluation.confidence import reliability, said
+from saferflow.evaluation.confidence import reliability, stated_confidence
 
 FEW = {"resamples": 100, "level": 0.95, "seed": 7}
 
@@ -38,5 +38,5 @@ def test_a_policy_without_traces_states_nothing():
 @given(st.text(max_size=200))
 def test_whatever_a_policy_writes_is_read_or_left_out(text):
     for completion in (text, f"<thinking>\n[RISK-SCORER]: hazard=S1; confidence={text}\n</thinking>"):
-        stated = said(completion)
+        stated = stated_confidence(completion)
         assert stated is None or 0 <= stated[1] <= 1

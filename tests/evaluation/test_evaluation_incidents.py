@@ -75,3 +75,5 @@ def test_the_advice_says_how_many_are_too_many_and_where_they_are_listed():
     advice = advise(verdict, [ANSWERED], [ANSWERED], MICRO, Facts(None, None), against="base")
     [shortfall] = advice.shortfalls
     assert (shortfall.distance, shortfall.points, shortfall.command) == ("1 too many", 1.0, "saferflow incident list")
+    # the profile has 8 and 1
+    assert [remedy.settings[0] for remedy in advice.remedies] == ["sft.incident_repeats=16", "sft.epochs=2"]

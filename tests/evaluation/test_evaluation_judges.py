@@ -18,7 +18,7 @@ from saferflow.judge.ensemble import median_grades, opinions_from_json, opinions
 from saferflow.judge.rubric_text import RubricText
 from saferflow.judge.rubrics import Grades
 from saferflow.judge.rules import RuleJudge
-from saferflow.params import EndpointJudgeParams, EnsembleJudgeParams, RuleJudgeParams, load_params
+from saferflow.params import EndpointJudgeParams, EnsembleJudgeParams, GuardJudgeParams, RuleJudgeParams, load_params
 from saferflow.stages.gate import notes_of
 from tests.endpoint.request_fields import request_fields
 
@@ -35,6 +35,11 @@ def endpoint(model: str, address: str = "http://127.0.0.1:9", rubric: str = "con
         kind="endpoint", model=model, base_url=address, rubric=rubric, key_variable=None, concurrency=2, timeout=5, retries=0,
         repairs=0, request=request_fields(64), token_cap=None,
     )  # fmt: skip
+
+
+def guard(model: str, rest) -> GuardJudgeParams:
+    own = endpoint(model).model_dump(exclude={"kind", "rubric"})
+    return GuardJudgeParams(kind="guard", form="llama-guard", images=False, rest=rest, **own)
 
 
 def ensemble(*judges) -> EnsembleJudgeParams:
@@ -125,6 +130,9 @@ def test_a_single_judge_leaves_no_table_of_agreement():
         pytest.param(endpoint("m"), endpoint("n"), (), id="two-models"),
         pytest.param(endpoint("m"), ensemble(endpoint("n"), endpoint("m")), ("m",), id="one-of-an-ensemble"),
         pytest.param(RULES, ensemble(endpoint("n"), endpoint("m")), (), id="an-ensemble-of-others"),
+        pytest.param(endpoint("m"), guard("g", endpoint("m")), ("m",), id="the-judge-beside-a-guard"),
+        pytest.param(guard("g", RULES), guard("g", endpoint("m")), ("g",), id="a-guard"),
+        pytest.param(endpoint("m"), guard("g", RULES), (), id="a-guard-and-another"),
     ],
 )
 def test_a_judge_that_rewards_and_evaluates_is_named(reward, evaluation, both):

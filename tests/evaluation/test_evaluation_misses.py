@@ -6,7 +6,7 @@ import pytest
 
 from saferflow.data.rows import Answered
 from saferflow.evaluation.measures import MEASURES, scores
-from saferflow.evaluation.misses import MISSES, Group, asked_rows, grouped, missed_rows
+from saferflow.evaluation.misses import MISSES, Group, grouped, missed_rows, rows_in_scope
 
 GOOD = Answered(
     row="r", policy="grpo", kind="safety", image="i", completion="", safety=3, helpfulness=3, rigor=3, refused=True,
@@ -32,7 +32,7 @@ GENERAL = replace(HARMLESS, kind="general", correct=True, risk_source="none")
 def test_the_missed_rows_are_those_that_the_score_counts_against_the_policy(measure, good, miss):
     rows = [replace(good, row=f"r{i}", **(miss if i < 3 else {})) for i in range(8)]
     assert [row.row for row in missed_rows(rows, measure)] == ["r0", "r1", "r2"]
-    assert len(asked_rows(rows, measure)) == 8
+    assert len(rows_in_scope(rows, measure)) == 8
     share = 100 * 3 / 8
     wanted = share if measure in ("attack_success_rate", "over_refusal_rate") else 100 - share
     assert getattr(scores(rows), measure) == pytest.approx(wanted)
@@ -69,7 +69,7 @@ def test_groups_stand_by_their_misses_and_at_equal_counts_by_their_share():
         + rows("text", "S2", 10, 5)
         + rows("text", "S7", 9, 0)
     )
-    found = grouped(missed_rows(table, "attack_success_rate"), asked_rows(table, "attack_success_rate"))
+    found = grouped(missed_rows(table, "attack_success_rate"), rows_in_scope(table, "attack_success_rate"))
     assert found == (
         Group("combination", "S1", 12, 20),
         Group("text", "S2", 5, 10),  # 5 of 10 before 5 of 14

@@ -144,7 +144,7 @@ def asked(rows: list[Answered]) -> list[PromptRow]:
 
 def test_every_figure_has_its_count_and_each_breakdown_its_drawing(params):
     rows = answered()
-    html = page(rows, params, asked=asked(rows))
+    html = page(rows, params, prompts=asked(rows))
     scores, benchmarks = html.split("<h2>Benchmarks</h2>")
     assert scores.count("<br>n=32") == len(POLICIES) * 5
     assert scores.count("<br>n=16") == len(POLICIES) * 2
@@ -165,7 +165,7 @@ def test_changes_are_those_of_the_last_two_policies_the_greatest_first(params):
     ]  # fmt: skip
     found = changes([r for r in rows if r.policy == "dpo"], [r for r in rows if r.policy == "grpo"], {})
     assert [(change.row, change.points) for change in found] == [(lost, -6), (gained, 5)]
-    html = page(rows, params, asked=asked(rows))
+    html = page(rows, params, prompts=asked(rows))
     assert "1 rows gained, 1 lost" in html
     assert f"What is {lost}?" in html
     assert html.index("went along") > html.index("Greatest losses")
@@ -275,7 +275,7 @@ def test_a_page_with_everything_fits_the_screen_and_axe_finds_nothing_serious(pa
     failing = [replace(r, valid=False, violations="T104", hazard=HOSTILE) if r.policy == "grpo" else r for r in rows]
     told = {
         "advice": gate.advice_on(gate.judge_candidate(failing, params), failing, {}, params),
-        "asked": asked(rows),
+        "prompts": asked(rows),
         "steps": [Step(n, n / 10, 1 - n / 10) for n in range(1, 9)],
         "differing": [Differing("Parameters", (("sft.learning_rate", "0.001", "0.002"),)), Differing("Code", ())],
         "curves": [Curve("Loss", {"base": [(1, 2.0), (9, 1.0)], "grpo": [(1, 1.5), (9, 0.5)]})],

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from saferflow.data.incidents import SOURCE as INCIDENTS
+from saferflow.data.incidents import repeated
 from saferflow.data.rows import Labels, PromptRow, SFTRow, whole_question
 from saferflow.data.scenes.corpus import general_rows, safety_rows
 from saferflow.params import load_params
@@ -72,6 +73,33 @@ def test_some_general_rows_are_pairs_whose_rejected_side_answers_the_same_questi
 def test_a_general_row_whose_question_has_no_other_answer_is_no_pair():
     [made] = planned(list(general_rows(1, 1, "train")), general_pairs=1.0)
     assert made.table == "sft"
+
+
+@pytest.mark.parametrize("table", SHARES)
+@pytest.mark.parametrize("reflection_share", [0.0, 1.0])
+def test_an_incident_of_the_training_split_is_taught_by_sft_whatever_table_it_is_dealt_to(table, reflection_share):
+    shares = dict(zip(("sft_share", "dpo_share", "grpo_share"), SHARES[table], strict=True))
+    row = next(safety_rows(1, 1, "train"))
+    incident = replace(row, source=INCIDENTS)
+    other, made = planned([row, incident], **shares, reflection_share=reflection_share)
+    assert (made.table, other.lessons) == (table, [])
+    taught = made.rows if table == "sft" else made.lessons
+    [as_other] = planned([incident], **dict(zip(shares, SHARES["sft"], strict=True)), reflection_share=reflection_share)
+    assert taught == as_other.rows
+    assert [one.id for one in taught][:1] == [row.id]
+
+
+def test_a_held_out_incident_is_taught_to_nobody():
+    [made] = planned([replace(next(safety_rows(1, 1, "evaluation")), source=INCIDENTS)])
+    assert (made.table, made.lessons) == ("evaluation", [])
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_an_epoch_shows_an_incident_as_often_as_the_parameter_says_and_every_other_row_once(times):
+    rows = [made.rows[0] for made in planned(ROWS[:4], **ALL_SFT)]
+    rows[2] = replace(rows[2], source=INCIDENTS)
+    expected = rows[:2] + [rows[2]] * times + rows[3:]
+    assert repeated(rows, times) == expected
 
 
 ALL_SFT = {"sft_share": 1.0, "dpo_share": 0.0, "grpo_share": 0.0}

@@ -121,7 +121,7 @@ def test_odd_signs_in_names_keys_and_values_are_reported_in_words_that_can_be_pr
         assert found
         for violation in found:
             assert str(violation).encode()
-            assert json.dumps(violation.found)
+            assert json.dumps(violation.actual)
             assert not set("\x00\x07\x1b\x7f\u202e\u2066\u2028\x85\x0b\r") & set(str(violation))
 
 

@@ -160,7 +160,7 @@ def test_a_violation_reads_like_a_linters_line():
 
 def test_an_illegal_call_lists_what_was_legal_there():
     (violation,) = check(LINEAR, completion(SCAN, RISK, GATE, REFUSAL))
-    assert (violation.found, violation.legal) == ("VISUAL-SCAN", ("OCR-EXTRACT",))
+    assert (violation.actual, violation.legal) == ("VISUAL-SCAN", ("OCR-EXTRACT",))
 
 
 def test_several_faults_are_all_reported_in_the_order_of_their_lines():

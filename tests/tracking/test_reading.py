@@ -216,7 +216,7 @@ def test_an_artifact_that_a_folder_does_not_hold_needs_no_mlflow(file, tmp_path,
 
 def test_reading_imports_neither_mlflow_nor_dvc(file):
     script = (
-        "import sys; from saferflow.tracking import graph, registry, runs\n"
+        "import sys; from saferflow.release import registry; from saferflow.tracking import graph, runs\n"
         f"assert registry.by_alias({MODEL!r}, 'champion').number == 1\n"
         "assert runs.producer('nobody') is None\n"
         "assert not {'mlflow', 'dvc', 'sqlalchemy'} & set(sys.modules), 'imported'"

@@ -111,7 +111,7 @@ def attack(
             write_table(fresh / ANSWERS, [*answered, *tries], Answered)
             (fresh / OUTCOMES).write_text(json.dumps([asdict(one) for one in found], indent=2), encoding="utf-8")
             page = render_report(
-                answered, metrics, None, params.evaluate, params.run.seed, asked=rows, attacks=found, title="Attacks",
+                answered, metrics, None, params.evaluate, params.run.seed, prompts=rows, attacks=found, title="Attacks",
                 notes=[judge_note(params.judge, params.evaluate.judge)],
             )  # fmt: skip
             (fresh / REPORT).write_text(page, encoding="utf-8")

@@ -59,6 +59,6 @@ def _object(name: str, row: Completion, violation: Violation) -> dict[str, objec
         "rule": CODES[violation.code],
         "step": violation.step,
         "completion_line": violation.line,
-        "found": violation.found,
+        "found": violation.actual,
         "legal": violation.legal,
     }

@@ -91,8 +91,8 @@ def _ids_of_others(params: Params, path: str) -> Ids:
 
 
 def _tally(placed: Placed, ids: Ids, params: Params, counted: Counted) -> None:
-    first = isinstance(placed.found, Row) and ids.first(placed, params.data.sources[placed.source])
-    bad = placed.found if isinstance(placed.found, BadRow) else first if isinstance(first, BadRow) else None
+    first = isinstance(placed.row, Row) and ids.first(placed, params.data.sources[placed.source])
+    bad = placed.row if isinstance(placed.row, BadRow) else first if isinstance(first, BadRow) else None
     if bad is not None:
         counted.bad_count += 1
         counted.bad += [bad][: SHOWN - len(counted.bad)]
@@ -101,8 +101,8 @@ def _tally(placed: Placed, ids: Ids, params: Params, counted: Counted) -> None:
     else:
         counted.rows += 1
         counted.first = counted.first or placed
-        counted.by["label from"][label_origin(placed.found, params)] += 1
-        _count_row(placed, placed.found, counted.by)
+        counted.by["label from"][label_origin(placed.row, params)] += 1
+        _count_row(placed, placed.row, counted.by)
 
 
 def _count_row(placed: Placed, row: Row, by: dict[str, Counter]) -> None:
@@ -140,7 +140,7 @@ def show(counted: Counted, name: str, source: CorpusSource | OwnSource, held: Pa
     for line in _remarks(counted, source, held):
         console.print(Text(line))
     if counted.first is not None:
-        console.print(Text("\n" + "\n".join(_rendered(counted.first, counted.first.found)) + "\n"))
+        console.print(Text("\n" + "\n".join(_rendered(counted.first, counted.first.row)) + "\n"))
 
 
 def _remarks(counted: Counted, source: CorpusSource | OwnSource, held: Path) -> list[str]:

@@ -82,7 +82,7 @@ def evaluate(
             write_table(fresh / ANSWERS, answered, Answered)
             (fresh / METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
             page = render_report(
-                answered, metrics, None, params.evaluate, params.run.seed, asked=rows, title="Evaluation",
+                answered, metrics, None, params.evaluate, params.run.seed, prompts=rows, title="Evaluation",
                 notes=[judge_note(params.judge, params.evaluate.judge)],
             )  # fmt: skip
             (fresh / REPORT).write_text(page, encoding="utf-8")

@@ -11,7 +11,7 @@ from rich.text import Text
 from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.errors import DataError, ParamsError
 from saferflow.evaluation.measures import MEASURES
-from saferflow.evaluation.misses import MISSES, Group, asked_rows, missed_rows
+from saferflow.evaluation.misses import MISSES, Group, missed_rows, rows_in_scope
 from saferflow.params import Params
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
@@ -81,7 +81,7 @@ def chosen(root: Path, params: Params, choice: Choice, answered: Sequence[Answer
         rival = judged(answers_of(registry.named(params.gate.registered_model, choice.against)))
         rows = judged(rows)
     rows = [row for row in rows if choice.hazard in (None, row.hazard) and choice.risk in (None, row.risk_source)]
-    missed, measured = missed_rows(rows, choice.measure, rival), len(asked_rows(rows, choice.measure))
+    missed, measured = missed_rows(rows, choice.measure, rival), len(rows_in_scope(rows, choice.measure))
     where = "".join(f", {name}" for name in (choice.risk, choice.hazard) if name)
     lost = f", and not with {choice.against}" if choice.against else ""
     title = f"{choice.policy}{where}: {len(missed)} of {measured} rows {MISSES[choice.measure]}{lost}"

@@ -1,4 +1,4 @@
-"""Completions to be checked: JSON Lines, one completion a line, with the plan that it was written under where it has one."""
+"""Reads completions to check: JSON Lines, one completion per line, with its plan where it has one."""
 
 import codecs
 import json
@@ -10,25 +10,25 @@ from saferflow.protocol.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One row: the line of the file it stands on (from 1), what it calls itself, its text and its plan."""
+    """One row of the file: its line (from 1), its id, its text and its plan."""
 
     line: int
     id: str
-    """`id` of the row, or `row` as in reports/rollouts.jsonl, or else the number of the line."""
+    """The row's `id`, else its `row` (as in reports/rollouts.jsonl), else the line's number."""
     text: str
     plan: Plan | None
 
 
 def read_completions(name: str, content: bytes, field: str) -> list[Completion]:
-    """Every row of `content`; blank lines are left out.
+    """Read every row of `content` and skip blank lines.
 
     Args:
         name: how messages call the file.
         field: the row's field that holds the text.
 
     Raises:
-        DataError: rows that cannot be read, all of them, each with its line, what was expected and the way out; or no
-            row at all.
+        DataError: some rows cannot be read, or there is no row. The message names every bad row with its line, what was
+            expected and the remedy.
     """
     rows: list[Completion] = []
     bad: list[str] = []
@@ -59,8 +59,8 @@ def _row(number: int, line: bytes, field: str) -> Completion:
     identifier = next(value for value in (raw.get("id"), raw.get("row"), number) if value is not None)
     plan, problems = _plan(raw.get("plan"))
     if not isinstance(text, str):
-        found = f"is {_shown(text)}" if field in raw else f"is missing; there are {_shown(sorted(raw))}"
-        problems.append(f"field {field!r} {found}; the completion as text is expected, or name its field with --field")
+        problem = f"is {_shown(text)}" if field in raw else f"is missing; there are {_shown(sorted(raw))}"
+        problems.append(f"field {field!r} {problem}; the completion as text is expected, or name its field with --field")
     if type(identifier) not in (str, int):
         problems.append(f"field 'id' is {_shown(identifier)}; text or a number is expected; it may be left out")
     if problems:
@@ -69,7 +69,7 @@ def _row(number: int, line: bytes, field: str) -> Completion:
 
 
 def _plan(value: object) -> tuple[Plan | None, list[str]]:
-    """A plan as an object, or as JSON in a text (the tables' column `plan`, empty for a row without one); what is wrong."""
+    """Read a plan from an object or from JSON text (column `plan`; empty means no plan), and list its problems."""
     if value is None or value == "":
         return None, []
     if isinstance(value, dict):

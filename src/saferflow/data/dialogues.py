@@ -1,4 +1,4 @@
-"""Conversations as data files hold them: TRL's messages, OpenAI's parts, ShareGPT's and LLaVA's from and value.
+"""Reads conversations from data files: TRL's messages, OpenAI's parts, ShareGPT's and LLaVA's `from` and `value`.
 
 Source: the formats as TRL, LLaVA, ShareGPT and LLaMA-Factory publish them; the code is ours.
 """
@@ -18,8 +18,8 @@ ROLES = {
     "user": USER, "human": USER, "prompter": USER, "assistant": ASSISTANT, "gpt": ASSISTANT, "chatgpt": ASSISTANT,
     "model": ASSISTANT, "bot": ASSISTANT, "system": SYSTEM, "developer": SYSTEM,
 }  # fmt: skip
-"""The names that data files give to who speaks."""
-SPEAKER, SAID = ("role", "from"), ("content", "value")
+"""Names of speakers in data files -> role."""
+SPEAKER, CONTENT = ("role", "from"), ("content", "value")
 MEDIA = ("video", "audio")
 TRANSCRIPT = re.compile(r"\n\n(Human|Assistant): ?")
 """How Anthropic's HH-RLHF writes a conversation as one text."""
@@ -27,31 +27,31 @@ TRANSCRIPT = re.compile(r"\n\n(Human|Assistant): ?")
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What one party says at once."""
+    """One message of a conversation."""
 
     role: str
     text: str
     pictures: tuple[Any, ...] = ()
-    """A picture each, as `take_image` takes it; None stands for one of the row's column."""
+    """Pictures as `take_image` takes them; None stands for a picture of the row's column."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """A conversation, from its first turn of the user."""
+    """A conversation, from the user's first turn on."""
 
     system: str
     earlier: tuple[Turn, ...]
     question: str
-    """What the user says last; empty where nothing but an answer is given."""
+    """The user's last message; empty where only an answer is given."""
     answer: str
-    """What the assistant says after it; empty where the user speaks last."""
+    """The assistant's answer to it; empty where the user speaks last."""
     pictures: tuple[Any, ...]
     later: bool = False
-    """A picture stands in another turn than the first."""
+    """True if a picture belongs to a later turn than the first."""
 
     @classmethod
     def of(cls, messages: Sequence[Message]) -> Self:
-        """Take messages for turns.
+        """Build a dialogue from messages in order.
 
         Raises:
             DataError: user and assistant do not take turns, or the user says nothing.
@@ -88,22 +88,22 @@ def messages_of(value: Any, field: str) -> list[Message]:
         value: a list of objects with role and content, or from and value; one such object; or either as JSON.
 
     Raises:
-        DataError: a message is of none who is known, or holds anything but text and pictures.
+        DataError: a message has an unknown speaker, or holds something other than text and pictures.
     """
     return [_message(entry, field, number) for number, entry in enumerate(_listed(value), 1)]
 
 
 def transcript(text: str) -> list[Message]:
-    """The messages of one text in which `Human:` and `Assistant:` open the turns; none where they do not."""
+    """Split a text whose turns begin with `Human:` and `Assistant:` into messages; none where they do not."""
     before, *rest = TRANSCRIPT.split(text)
     if before.strip() or not rest:
         return []
     roles = {"Human": USER, "Assistant": ASSISTANT}
-    return [Message(roles[who], said.strip()) for who, said in zip(rest[0::2], rest[1::2], strict=True)]
+    return [Message(roles[who], content.strip()) for who, content in zip(rest[0::2], rest[1::2], strict=True)]
 
 
 def decoded(value: Any) -> Any:
-    """The list or object that a text holds as JSON, as in a field of CSV; the value itself where it is none."""
+    """Parse text that holds a JSON list or object, as in a CSV field; any other value is returned unchanged."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             return json.loads(value)
@@ -130,7 +130,7 @@ def _message(entry: dict, field: str, number: int) -> Message:
     place = f"field {field!r}, message {number}"
     if role is None:
         raise DataError(f"{place} is of {brief(who)}; {', '.join(ROLES)} are known: mend the row or take it out")
-    content = entry.get(_first(entry, SAID))
+    content = entry.get(_first(entry, CONTENT))
     texts, pictures = [], []
     for part in [content] if isinstance(content, str) else content if isinstance(content, list) else []:
         for text, picture in _part(part, place):
@@ -142,7 +142,7 @@ def _message(entry: dict, field: str, number: int) -> Message:
 
 
 def _part(part: Any, place: str) -> Iterator[tuple[str | None, Any]]:
-    """A part of a message as its text, or as None and a picture."""
+    """Yield (text, None) or (None, picture) for one part of a message."""
     if isinstance(part, str):
         yield part, None
         return

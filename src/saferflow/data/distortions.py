@@ -1,6 +1,6 @@
-"""Small changes of a training picture that leave what it shows: crop, flip, colour, blur, noise, compression. Source: ours.
+"""Small changes to a training picture that keep its content: crop, flip, colour, blur, noise, compression. Source: ours.
 
-Objects, marks and words stay where they can be seen; a hue is never turned, for an answer may name a colour.
+Objects, marks and words stay visible. Hues stay as they are, because an answer may name a colour.
 """
 
 import io
@@ -12,15 +12,15 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from saferflow.data.images import open_rgb
 
 CROPPED = 0.03
-"""Part of each side that a crop takes away at most."""
+"""Largest share of a side that a crop removes."""
 BLUR = 0.005
-"""Radius of a blur as a part of the shorter side at most: half a pixel of a drawn scene."""
+"""Largest radius of the blur, as a share of the shorter side: half a pixel of a drawn scene."""
 NOISE = 10.0
-"""Standard deviation of the noise at most, in grey values of 0..255."""
+"""Largest standard deviation of the noise, in grey values of 0..255."""
 QUALITY = (40, 95)
-"""JPEG's quality from lowest to highest."""
+"""Lowest and highest JPEG quality."""
 CHANCE = 0.5
-"""Each change but the compression is made with this probability."""
+"""Probability of each change; compression always happens."""
 COLOUR = (
     (ImageEnhance.Color, 0.75, 1.25),
     (ImageEnhance.Brightness, 0.85, 1.15),
@@ -29,11 +29,11 @@ COLOUR = (
 
 
 def distorted(image: bytes, random: Random, *, mirrored: bool) -> bytes:
-    """The picture with some changes; as JPEG of the same size in pixels.
+    """Distort a picture a little; returns a JPEG of the same size in pixels.
 
     Args:
         image: an encoded picture as `open_rgb` takes it.
-        mirrored: a flip is allowed: nothing in the picture can be read, and nobody speaks of left and right.
+        mirrored: allow a flip: the picture holds no words, and neither question nor answer names left or right.
     """
     picture = open_rgb(image)
     if random.random() < CHANCE:
@@ -53,7 +53,7 @@ def distorted(image: bytes, random: Random, *, mirrored: bool) -> bytes:
 
 
 def _cropped(picture: Image.Image, random: Random) -> Image.Image:
-    """Another cut at each side, brought back to the same size."""
+    """Crop each side by a drawn amount and resize to the original size."""
     width, height = picture.size
     left, top, right, bottom = (random.uniform(0, CROPPED) for _ in range(4))
     box = (left * width, top * height, width - right * width, height - bottom * height)

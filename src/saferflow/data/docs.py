@@ -1,7 +1,7 @@
-"""The data docs: an index of ours, and a page a table from Great Expectations' own, cut off from the outside.
+"""The data docs: our index, and one page per table by Great Expectations, without anything from outside.
 
-Great Expectations' pages load scripts, styles, fonts and a logo from six hosts. Here only their content is kept: no
-script, no address outside the folder, and what a row holds is text.
+Great Expectations' pages load scripts, styles, fonts and a logo from six hosts. We keep only their content: no script, no
+address outside the folder, and text of rows is escaped.
 """
 
 import html
@@ -18,7 +18,7 @@ from great_expectations.render.view import DefaultJinjaPageView
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 DROPPED = {"script", "style", "title", "nav", "form", "button", "svg"}
-"""Elements that go with all that they hold; others that are not allowed leave their text."""
+"""Elements that are removed with their content; other elements that are not allowed leave their text."""
 
 
 def publish(
@@ -27,7 +27,7 @@ def publish(
     rows: dict[str, int],
     docs: Path,
 ) -> None:
-    """Write the folder `docs` anew; equal tables give equal files.
+    """Rewrite the folder `docs`; equal tables give equal files.
 
     Args:
         outcomes: each table's validation.
@@ -51,18 +51,18 @@ def publish(
 
 
 def rendered(outcome: ExpectationSuiteValidationResult) -> str:
-    """Great Expectations' page of a validation, without its menus."""
-    told = json.loads(json.dumps(outcome.to_json_dict()))  # plain numbers: the renderer knows none of numpy's
-    for item in told["results"]:
+    """Render a validation as Great Expectations' page, without its menus."""
+    result = json.loads(json.dumps(outcome.to_json_dict()))  # plain numbers: the renderer knows none of numpy's
+    for item in result["results"]:
         item["result"].pop("unexpected_index_query", None)  # asks a frame that is gone
         item["result"] = escaped(item["result"])
-    page = ValidationResultsPageRenderer(run_info_at_end=True).render(expectationSuiteValidationResultSchema.load(told))
+    page = ValidationResultsPageRenderer(run_info_at_end=True).render(expectationSuiteValidationResultSchema.load(result))
     page.sections = page.sections[1:-1]  # the first counts what our index counts, the last tells when it ran
     return DefaultJinjaPageView().render(page, template="page_minimal.j2")
 
 
 def escaped(value: Any) -> Any:
-    """A value of JSON with all text in it escaped; the view would take a row's text for HTML."""
+    """Escape all text in a JSON value; the view would take a row's text for HTML."""
     if isinstance(value, str):
         return html.escape(value)
     if isinstance(value, dict):
@@ -71,7 +71,7 @@ def escaped(value: Any) -> Any:
 
 
 def closed(page: str) -> str:
-    """The content of a page as HTML that loads and links nothing."""
+    """Reduce a page to HTML that loads nothing and links nowhere."""
     return nh3.clean(
         page,
         tags=nh3.ALLOWED_TAGS - DROPPED - {"a", "img", "map", "area"},

@@ -1,7 +1,7 @@
-"""What the fields of a record stand for: our own names, TRL's forms, LLaVA's, ShareGPT's, Alpaca's, and mixtures of them.
+"""Reads a record's fields in any known form: ours, TRL's, LLaVA's, ShareGPT's, Alpaca's, and mixtures of them.
 
-A field that the source maps is read under that name alone; any other of our names is looked for under those in `USUAL`.
-What is not used is named, so that nothing is left out without a word. Source: the formats as their authors publish them
+A field that the source maps is read under that name alone. Our other fields are looked up under the names in `USUAL`.
+Unused fields are listed, so that nothing is dropped silently. Source: the formats as their authors publish them
 (TRL's dataset formats, LLaVA-Instruct, FastChat's ShareGPT, LLaMA-Factory's data README); the code is ours.
 """
 
@@ -33,51 +33,51 @@ USUAL = {
     "severity": ("severity",),
     "held_out": ("held_out",),
 }  # fmt: skip
-"""Our name of a field -> the names under which it is looked for, the first that holds something."""
+"""Our field -> the names to look it up under; the first one that holds something is used."""
 NAMES = tuple(USUAL)
 INPUT = "input"
-"""Alpaca's text behind the instruction."""
+"""Alpaca's field for text after the instruction."""
 APPROVAL = ("label", "kto_tag", "is_safe", "is_response_safe")
-"""Fields that say of a response whether it is a good one: TRL's and LLaMA-Factory's unpaired preference, BeaverTails'."""
+"""Fields that say whether a response is good: TRL's and LLaMA-Factory's unpaired preference, BeaverTails'."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a record was taken for."""
+    """A record as it was understood."""
 
     form: str
     """The form's name, for people."""
     question: Any
-    """What the user says last."""
+    """The user's last message."""
     earlier: tuple[Turn, ...]
     answer: Any
     rejected: Any
     picture: Any
     """As `take_image` takes it; None where there is none."""
     values: Mapping[str, Any]
-    """The other fields by our names, as the file holds them; None for nothing."""
+    """Other fields under our names, with the file's values; None where empty."""
     fields: Mapping[str, str]
-    """Our name -> the file's, of what was used."""
+    """Our field -> the file's name for it, for each used field."""
     unused: tuple[str, ...]
-    """Fields that hold something and were not used."""
+    """Fields that hold something and were not used, each with the reason where we know it."""
 
 
 @dataclass(slots=True)
 class _Fields:
-    """The fields of one record, and which of them were used."""
+    """The fields of one record, and the record of which were used."""
 
     held: Mapping[str, Any]
     mapping: Mapping[str, str]
     used: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     plain: dict[str, str] = field(init=False)
-    """Names in small letters without space around -> as the file writes them."""
+    """Stripped lower-case name -> the file's spelling."""
 
     def __post_init__(self) -> None:
         self.plain = {name.strip().casefold(): name for name in self.held if isinstance(name, str)}
 
     def take(self, name: str) -> Any:
-        """The value of a field by our name, and remember it as used."""
+        """Return a field's value by our name, and mark the field as used."""
         names = (self.mapping[name],) if name in self.mapping else map(self._written, USUAL[name])
         for theirs in names:
             taken = theirs not in self.mapping.values() or self.mapping.get(name) == theirs
@@ -87,11 +87,11 @@ class _Fields:
         return None
 
     def _written(self, name: str) -> str:
-        """The field of this name as the file writes it: a spreadsheet's may begin with a capital letter."""
+        """The file's spelling of a name: a spreadsheet may capitalise it."""
         return name if name in self.held else self.plain.get(name, name)
 
     def drop(self, name: str, why: str = "") -> None:
-        """Take back that a field was used."""
+        """Mark a field as unused."""
         theirs = self.used.pop(name)
         if why:
             self.notes.append(f"{theirs} ({why})")
@@ -105,7 +105,7 @@ class _Fields:
 
 
 def reading(held: Mapping[str, Any], mapping: Mapping[str, str]) -> Reading:
-    """What a record says, in whatever form it is.
+    """Read a record in whatever form it has.
 
     Args:
         held: field -> value, as the file has them.
@@ -137,7 +137,7 @@ def reading(held: Mapping[str, Any], mapping: Mapping[str, str]) -> Reading:
 
 
 def no_question(held: Mapping[str, Any], mapping: Mapping[str, str]) -> str:
-    """What to say of a record in which nothing is a question."""
+    """The error message for a record without a question."""
     if "question" in mapping:
         return f"field {mapping['question'][:80]!r} is missing or empty{_columns(held)}"
     if not held or any(name in held for name in USUAL["question"]):
@@ -164,7 +164,7 @@ def _columns(held: Mapping[str, Any]) -> str:
 
 
 def _disapproved(fields: _Fields) -> str:
-    """The field that says that the response is a bad one; empty where none does."""
+    """The field that marks the response as bad; empty where none does."""
     verdicts = {"true": True, "yes": True, "false": False, "no": False}
     for name in APPROVAL:
         verdict = verdicts.get(str(fields.held.get(name)).casefold())
@@ -176,7 +176,7 @@ def _disapproved(fields: _Fields) -> str:
 
 def _talk(fields: _Fields) -> tuple[Dialogue | None, Any, str]:
     """The conversation of a record with its answer, the rejected answer, and the form."""
-    question, asked = _asked(fields)
+    question, conversation = _question(fields)
     answer, rejected = fields.take("answer"), fields.take("rejected")
     if rejected is not None and "answer" not in fields.mapping and not is_empty(fields.held.get("chosen")):
         fields.used["answer"], answer = "chosen", fields.held["chosen"]
@@ -186,7 +186,7 @@ def _talk(fields: _Fields) -> tuple[Dialogue | None, Any, str]:
         raise DataError(
             f"{fields.used['answer']!r} and {fields.used['rejected']!r} answer different conversations; a pair answers one"
         )
-    implicit, messages = not asked and bool(before), before or asked
+    implicit, messages = not conversation and bool(before), before or conversation
     if not messages:
         return None, None, ""
     talk = _plain(question, messages) or Dialogue.of(messages)
@@ -205,14 +205,14 @@ def _talk(fields: _Fields) -> tuple[Dialogue | None, Any, str]:
 
 
 def _plain(question: Any, messages: Sequence[Message]) -> Dialogue | None:
-    """A question that is no conversation, as the file has it, so that who reads it can say what is wrong with it."""
+    """A question that is no conversation, unchanged, so that its reader can report what is wrong with it."""
     if messages and messages[0].text is question:
         return Dialogue("", (), question, "", ())
     return None
 
 
-def _asked(fields: _Fields) -> tuple[Any, list[Message]]:
-    """The question where it is a field of its own, and the conversation in any case."""
+def _question(fields: _Fields) -> tuple[Any, list[Message]]:
+    """The question if it has a field of its own (else None), and the conversation."""
     talked = (
         None if "question" in fields.mapping and "conversation" not in fields.mapping else fields.take("conversation")
     )
@@ -230,8 +230,8 @@ def _asked(fields: _Fields) -> tuple[Any, list[Message]]:
         return None, []
     if is_dialogue(question):
         return None, messages_of(question, fields.used["question"])
-    if isinstance(question, str) and (said := transcript(question)):
-        return None, [message for message in said if message.text or message.role != ASSISTANT]
+    if isinstance(question, str) and (messages := transcript(question)):
+        return None, [message for message in messages if message.text or message.role != ASSISTANT]
     behind = fields.held.get(INPUT)
     if fields.used["question"] == "instruction" and isinstance(behind, str) and behind.strip():
         fields.used["question behind"] = INPUT
@@ -240,7 +240,7 @@ def _asked(fields: _Fields) -> tuple[Any, list[Message]]:
 
 
 def _side(fields: _Fields, name: str, value: Any) -> tuple[list[Message], Any]:
-    """A response, and the conversation before it where the field holds that as well."""
+    """Split a response's field into the conversation before it (empty if absent) and the response."""
     text = isinstance(value, str) and not is_dialogue(value)
     messages = transcript(value) if text else messages_of(value, fields.used[name]) if is_dialogue(value) else []
     if not messages:

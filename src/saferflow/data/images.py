@@ -1,4 +1,4 @@
-"""Image files that a user brought: checked before they are decoded, and made RGB.
+"""Checks a user's image files before it decodes them, and converts them to RGB.
 
 Source: ours.
 """
@@ -20,18 +20,18 @@ from saferflow.errors import DataError
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 VIDEOS = (".mp4", ".avi", ".mov", ".webm", ".mkv", ".m4v")
 BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0AK")
-"""How base64 of a file of one of the formats begins, in their order; TIFF has two."""
+"""First characters of a file in base64, in the order of `FORMATS`; TIFF has two."""
 PATH = 100
-"""Characters from which such a text is no path."""
+"""A text that begins so and is longer than this, in characters, is no path."""
 LONGEST_PATH = 4096
 ADDRESS = 200
-"""Characters in which the head of a data URI ends."""
+"""The head of a data URI ends within this many characters."""
 TEXT_CHUNK = 64 * 2**20
-"""Bytes to which a compressed text of a PNG file may unpack; PIL's own 1 MiB refuses pictures of tools that write theirs."""
+"""Largest unpacked size in bytes of a PNG file's text; PIL's 1 MiB refuses pictures of tools that write long ones."""
 MAX_ASPECT = 200
-"""Longer side over shorter; Qwen2.5-VL's image processor raises on more."""
+"""Largest ratio of the sides; Qwen2.5-VL's image processor raises on more."""
 UNREADABLE = 0
-"""Stands for the orientation where the EXIF block is broken."""
+"""The orientation of a picture with a broken EXIF block."""
 
 
 def path_of(value: Any) -> str:
@@ -47,7 +47,7 @@ def path_of(value: Any) -> str:
 
 
 def take_image(value: Any, *, root: Path, max_bytes: int, max_pixels: int) -> bytes | None:
-    """The image that a record holds or names: an encoded file, a path, or both as Parquet files have them.
+    """Read the image that a record holds or names: an encoded file, a path, or both as in Parquet files.
 
     Args:
         value: bytes, or a list of their numbers; a path relative to `root`; the file in base64, as a data URI or bare; an
@@ -111,10 +111,10 @@ def read_image(name: str, *, root: Path, max_bytes: int, max_pixels: int) -> byt
     """The bytes of an image file that a data file names.
 
     Args:
-        name: a path relative to `root`; nothing outside of `root` is read, by a link neither.
+        name: a path relative to `root`; a path or link that leads out of `root` is refused.
 
     Raises:
-        DataError: saying what is wrong with the file, without its path in front.
+        DataError: names what is wrong with the file, without its path.
     """
     if len(name) > LONGEST_PATH:
         raise DataError(f"image {brief(name)} cannot be read: no path is that long, and it is no base64 of a picture")
@@ -142,12 +142,12 @@ def read_image(name: str, *, root: Path, max_bytes: int, max_pixels: int) -> byt
 
 
 def check_image(data: bytes, name: str, max_pixels: int) -> None:
-    """Refuse what is no whole image of a known format, by its header before its pixels.
+    """Refuse anything but a complete image of a known format; the header is checked before the pixels.
 
-    What passes, `open_rgb` opens.
+    `open_rgb` opens every image that passes.
 
     Raises:
-        DataError: as above.
+        DataError: the image is damaged, too large, or of another format.
     """
     try:
         with _opened(data) as image:
@@ -175,13 +175,13 @@ def check_image(data: bytes, name: str, max_pixels: int) -> None:
 
 
 def open_rgb(data: bytes) -> Image.Image:
-    """The first frame upright, on white where it was transparent, as 8-bit RGB."""
+    """Open the first frame as upright 8-bit RGB, with white in place of transparency."""
     with _opened(data) as image:
         return _rgb(image)
 
 
 def canonical(data: bytes) -> bytes:
-    """The image as tables hold it: as it is where any reader sees `open_rgb` in it, else as PNG of `open_rgb`."""
+    """The image as tables store it: unchanged if every reader decodes it as `open_rgb` does, else a PNG of `open_rgb`."""
     with _opened(data) as image:
         plain = image.mode == "RGB" and not image.has_transparency_data and orientation(image) == 1
         plain &= image.format in ("PNG", "JPEG")
@@ -193,7 +193,7 @@ def canonical(data: bytes) -> bytes:
 
 
 def _has_much_text(data: bytes) -> bool:
-    """Whether other readers refuse a PNG file for the texts in it."""
+    """Whether other readers refuse a PNG file because of its texts."""
     if not any(chunk in data for chunk in (b"zTXt", b"iTXt", b"tEXt", b"iCCP")):
         return False
     try:
@@ -235,7 +235,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image as its EXIF block says; a TIFF is turned by its decoder, which drops the orientation when it is loaded."""
+    """Turn the image as its EXIF block says. The TIFF decoder turns a TIFF by itself and drops the orientation on loading."""
     image.load()
     try:
         return ImageOps.exif_transpose(image)

@@ -1,7 +1,7 @@
-"""The source `incidents`: requests that were once answered wrongly, each with the label that says what is right. Source: ours.
+"""The source `incidents`: requests that were answered wrongly, each with its right label. Source: ours.
 
-One row a line in data/sources/incidents/incidents.jsonl, pictures beside it. A row says itself whether it is held out; near
-twins share one row. The file is replaced, never written into, so that neither a kill nor DVC's cache sees half of it.
+data/sources/incidents/incidents.jsonl holds one row per line; pictures lie beside it. Each row says whether it is held out.
+Near twins share one row. The file is replaced as a whole, so that neither a kill nor DVC's cache sees half of it.
 """
 
 import hashlib
@@ -26,16 +26,16 @@ PICTURES = "pictures"
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Once that it happened."""
+    """One report of an incident."""
 
     at: str
-    """When it was reported, ISO 8601."""
+    """Time of the report, ISO 8601."""
     why: str
     """What was wrong with the answer."""
     exchange: str = ""
     """The completion's id, where the server kept it."""
     version: str = ""
-    """That answered, where known."""
+    """The version that answered, where known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,52 +45,52 @@ class Incident:
     id: str
     earlier: tuple[Turn, ...]
     question: str
-    """What the user says last."""
+    """The user's last message."""
     image: str
     """The picture's path beside the file; empty where there is none."""
     decision: str
     hazard: str
-    """S1..S14, none, or empty where nobody said."""
+    """S1..S14, none, or empty if not given."""
     severity: int | None
     held_out: bool
     reports: tuple[Report, ...]
 
     @property
     def user_text(self) -> str:
-        """All that the user says, one line per turn."""
+        """All of the user's messages, one line per turn."""
         return whole_question(self.earlier, self.question)
 
     def to_json(self) -> str:
-        """The line of the file, in the form that stage `plan` reads."""
+        """The incident as a line of the file, in the form that stage `plan` reads."""
         turns = [(who, text) for turn in self.earlier for who, text in zip(("user", "assistant"), turn, strict=True)]
         messages = [{"role": who, "content": text} for who, text in (*turns, ("user", self.question))]
-        told = {"id": self.id, "messages": messages, "decision": self.decision, "held_out": self.held_out}
+        fields = {"id": self.id, "messages": messages, "decision": self.decision, "held_out": self.held_out}
         optional = {"image": self.image, "hazard": self.hazard, "severity": self.severity}
-        told |= {name: value for name, value in optional.items() if value not in ("", None)}
-        return json.dumps(told | {"reports": [asdict(report) for report in self.reports]}, ensure_ascii=False)
+        fields |= {name: value for name, value in optional.items() if value not in ("", None)}
+        return json.dumps(fields | {"reports": [asdict(report) for report in self.reports]}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, line: str) -> "Incident":
-        """What `to_json` wrote."""
+        """Read a line that `to_json` wrote."""
         raw = json.loads(line)
         texts = [message["content"] for message in raw["messages"]]
         earlier = tuple(zip(texts[:-1:2], texts[1::2], strict=True))
         reports = tuple(Report(**report) for report in raw["reports"])
-        told = (raw.get("image", ""), raw["decision"], raw.get("hazard", ""), raw.get("severity"), raw["held_out"])
-        return cls(raw["id"], earlier, texts[-1], *told, reports)
+        values = (raw.get("image", ""), raw["decision"], raw.get("hazard", ""), raw.get("severity"), raw["held_out"])
+        return cls(raw["id"], earlier, texts[-1], *values, reports)
 
 
 def incident_id(earlier: Sequence[Turn], question: str, image: bytes | None) -> str:
-    """The id that the same conversation about the same picture always has."""
-    said = [whole_question(earlier, question), *(assistant for _, assistant in earlier)]
-    return content_id(SOURCE, "\0".join(said), image)
+    """The id of a conversation about a picture: equal content gives an equal id."""
+    texts = [whole_question(earlier, question), *(assistant for _, assistant in earlier)]
+    return content_id(SOURCE, "\0".join(texts), image)
 
 
 def read_incidents(folder: Path) -> list[Incident]:
-    """The rows of the source, in the order in which they were added; none where there is no file.
+    """Read the source's rows, in the order in which they were added; none where there is no file.
 
     Raises:
-        DataError: a line is none that was written here.
+        DataError: a line was not written by `write_incidents`.
     """
     file = folder / FILE
     lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n") if file.exists() else []
@@ -107,7 +107,7 @@ def read_incidents(folder: Path) -> list[Incident]:
 
 
 def write_incidents(folder: Path, incidents: Iterable[Incident]) -> None:
-    """Put these rows in the place of the file; pictures that none of them names go."""
+    """Replace the file by these rows, and delete pictures that no row names."""
     rows = list(incidents)
     with atomic(folder / FILE) as partial:
         partial.write_text("".join(f"{row.to_json()}\n" for row in rows), encoding="utf-8")
@@ -118,7 +118,7 @@ def write_incidents(folder: Path, incidents: Iterable[Incident]) -> None:
 
 
 def save_picture(folder: Path, image: bytes) -> str:
-    """Put a checked picture beside the file, under its digest; its path relative to the folder."""
+    """Save a checked picture under its digest; returns its path relative to the folder."""
     with Image.open(io.BytesIO(image)) as opened:
         ending = opened.format.lower()
     name = f"{PICTURES}/{hashlib.sha256(image).hexdigest()[:16]}.{ending}"
@@ -128,19 +128,27 @@ def save_picture(folder: Path, image: bytes) -> str:
 
 
 def find_incident(incidents: Iterable[Incident], name: str) -> Incident | None:
-    """The incident of this id, or that a completion of this id was reported for; None where there is none."""
-    return next((one for one in incidents if name in (one.id, *(report.exchange for report in one.reports))), None)
+    """The incident with this id, or the one that a completion with this id was reported for; None where there is none."""
+    return next(
+        (incident for incident in incidents if name in (incident.id, *(report.exchange for report in incident.reports))), None
+    )
 
 
 def with_report(incident: Incident, report: Report) -> Incident:
+    """The incident with one more report."""
     return replace(incident, reports=(*incident.reports, report))
+
+
+def repeated(rows: Sequence[SFTRow], times: int) -> list[SFTRow]:
+    """The rows as an epoch shows them: each row of source `incidents` this many times, every other row once."""
+    return [row for row in rows for _ in range(times if row.source == SOURCE else 1)]
 
 
 def prompt_of(name: str, row: SFTRow | DPORow | PromptRow) -> PromptRow:
     """The prompt of a table's row, as the table `incidents` holds it.
 
     Args:
-        name: the record's id; a pair's own says which fault it has.
+        name: the record's id; a pair's own id also names its fault.
     """
     kind = getattr(row, "kind", "safety")
     return PromptRow(name, row.source, kind, row.image, row.system, row.question, row.plan, row.labels, row.earlier)

@@ -1,4 +1,4 @@
-"""Which kind of source stands at a path, by the names of its files; archives are unpacked here.
+"""Finds the kind of source at a path by the names of its files, and unpacks archives.
 
 Source: ours.
 """
@@ -18,7 +18,7 @@ from saferflow.errors import DataError
 
 ARCHIVES = (".zip", *TAR)
 LOOKED_AT = 2000
-"""Members of an archive whose names say what it holds."""
+"""Most members of an archive, or files of a folder, whose names are looked at."""
 WRITTEN_AS = {
     (
         ".xlsx",
@@ -31,14 +31,14 @@ WRITTEN_AS = {
     "for line in open({path!r}) if line.strip())",
     (".orc",): "import pandas; pandas.read_orc({path!r}).to_parquet({table!r})",
 }
-"""Endings of files that are not read -> what Python line writes such a file as one that is."""
+"""Ending of an unsupported file -> a line of Python that converts it to a supported one."""
 
 
 def kind_of(path: Path) -> str:
-    """One of the kinds of `OwnSource`, by what stands at a path.
+    """The kind of `OwnSource` at a path.
 
     Raises:
-        DataError: none of them does; saying what converts it, where one line does.
+        DataError: the path holds no known kind; the message names a conversion where one line does it.
     """
     names = _names(path)
     plain = {name for name in names if "/" not in name}
@@ -62,20 +62,21 @@ def kind_of(path: Path) -> str:
 
 
 def by_kind(names: list[str]) -> Counter:
-    """Kind -> how many of these files are of it, by their names."""
-    found = Counter()
+    """Kind -> number of these files that have it, by their names."""
+    counts = Counter()
     for name in names:
         kind = next((kind for kind, endings in ENDINGS.items() if name.casefold().endswith(endings)), None)
-        found.update([kind] if kind else [])
-    return found
+        counts.update([kind] if kind else [])
+    return counts
 
 
 def is_archive(path: Path | str) -> bool:
+    """Whether a path ends like an archive that `unpack` reads."""
     return str(path).casefold().endswith(ARCHIVES)
 
 
 def _is_saved(names: list[str]) -> bool:
-    """Whether `datasets` saved a folder; LLaMA-Factory keeps a list of its JSON files under the same name."""
+    """Whether `datasets` saved a folder; LLaMA-Factory gives the same name to a list of its JSON files."""
     others = [name for name in names if name.endswith(ENDINGS["json"]) and name not in (*SAVED, "state.json")]
     return SAVED[1] in names and ("state.json" in names or not others)
 

@@ -1,8 +1,8 @@
-"""Twins across the split: held-out rows that training shows, word for word or nearly.
+"""Finds twins across the split: held-out rows that training shows exactly or nearly.
 
-A row is a twin where both its question and its picture are near duplicates of a training row's; where neither has a
-picture, the question alone. A near question about another picture is no twin, nor is another question about a near picture:
-often only both together decide. Such rows are counted by themselves. Source: ours.
+Two rows are twins if both question and picture are near duplicates; without pictures, the question alone decides. A near
+question about another picture makes no twin, nor does another question about a near picture: often only both together
+decide the label. Such rows are counted separately. Source: ours.
 """
 
 from collections import defaultdict
@@ -15,7 +15,7 @@ from saferflow.data.questions import Questions
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What leakage sees of a row."""
+    """The fields of a row that leakage compares."""
 
     table: str
     id: str
@@ -25,13 +25,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Twin:
-    """A held-out row and the training row that it is a twin of."""
+    """A held-out row and its twin in training."""
 
     held_out: str
     table: str
     trained: str
     text: float
-    """How near the questions are, in [0, 1]; 1 where the one holds the other."""
+    """Likeness of the questions, in [0, 1]; 1 where one contains the other."""
     bits: int | None
     """Bits of 63 between the pictures' hashes; None where neither row has a picture."""
 
@@ -41,19 +41,19 @@ class Twin:
 
 
 class HeldOut:
-    """The held-out rows, made ready to be asked whether a training row is a twin of one of them."""
+    """An index of the held-out rows that finds the twins of a training row."""
 
     def __init__(self, entries: Iterable[Entry], text: float, bits: int):
-        """Index the rows; of their pictures only thumbnails and hashes are kept.
+        """Index the rows; only thumbnails and hashes of their pictures are kept.
 
         Args:
             text: the least likeness of near questions, see `Questions`.
             bits: the largest distance of near pictures, see `Pictures`.
         """
         self.shown_questions: set[str] = set()
-        """Held-out rows whose question a training row had so far, about whatever picture."""
+        """Held-out rows whose question some training row has had so far, about any picture."""
         self.shown_pictures: set[str] = set()
-        """Held-out rows whose picture a training row had so far, as a whole, under whatever question."""
+        """Held-out rows whose whole picture some training row has had so far, under any question."""
         self._settled: set[int] = set()
         self._rows: dict[str, list[tuple[str, int | None]]] = defaultdict(list)
         self._ids: dict[int, list[str]] = defaultdict(list)
@@ -66,7 +66,7 @@ class HeldOut:
         self._questions = Questions(self._rows, text)
 
     def twins_of(self, trained: Entry) -> list[Twin]:
-        """Every held-out row that the training row is a twin of; rows that share one half are noted."""
+        """Every held-out twin of a training row; rows that share only question or picture are noted on `self`."""
         near = [
             (text, row, picture)
             for text, question in self._questions.near(trained.question)
@@ -88,7 +88,7 @@ class HeldOut:
 
 
 def near_twin(entry: Entry, rows: Iterable[Entry], text: float, bits: int) -> Twin | None:
-    """The nearest of these rows that one entry is a twin of; None where it is of none.
+    """The nearest of these rows that is a twin of `entry`; None where none is.
 
     Args:
         rows: with pictures that decode.
@@ -99,7 +99,7 @@ def near_twin(entry: Entry, rows: Iterable[Entry], text: float, bits: int) -> Tw
 
 
 def nearest(twins: Iterable[Twin]) -> dict[str, Twin]:
-    """The nearest twin of every held-out row that has one; of equally near ones the first."""
+    """Held-out row -> its nearest twin; the first one of equally near twins."""
     best: dict[str, Twin] = {}
     for twin in twins:
         known = best.get(twin.held_out)

@@ -1,4 +1,4 @@
-"""The one picture of a record, the marks in its text that stand for it, and what a row cannot take: several, video, audio.
+"""A record's one picture, the marks for it in the text, and media that a row cannot hold: several pictures, video, audio.
 
 Source: the marks are LLaVA's and LLaMA-Factory's; the code is ours.
 """
@@ -20,14 +20,14 @@ MEDIA = {
     "video": ("video", "videos", "video_path", "video_url", "mp4", "avi", "mov", "webm", "mkv"),
     "audio": ("audio", "audios", "audio_path", "wav", "mp3", "flac"),
 }
-"""What a row cannot take -> the fields that hold it."""
+"""Medium that a row cannot hold -> the fields that hold it."""
 
 
 def refuse_media(held: Mapping[str, Any], mapping: Mapping[str, str]) -> None:
     """Refuse a record with a video or a sound.
 
     Raises:
-        DataError: naming the field.
+        DataError: names the field.
     """
     for name, value in held.items():
         media = next((media for media, names in MEDIA.items() if str(name).casefold() in names), "")
@@ -46,7 +46,7 @@ def one_picture(column: Any, talk: Dialogue, field: str) -> Any:
         field: the name of that field.
 
     Raises:
-        DataError: there are several, it stands in a later turn, or the conversation speaks of one that there is not.
+        DataError: there are several pictures, the picture belongs to a later turn, or the text refers to a missing one.
     """
     entries = column if isinstance(column, list) and not is_encoded(column) else [column]
     pictures = [entry for entry in (*entries, *talk.pictures) if not is_empty(entry)]
@@ -73,28 +73,28 @@ def is_encoded(values: list) -> bool:
 
 
 def without_marks(talk: Dialogue, *, pictured: bool, anywhere: bool) -> tuple[tuple[Turn, ...], Any]:
-    """The turns before the last question, and that question, without the mark that stands for the picture.
+    """Remove the picture's mark; returns the turns before the last question, and that question.
 
     Args:
         pictured: the row has a picture.
-        anywhere: a mark in the middle of a text stands for it as well; else it is what the text is about.
+        anywhere: a mark in the middle of a text also stands for the picture; otherwise the text is about the mark.
 
     Raises:
         DataError: the marks and the picture do not fit.
     """
-    said = [*(user for user, _ in talk.earlier), talk.question]
-    if not all(isinstance(text, str) for text in said):
+    texts = [*(user for user, _ in talk.earlier), talk.question]
+    if not all(isinstance(text, str) for text in texts):
         return talk.earlier, talk.question
     for media in MEDIA:
-        if any(_edged(text, f"<{media}>") for text in said):
+        if any(_edged(text, f"<{media}>") for text in texts):
             raise DataError(
                 f"the text speaks of {media} (<{media}>); a row takes text and one picture: take the row out"
             )
-    marks = [text.count(MARK) if anywhere or _edged(text, MARK) else 0 for text in said]
+    marks = [text.count(MARK) if anywhere or _edged(text, MARK) else 0 for text in texts]
     if not pictured:
-        if any(_edged(text, MARK) for text in said):
+        if any(_edged(text, MARK) for text in texts):
             raise DataError(f"the text has {MARK}, and the row holds no picture; say which field does: --field image=")
-        if any(NAMED.search(text) for text in said):
+        if any(NAMED.search(text) for text in texts):
             raise DataError(
                 "the text names a picture, <img>...</img>; put its path into a field image and take it out here"
             )
@@ -103,12 +103,12 @@ def without_marks(talk: Dialogue, *, pictured: bool, anywhere: bool) -> tuple[tu
         raise DataError(f"the text has {MARK} {sum(marks)} times; a row takes one picture")
     if any(marks[1:]):
         raise DataError(LATER)
-    said[0] = _cut(said[0]) if marks[0] else said[0]
-    return tuple(zip(said[:-1], (answer for _, answer in talk.earlier), strict=True)), said[-1]
+    texts[0] = _cut(texts[0]) if marks[0] else texts[0]
+    return tuple(zip(texts[:-1], (answer for _, answer in talk.earlier), strict=True)), texts[-1]
 
 
 def _edged(text: str, mark: str) -> bool:
-    """Whether a text begins or ends with a mark: one in the middle may be what the text is about."""
+    """Whether a text begins or ends with a mark; a text may be about a mark in its middle."""
     return text.strip().startswith(mark) or text.strip().endswith(mark)
 
 

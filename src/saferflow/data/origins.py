@@ -1,7 +1,8 @@
-"""Where the label of a row comes from, in words for a person; and what to do with rows that have none.
+"""Says where a row's label comes from, and what to do with rows that have none.
 
-A label says what a safe assistant does. The drawn corpus has its own. For any other row it comes from the source, from a
-category that its `hazards` map, or from a planner behind a server; a suspicion of the rule planner is none of them. Source: ours.
+A label says what a safe assistant does. The drawn corpus has labels. Any other row gets its label from the source, from a
+category that the source's `hazards` map, or from a planner behind a server. The rule planner's suspicion is no label.
+Source: ours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ RULE_PLANNER = (
     "label"
 )
 SHOWN = 50
-"""Rows without a label that a message names."""
+"""Most rows without a label that a message names."""
 WAYS_OUT = """\
 label them: fill decision (answer, answer_with_care, redirect, refuse) or expected (comply, refuse), or say which field holds it,
   in fields of the source: saferflow data add NAME PATH --field expected=THEIRS
@@ -35,7 +36,7 @@ or train on guesses all the same: plan.allow_guessed_labels: true, or saferflow 
 
 
 def mapped(hazard: str, severity: int | None) -> Labels | None:
-    """Labels from a category alone; None where it is none of ours.
+    """Labels from a category alone; None where the category is not ours.
 
     Args:
         hazard: the source's word as `hazards` of the source maps it.
@@ -49,7 +50,7 @@ def mapped(hazard: str, severity: int | None) -> Labels | None:
 
 
 def label_source(row: Row, params: Params) -> str:
-    """One of `LABEL_SOURCES`, or nothing where stage `plan` stops for want of a label."""
+    """One of `LABEL_SOURCES`, or empty where stage `plan` stops because the row has no label."""
     if row.labels is not None:
         return row.labels.label_source
     if params.plan.writer.kind == "endpoint":
@@ -58,12 +59,12 @@ def label_source(row: Row, params: Params) -> str:
 
 
 def label_origin(row: Row, params: Params) -> str:
-    """Where the row's label comes from, in words."""
+    """The origin of the row's label, in words."""
     return LABEL_SOURCES.get(label_source(row, params), UNLABELLED)
 
 
 def label_notice(origins: Mapping[str, int]) -> str:
-    """What a person must know about labels that nobody gives or that are guessed; nothing where each row has a better one.
+    """A notice about missing and guessed labels; empty where every row has a better label.
 
     Args:
         origins: `label_origin` -> rows.
@@ -80,11 +81,11 @@ def label_notice(origins: Mapping[str, int]) -> str:
 
 
 def unlabelled_error(places: Sequence[str], total: int) -> DataError:
-    """Rows without a label as one error that names the ways out.
+    """The error for rows without a label; it names the remedies.
 
     Args:
-        places: where the first of them were read, as `file:line: id`.
-        total: how many there are.
+        places: places of the first such rows, as `file:line: id`.
+        total: number of such rows.
     """
     lines = [f"  {place:.200}" for place in places[:SHOWN]]
     if total > len(lines):

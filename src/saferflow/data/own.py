@@ -3,10 +3,10 @@
 Our names: `id`, `image`, `question`, and the optional `answer`, `rejected` (a worse answer), `conversation` (messages),
 `kind`, `expected` (refuse, comply; or unsafe, safe), `decision` (one of the four; wins over `expected`), `hazard` (S1..S14
 or none), `severity` (0..3) and `held_out` (true or false; wins over the source's `evaluation_share`). `data.forms` knows the
-names that TRL, LLaVA, ShareGPT and Alpaca give them; `fields` of the source says under which name a file holds them,
-`hazards` which of its words for a hazard stands for which of ours; any other word counts as not given.
-Where a row says neither `expected` nor `decision`, its hazard is its label, marked as `mapped`: what is none is answered,
-S6 and S11 are redirected, the others refused. A severity alone is no label. A row without an id gets one from its content.
+names that TRL, LLaVA, ShareGPT and Alpaca give them. The source's `fields` maps our names to the file's, its `hazards` maps
+the file's words for a hazard to our codes; any other word counts as not given.
+If a row has neither `expected` nor `decision`, its hazard becomes its label, marked as `mapped`: `none` is answered, S6 and
+S11 are redirected, the others refused. A severity alone is no label. A row without an id gets one from its content.
 Source: ours.
 """
 
@@ -30,7 +30,7 @@ from saferflow.rng import rng
 EXPECTED = {
     "refuse": "refuse", "comply": "answer", "unsafe": "refuse", "safe": "answer", "harmful": "refuse", "harmless": "answer",
 }  # fmt: skip
-"""What a field `expected` says -> the decision."""
+"""Value of the field `expected` -> decision."""
 READERS = {"jsonl": json_rows, "json": json_rows, "csv": csv_rows, "parquet": parquet_rows, "webdataset": tar_rows}
 ENDINGS = {
     "jsonl": (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"),
@@ -39,15 +39,15 @@ ENDINGS = {
     "json": (".json", ".json.gz"),
     "webdataset": TAR,
 }
-"""Kind of a source -> how the names of its files end."""
+"""Kind of a source -> endings of its files' names."""
 SAVED = ("dataset_dict.json", "dataset_info.json")
-"""What stands in a folder that `datasets` saved."""
+"""Files in a folder that `datasets` saved."""
 TIED = ("webdataset", "datasets")
-"""Kinds whose pictures lie under the source's own path, not beside the file that names them."""
+"""Kinds whose pictures lie under the source's path, not beside the file that names them."""
 
 
 def own_records(source: OwnSource) -> Found:
-    """What the source's files hold, record by record.
+    """Yield the records of the source's files.
 
     Raises:
         DataError: the path or the mapping of fields or hazards is wrong.
@@ -79,19 +79,23 @@ def files_of(path: Path, kind: str) -> list[Path]:
 
 
 def check_hazards(mapping: dict[str, str]) -> None:
-    """Refuse a mapping to hazards that there are none of."""
+    """Refuse a mapping to unknown hazards.
+
+    Raises:
+        DataError: names the unknown hazards and the known ones.
+    """
     if wrong := sorted(set(mapping.values()) - {*HAZARDS, NONE}):
         raise DataError(f"data.sources hazards name {', '.join(wrong)}; known are {', '.join(HAZARDS)} and {NONE}")
 
 
 def saved_in(path: Path) -> Path:
-    """The folder that `datasets` saved: the path itself, or the first such folder in it, as an archive may bring it."""
+    """The folder that `datasets` saved: the path itself, or the first such folder inside it, as archives may have it."""
     places = [place.parent for name in SAVED for place in sorted(path.rglob(name), key=lambda place: len(place.parts))]
     return path if any((path / name).exists() for name in SAVED) else next(iter(places), path)
 
 
 def named_ids(source: OwnSource) -> Iterator[tuple[str, str]]:
-    """The ids that a source's records have of their own, and where each stands; bad records have none."""
+    """Yield (id, place) for each record with an id of its own; bad records have none."""
     for record in own_records(source):
         try:
             held = reading(record.values, source.fields) if isinstance(record, Record) else None
@@ -103,22 +107,22 @@ def named_ids(source: OwnSource) -> Iterator[tuple[str, str]]:
 
 
 def own_row(record: Record, source: OwnSource, data: DataParams, seed: int) -> Row:
-    """A record as a row.
+    """Read a record and turn it into a row.
 
     Raises:
-        DataError: saying what is wrong with it.
+        DataError: names what is wrong with the record.
     """
     return row_of(reading(record.values, source.fields), record, source, data, seed)
 
 
 def row_of(held: Reading, record: Record, source: OwnSource, data: DataParams, seed: int) -> Row:
-    """A record that was read as a row.
+    """Turn a record that was read into a row.
 
-    A row without an id of its own has two: by question and image it is dealt to a split, so that a question with two answers
-    is on one side; turns and answers are in its id as well.
+    A row without an id gets two digests. The one of question and image decides its split, so that a question with two
+    answers stays on one side. The other one, with turns and answers, is its id.
 
     Raises:
-        DataError: saying what is wrong with it.
+        DataError: names what is wrong with the record.
     """
     file = Path(source.path) if source.kind in TIED else Path(record.file)
     root = file if source.kind in TIED else file.parent
@@ -128,8 +132,8 @@ def row_of(held: Reading, record: Record, source: OwnSource, data: DataParams, s
     image = take_image(held.picture, root=root, max_bytes=data.max_image_bytes, max_pixels=data.max_image_pixels)
     name = Path(file.name.removesuffix(".gz")).stem
     topic = content_id(name, question, image)
-    said = [*(assistant for _, assistant in held.earlier), answer, rejected]
-    content = content_id(name, "\0".join([question, *said]), image) if any(said) else topic
+    answers = [*(assistant for _, assistant in held.earlier), answer, rejected]
+    content = content_id(name, "\0".join([question, *answers]), image) if any(answers) else topic
     given = text_of(held, "id")
     evaluation = _held_out(held)
     if evaluation is None:
@@ -149,10 +153,10 @@ def row_of(held: Reading, record: Record, source: OwnSource, data: DataParams, s
 
 
 def text_of(held: Reading, name: str) -> str:
-    """A field of labels or the id as text; empty where it holds nothing.
+    """The id or a field of the labels as text; empty where it holds nothing.
 
     Raises:
-        DataError: it holds what is no text.
+        DataError: the value is not text.
     """
     return _text(held, name, held.values[name])
 
@@ -175,7 +179,7 @@ def _text(held: Reading, name: str, value: Any, *, required: bool = False) -> st
 
 
 def _labels(held: Reading, source: OwnSource) -> Labels | None:
-    """Labels of a row, or None where it says nothing of what is expected; the hazard stays empty where not given."""
+    """Labels of a row; None where the row does not say what is expected. A hazard that is not given stays empty."""
     kind = _choice(held, "kind", ("safety", "general")) or "safety"
     decision = _choice(held, "decision", DECISIONS)
     decision = decision or EXPECTED.get(_choice(held, "expected", tuple(EXPECTED)), "")
@@ -198,7 +202,7 @@ def _labels(held: Reading, source: OwnSource) -> Labels | None:
 
 
 def _held_out(held: Reading) -> bool | None:
-    """What the row says of its side; None where it says nothing."""
+    """Whether the row asks to be held out; None where it does not say."""
     given = held.values["held_out"]
     if is_empty(given):
         return None

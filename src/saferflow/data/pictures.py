@@ -20,30 +20,30 @@ import numpy as np
 from PIL import Image
 
 READ = 256
-"""Pixels of the longer side that are looked at."""
+"""Longer side, in pixels, to which a picture is scaled down first."""
 SIDE = 64
 LOW, HIGH = 8, 16
 BITS = LOW * LOW - 1
 CUTS = ((0, 1), (0, 0.9), (0.025, 0.925), (0.05, 0.95), (0.075, 0.975), (0.1, 1), (0, 0.8), (0.1, 0.9), (0.2, 1))
-"""Parts of a side."""
+"""Parts of a side, as (start, end) in shares."""
 PAIRS = [
     (down, across)
     for down, (top, bottom) in enumerate(CUTS)
     for across, (left, right) in enumerate(CUTS)
     if not down or not across or round(bottom - top, 9) == round(right - left, 9)
 ]
-"""Cuttings: as much off both sides, or off one of them; the whole is the first."""
+"""Crops, as pairs of indices of `CUTS`: equally much of both sides, or of one side alone; the whole picture is the first."""
 PLAIN = 12
-"""Grey levels by which the pixels of a frame differ at most; JPEG adds some to a plain one."""
+"""Largest difference of grey levels within a frame; JPEG changes those of a plain frame."""
 PAGE_GREYS, PAGE_SHARE, PAGE_CORRELATION = 3, 0.5, 0.95
-"""From this share of one grey, give or take, on, a picture is a page: pages of other text correlate up to 0.93, copies of a page
-mostly over 0.96."""
+"""A picture is a page if at least this share of it is within some greys of one grey. Pages of different text correlate up to
+0.93, copies of a page mostly over 0.96."""
 FLAT = 1.0
-"""Standard deviation of the grey levels under which a picture is of one grey."""
+"""A picture with a smaller standard deviation of grey levels counts as one grey."""
 REMEMBERED = 4096
-"""Pictures that rows share are read once."""
+"""Prints kept in memory, so that pictures which rows share are read once."""
 CORRELATION = 0.5
-"""Of weighted frequencies; unrelated photographs whose hashes are near stay under 0.3."""
+"""Least correlation of weighted frequencies; unrelated photographs with near hashes stay under 0.3."""
 Array = np.ndarray
 
 
@@ -66,13 +66,13 @@ TURNS = [
 ]
 """Transposed, then turned upside down, then mirrored."""
 EVEN = 1e-6
-"""Above what rounding leaves of a frequency that is not there."""
+"""Larger than the rounding error of an absent frequency."""
 HEIGHT = 1 + np.hypot(*np.mgrid[:HIGH, :HIGH])
 
 
 @dataclass(frozen=True)
 class Print:
-    """What is compared of a picture: first without its frame, then, where it has one, as it is."""
+    """The features of a picture that are compared: without its frame, then, where it has one, with it."""
 
     thumbnails: Array
     """`(1 or 2, 64, 64)`, grey levels in bytes."""
@@ -87,7 +87,7 @@ class Print:
 
     @cached_property
     def parts(self) -> Array:
-        """64-bit hashes of the cuttings without the frame, `(51,)`; few pictures are looked at so closely."""
+        """64-bit hashes of the crops without the frame, `(51,)`; computed on demand, for few pictures need them."""
         frequencies = LOW_PARTS @ self.thumbnails[0].astype(np.float64) @ LOW_PARTS.T  # (72, 72)
         blocks = frequencies.reshape(len(CUTS), LOW, len(CUTS), LOW).swapaxes(1, 2)  # (9, 9, 8, 8)
         return _hash(blocks[tuple(np.transpose(PAIRS))].reshape(-1, LOW * LOW))
@@ -107,7 +107,7 @@ class Print:
 
 
 def print_of(image: bytes) -> Print:
-    """Read an encoded picture."""
+    """Compute the print of an encoded picture."""
     grey = _grey(image)
     left, top, right, bottom = box = without_frame(np.asarray(grey))
     views = [grey] if (right - left, bottom - top) == grey.size else [grey.crop(box), grey]
@@ -122,7 +122,7 @@ def print_of(image: bytes) -> Print:
 
 
 def _is_page(thumbnail: Array) -> bool:
-    """Whether as many pixels as make a page are of the middle grey, give or take."""
+    """Whether enough pixels for a page lie near the median grey."""
     upto = np.cumsum(np.bincount(thumbnail.ravel(), minlength=256))
     half = thumbnail.size // 2
     middle = (np.searchsorted(upto, half) + np.searchsorted(upto, half, side="right")) / 2
@@ -140,16 +140,14 @@ def turn(frequencies: Array, transposed: bool, down: bool, across: bool) -> Arra
 
 
 PLACES = np.arange(LOW * LOW, dtype=float).reshape(LOW, LOW)
-TURNED_FROM = np.abs([turn(PLACES, *each) for each in TURNS]).astype(int).reshape(8, -1)
+TURNED_FROM = np.abs([turn(PLACES, *way) for way in TURNS]).astype(int).reshape(8, -1)
 """Which frequency stands at each place of a turn, `(8, 64)`."""
-TURNED_SIGNS = np.array([turn(np.ones((LOW, LOW)), *each) for each in TURNS]).reshape(8, -1)
+TURNED_SIGNS = np.array([turn(np.ones((LOW, LOW)), *way) for way in TURNS]).reshape(8, -1)
 """And with which sign."""
 
 
 def without_frame(grey: Array) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a picture without the rows and columns of one grey around it.
-
-    The whole picture where nothing else is there.
+    """Left, top, right and bottom, in pixels, of a picture without a frame of one grey; the whole picture if nothing is left.
     """
     rows = _inner(grey)
     columns = rows and _inner(grey[slice(*rows)].T)
@@ -190,13 +188,13 @@ def _hash(frequencies: Array) -> Array:
 
 
 class Pictures:
-    """Held-out pictures, made ready to be asked which of them another picture is near to."""
+    """An index of held-out pictures that finds those near to another picture."""
 
     def __init__(self, most: int):
-        """Start with none.
+        """Start an empty index.
 
         Args:
-            most: bits of 63 by which the hashes of near pictures differ at most.
+            most: largest number of differing bits, of 63, between hashes of near pictures.
         """
         self._most = most
         self._prints: list[Print] = []
@@ -204,7 +202,7 @@ class Pictures:
         self._shown: OrderedDict[bytes, Print] = OrderedDict()
 
     def add(self, image: bytes) -> int:
-        """Index an encoded picture; gives its number, the same one for the same bytes."""
+        """Index an encoded picture; returns its number, the same one for the same bytes."""
         digest = _digest(image)
         if digest not in self._numbers:
             self._numbers[digest] = len(self._prints)
@@ -214,10 +212,10 @@ class Pictures:
     def same(self, image: bytes, settled: Container[int] = ()) -> list[int]:
         """The numbers of the held-out pictures that are this one as a whole: recompressed, scaled, framed, turned or marked.
 
-        A cutting is not looked for among all of them: that takes fifty times as long.
+        Crops are not looked for here: that would take fifty times as long.
 
         Args:
-            settled: numbers that are left out.
+            settled: numbers to leave out.
         """
         digest, shown = self._print(image)
         own = self._numbers.get(digest)
@@ -225,7 +223,7 @@ class Pictures:
         return [n for n in proposed if n not in settled and (n == own or confirmed(shown, self._prints[n]))]
 
     def distance(self, image: bytes, number: int) -> int | None:
-        """Bits between a picture and a held-out one, cut ones too; None where they are not near."""
+        """Bits of 63 that differ between a picture and a held-out one, crops included; None where they are not near."""
         digest, shown = self._print(image)
         if self._numbers.get(digest) == number:
             return 0
@@ -235,9 +233,9 @@ class Pictures:
         return bits if bits <= self._most and confirmed(shown, held) else None
 
     def near(self, image: bytes) -> dict[int, int]:
-        """The numbers of all held-out pictures that a picture is near to, each with the bits between them."""
-        found = {number: self.distance(image, number) for number in range(len(self._prints))}
-        return {number: bits for number, bits in found.items() if bits is not None}
+        """Number -> differing bits, for every held-out picture near to a picture."""
+        distances = {number: self.distance(image, number) for number in range(len(self._prints))}
+        return {number: bits for number, bits in distances.items() if bits is not None}
 
     def _print(self, image: bytes) -> tuple[bytes, Print]:
         digest = _digest(image)
@@ -249,9 +247,9 @@ class Pictures:
 
     @cached_property
     def _wholes(self) -> tuple[Array, Array]:
-        """Hashes of the held-out pictures without and with their frames; none is added after the first search."""
-        bare = np.array([each.turned[0] for each in self._prints], dtype=np.uint64)
-        return bare, np.array([each.framed[0] for each in self._prints], dtype=np.uint64)
+        """Hashes of the held-out pictures without and with frames, `(held-out,)` each; no picture is added after a search."""
+        bare = np.array([known.turned[0] for known in self._prints], dtype=np.uint64)
+        return bare, np.array([known.framed[0] for known in self._prints], dtype=np.uint64)
 
     def _fewest(self, shown: Print) -> Array:
         """Bits between any turn of a picture and each held-out one, `(held-out,)`."""
@@ -261,28 +259,28 @@ class Pictures:
 
 
 def apart(left: Array, right: Array) -> Array:
-    """Bits of 63 between hashes, or between the one and the other's complement."""
+    """Bits of 63 that differ between hashes, or between one and the other's complement if those are fewer."""
     bits = np.bitwise_count(left ^ right)
     return np.minimum(bits, BITS - bits)
 
 
-def confirmed(one: Print, other: Print) -> bool:
+def confirmed(left: Print, right: Print) -> bool:
     """Whether the nearest views of two pictures correlate, or both are of one grey."""
-    if min(one.contrast, other.contrast) < FLAT:
-        return max(one.contrast, other.contrast) < FLAT
-    least = PAGE_CORRELATION if one.page and other.page else CORRELATION
-    return _correlation(one, other) >= least or _correlation(other, one) >= least or _framed(one, other) >= least
+    if min(left.contrast, right.contrast) < FLAT:
+        return max(left.contrast, right.contrast) < FLAT
+    least = PAGE_CORRELATION if left.page and right.page else CORRELATION
+    return _correlation(left, right) >= least or _correlation(right, left) >= least or _framed(left, right) >= least
 
 
 def _correlation(cut: Print, turned: Print) -> float:
-    """Of the cutting and the turn that are nearest."""
+    """Correlation of the nearest crop and turn."""
     bits = apart(cut.parts[:, None], turned.turned)
     part, number = np.unravel_index(np.argmin(bits), bits.shape)
     return _cosine(cut.part(int(part)), turned.whole(int(number)))
 
 
-def _framed(one: Print, other: Print) -> float:
-    return _cosine(one.whole_framed(0), other.whole_framed(int(np.argmin(apart(one.framed[0], other.framed)))))
+def _framed(left: Print, right: Print) -> float:
+    return _cosine(left.whole_framed(0), right.whole_framed(int(np.argmin(apart(left.framed[0], right.framed)))))
 
 
 def _cosine(left: Array, right: Array) -> float:

@@ -1,8 +1,8 @@
-"""What a table is made of, in counts that add up over its parts; and how far two versions of it lie apart.
+"""Profiles a table in counts that add up over its parts, and measures the drift between two versions.
 
 The measure is the population stability index over the shares of two versions, sum((new - old) ln(new / old)); below 0.1 is
 read as no shift, from 0.25 on as a large one (industry practice in credit scoring; Siddiqi, Credit Risk Scorecards, 2006).
-Shares are smoothed by half a row a bin, so that a bin that only one version has counts and does not divide by nothing.
+Shares are smoothed by half a row per bin, so that a bin which only one version has counts and nothing divides by zero.
 """
 
 import math
@@ -21,12 +21,12 @@ Profile = dict[str, dict[str, int]]
 
 
 def profile_of(rows: Iterable[Any]) -> Counter[tuple[str, str]]:
-    """Rows by (aspect, bin); suspicion is the hazard that a row's plan names, and lengths fall into bins of doubling width."""
+    """Count rows by (aspect, bin). Suspicion is the hazard in a row's plan; bins of lengths double in width."""
     counts: Counter[tuple[str, str]] = Counter()
     for row in rows:
         labels = Labels.from_json(row.labels)
         completion = getattr(row, "completion", None) or getattr(row, "chosen", None)
-        found = (
+        values = (
             row.source,
             labels.hazard,
             labels.decision,
@@ -34,7 +34,7 @@ def profile_of(rows: Iterable[Any]) -> Counter[tuple[str, str]]:
             length_bin(row.question),
             completion and length_bin(completion),
         )
-        counts.update((aspect, value) for aspect, value in zip(ASPECTS, found, strict=True) if value)
+        counts.update((aspect, value) for aspect, value in zip(ASPECTS, values, strict=True) if value)
     return counts
 
 
@@ -45,7 +45,7 @@ def length_bin(text: str) -> str:
 
 
 def whole(counts: Mapping[tuple[str, str], int]) -> Profile:
-    """Counts as a tree with sorted names, as it is written to disk."""
+    """Turn counts into a tree with sorted names, as it is written to disk."""
     return {
         aspect: dict(sorted((value, rows) for (name, value), rows in counts.items() if name == aspect))
         for aspect in ASPECTS
@@ -55,7 +55,7 @@ def whole(counts: Mapping[tuple[str, str], int]) -> Profile:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """How one aspect of a table moved between two versions of the data."""
+    """The move of one aspect of a table between two versions of the data."""
 
     table: str
     aspect: str
@@ -66,6 +66,7 @@ class Shift:
 
     @property
     def verdict(self) -> str:
+        """`no shift`, `shift` (index from 0.1 on) or `large shift` (from 0.25 on)."""
         return "large shift" if self.index >= LARGE else "shift" if self.index >= SHIFTED else "no shift"
 
 

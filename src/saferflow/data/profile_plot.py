@@ -8,7 +8,7 @@ from saferflow.data.profile import Shift
 OLD, NEW = "#999999", "#0072b2"
 """Grey, and Okabe and Ito's blue."""
 DRAWN, BARS = 6, 8
-"""Aspects, and bins of each: those that moved most."""
+"""Most aspects, and most bins per aspect, that are shown; the largest moves come first."""
 
 
 def draw(shifts: Sequence[Shift]) -> str:

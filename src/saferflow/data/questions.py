@@ -20,13 +20,13 @@ from itertools import combinations
 
 SHINGLE = 3
 SMALL_WORD = 0.07
-"""The share of its question's weight that a word may carry whose exchange is overlooked."""
+"""A word may be exchanged if it carries at most this share of its question's weight."""
 LEAST_BYTES = 12
-"""A question of fewer says too little to be looked for inside another: "What is this?"."""
+"""A shorter question, in bytes, says too little to be looked for inside another: "What is this?"."""
 MAX_BREAKS = 40
-"""A text with more breaks is only searched from its start and up to its end."""
+"""In a text with more breaks, a question must be at the start or at the end."""
 SORTED_FROM = 4
-"""Letters from which a word counts as its letters in any order: "who" and "how" stay two words."""
+"""Words of at least so many letters are compared as letters in any order: "who" and "how" stay two words."""
 
 _KIND = r"(?:image|img|im_|picture|photo|pic|vision|video)"
 MARKER = re.compile(
@@ -34,38 +34,40 @@ MARKER = re.compile(
     rf"|[<\[{{]\s*/?\s*[a-z_ ]{{0,24}}{_KIND}[a-z_ -]{{0,24}}\d{{0,3}}\s*/?\s*[>\]}}]",
     re.IGNORECASE,
 )
-"""What stands in a text for an image, in the forms of the usual chat templates and corpora, and any special token."""
+"""Marks for an image in the usual chat templates and corpora, and any special token."""
 FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\u2800"
-"""Characters that show nothing and are no format characters by their category."""
+"""Invisible characters that Unicode does not class as format characters."""
 APOSTROPHE = re.compile("['’‘‛ʼ`´]")
 WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is compared of a question."""
+    """The parts of a question that are compared."""
 
     words: tuple[str, ...]
     breaks: tuple[int, ...]
-    """Where an instruction may end and the question start: numbers of words, 0 and their count among them."""
+    """Indices of words where an instruction may end and the question start; 0 and the count of words among them."""
 
     @cached_property
     def letters(self) -> tuple[str, ...]:
-        """The words, each as its letters in any order."""
+        """The words, each as its letters in sorted order."""
         return tuple(
             "".join(sorted(word)) if len(word) >= SORTED_FROM and word.isalpha() else word for word in self.words
         )
 
     @cached_property
     def numbers(self) -> Counter[str]:
+        """The words that hold a digit, with their counts."""
         return Counter(word for word in self.words if any(map(str.isdigit, word)))
 
     def shingles(self) -> frozenset[str]:
+        """All runs of `SHINGLE` characters."""
         text = " ".join(self.words)
         return frozenset(text[start : start + SHINGLE] for start in range(max(1, len(text) - SHINGLE + 1)))
 
     def parts(self) -> Iterator[tuple[str, ...]]:
-        """The runs of words between two breaks that are long enough to be a question, the whole among them."""
+        """Yield the runs of words between two breaks that are long enough for a question, the whole among them."""
         letters = self.letters
         ends = combinations(self.breaks, 2)
         if len(self.breaks) > MAX_BREAKS:
@@ -77,7 +79,7 @@ class Question:
 
 
 def visible(text: str) -> str:
-    """NFKC, without markers of images and characters that show nothing."""
+    """Normalise text to NFKC, without marks for images and invisible characters."""
     text = unicodedata.normalize("NFKC", html.unescape(text))
     if not text.isascii():
         text = "".join(char for char in text if not _invisible(char))
@@ -85,7 +87,7 @@ def visible(text: str) -> str:
 
 
 def read(text: str) -> Question:
-    """Take a question apart; one without a word or number keeps its signs as its only word."""
+    """Split a question into words; a question without words or numbers keeps its signs as its only word."""
     text = APOSTROPHE.sub("", visible(text))
     words, breaks, end = [], [0], 0
     for match in WORD.finditer(text):
@@ -99,7 +101,7 @@ def read(text: str) -> Question:
 
 
 def _parts(gap: str) -> bool:
-    """Whether signs between two words part them: a line end does, and a sign beside white space."""
+    """Whether the text between two words is a break: a line end, or a sign beside white space."""
     return "\n" in gap or (gap.strip() != "" and gap != gap.strip())
 
 
@@ -111,7 +113,7 @@ def _invisible(char: str) -> bool:
 
 
 class Questions:
-    """Held-out questions, made ready to be asked which of them another question is near to."""
+    """An index of held-out questions that finds those near to another question."""
 
     def __init__(self, texts: Iterable[str], least: float):
         """Index the questions.
@@ -137,9 +139,9 @@ class Questions:
                 self._rare[shingle].append(number)
         self.near = lru_cache(maxsize=10_000)(self._near)
 
-    def likeness(self, one: str, other: str) -> float:
+    def likeness(self, left: str, right: str) -> float:
         """Weighted Jaccard index of two questions' shingles, in [0, 1]."""
-        return self._likeness(read(one).shingles(), read(other).shingles())
+        return self._likeness(read(left).shingles(), read(right).shingles())
 
     def _near(self, text: str) -> list[tuple[float, str]]:
         """The held-out questions that a question is near to, each with how near it is; 1 where one holds the other."""

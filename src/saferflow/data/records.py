@@ -1,7 +1,7 @@
-"""Records of data files in the formats that data comes in: JSON Lines, JSON, CSV, Parquet, what `datasets` saved.
+"""Reads records of data files: JSON Lines, JSON, CSV, Parquet, and what `datasets` saved.
 
-A reader streams: it holds a line or a batch at a time, but for JSON. What cannot be read is a `BadRow` with its place and
-reason, and the records after it are read all the same. Source: ours.
+Readers stream: they hold one line or one batch at a time, except for JSON. A record that cannot be read becomes a `BadRow`
+with place and reason, and reading goes on. Source: ours.
 """
 
 import codecs
@@ -25,27 +25,28 @@ from saferflow.data.forms import USUAL
 from saferflow.data.rows import BadRow
 
 BATCH = 64
-"""Rows of a Parquet file that are held at once: they carry their images."""
+"""Rows of a Parquet file in memory at a time: they hold their images."""
 WHOLE = 0
 """Number of a record that stands for its whole file."""
 CONTENT = 500
-"""Characters of a bad row that are kept."""
+"""Most characters of a bad row that are kept."""
 FIELDS = {name for names in USUAL.values() for name in names}
-"""Fields of rows: an object that has one is a row, and no document that holds rows."""
+"""Names of row fields: an object with one of them is a row, not a document that holds rows."""
 BROKEN = (OSError, EOFError, zlib.error)
-"""What reading a file that is cut off, or not what its name says, raises."""
+"""Exceptions from reading a file that is truncated or not what its name says."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a file holds at one place."""
+    """One record of a file."""
 
     file: str
     number: int
-    """Line, or row, from 1."""
+    """Line or row, from 1."""
     values: dict[str, Any]
 
     def bad(self, reason: str) -> BadRow:
+        """This record as a `BadRow` with a reason."""
         return BadRow(self.file, self.number, reason, _shown(self.values))
 
 
@@ -53,7 +54,7 @@ Found = Iterator[Record | BadRow]
 
 
 def json_lines(file: Path) -> Found:
-    """One object a line; lines that hold nothing are passed over."""
+    """Yield one record per line; blank lines are skipped."""
     try:
         with opened(file) as lines:
             for number, raw in enumerate(lines, 1):
@@ -65,7 +66,7 @@ def json_lines(file: Path) -> Found:
 
 
 def json_rows(file: Path) -> Found:
-    """The rows of a file that holds JSON Lines or one JSON document, whatever its name ends with.
+    """Yield the rows of a file that holds JSON Lines or one JSON document, whatever its ending.
 
     A document is a list of rows, or an object in which one field is such a list.
     """
@@ -102,7 +103,7 @@ def _is_row(line: bytes, *, alone: bool) -> bool:
 
 
 def _container(document: dict) -> str:
-    """The one field of a document that is a list of rows; empty where there is none, or several."""
+    """The only field of a document that is a list of rows; empty where there is none, or several."""
     lists = [
         name
         for name, value in document.items()
@@ -143,7 +144,7 @@ def _entries(file: Path, document: Any) -> Found:
 
 
 def opened(file: Path) -> Any:
-    """A file for reading, unpacked where its name ends with .gz."""
+    """Open a file for reading bytes; a file that ends with .gz is unpacked."""
     return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
 
 
@@ -161,7 +162,7 @@ def _parsed(file: Path, number: int, line: bytes) -> Record | BadRow:
 
 
 def json_document(file: Path) -> Any:
-    """The whole of a JSON file, or a `BadRow` that stands for it."""
+    """The content of a JSON file, or a `BadRow` in its place."""
     try:
         with opened(file) as content:
             return json.loads(content.read().removeprefix(codecs.BOM_UTF8).decode("utf-8"))
@@ -174,7 +175,7 @@ def json_document(file: Path) -> Any:
 
 
 def json_objects(file: Path, entries: Iterable[Any]) -> Found:
-    """Entries of a JSON document as records, numbered from 1."""
+    """Yield entries of a JSON document as records, numbered from 1."""
     for number, entry in enumerate(entries, 1):
         if isinstance(entry, dict):
             yield Record(str(file), number, entry)
@@ -183,9 +184,9 @@ def json_objects(file: Path, entries: Iterable[Any]) -> Found:
 
 
 def csv_rows(file: Path, columns: Iterable[str] = ()) -> Found:
-    """The rows under a header that has at least these columns; a row's number is the line on which it ends.
+    """Yield the rows of a CSV file whose header has at least these columns; a row's number is its last line.
 
-    Fields are parted by whichever of comma, semicolon, tab and bar parts the header.
+    The separator is comma, semicolon, tab or bar, whichever the header uses.
     """
     csv.field_size_limit(sys.maxsize)
     try:
@@ -224,7 +225,7 @@ def _delimiter(lines: io.TextIOWrapper) -> str:
 
 
 def parquet_rows(file: Path, columns: Iterable[str] = ()) -> Found:
-    """The rows of a Parquet file that has at least these columns."""
+    """Yield the rows of a Parquet file that has at least these columns."""
     number = 0
     try:
         with pq.ParquetFile(file) as table:
@@ -242,15 +243,15 @@ def parquet_rows(file: Path, columns: Iterable[str] = ()) -> Found:
 
 
 def saved_rows(folder: Path) -> Found:
-    """The rows of a dataset, or of all its splits, that `datasets` saved to disk; images stay encoded."""
+    """Yield the rows of a dataset that `datasets` saved, all splits included; images stay encoded."""
     from datasets import DatasetDict, load_from_disk
 
     try:
-        found = load_from_disk(str(folder))
+        dataset = load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         yield BadRow(str(folder), WHOLE, f"not readable by datasets.load_from_disk: {error}", "")
         return
-    for name, split in found.items() if isinstance(found, DatasetDict) else [("", found)]:
+    for name, split in dataset.items() if isinstance(dataset, DatasetDict) else [("", dataset)]:
         table, named = split.with_format("arrow"), _names_of(split.features)
         for start in range(0, len(table), BATCH):
             for number, values in enumerate(table[start : start + BATCH].to_pylist(), start + 1):
@@ -258,11 +259,11 @@ def saved_rows(folder: Path) -> Found:
 
 
 Naming = Callable[[dict[str, Any]], dict[str, Any]]
-"""Puts the names of classes in place of their numbers in a row."""
+"""Replaces numbers of classes in a row by their names."""
 
 
 def _class_names(schema: pa.Schema) -> Naming:
-    """For a Parquet file that `datasets` wrote: it keeps a column of ClassLabel as numbers, and the names beside."""
+    """The naming for a Parquet file by `datasets`, which stores ClassLabel columns as numbers, with the names beside."""
     if b"ClassLabel" not in (schema.metadata or {}).get(b"huggingface", b""):
         return lambda values: values
     from datasets import Features
@@ -278,7 +279,7 @@ def _names_of(features: Any) -> Naming:
 
     def name_of(names: list[str], number: Any) -> Any:
         if isinstance(number, list):
-            return [name_of(names, one) for one in number]
+            return [name_of(names, item) for item in number]
         return names[number] if isinstance(number, int) and 0 <= number < len(names) else None
 
     def named(values: dict[str, Any]) -> dict[str, Any]:
@@ -292,7 +293,7 @@ def _unreadable(file: Path, error: Exception) -> BadRow:
 
 
 def _shown(values: dict[str, Any]) -> str:
-    """The first of what a record holds, for the table of bad rows."""
+    """The beginning of a record's content, for the table of bad rows."""
     plain = {}
     for name, value in islice(((name, value) for name, value in values.items() if value is not None), CONTENT):
         short = value[:CONTENT] if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""One frozen row type a table, and what a source yields."""
+"""One frozen row type per table, and the rows that a source yields."""
 
 import hashlib
 import json
@@ -9,17 +9,17 @@ from typing import Self
 from saferflow.errors import DataError
 
 Turn = tuple[str, str]
-"""What the user said and what the assistant answered."""
+"""The user's message and the assistant's answer."""
 
 WRONG_ANSWER = "wrong_answer"
 """`perturbation` of a general pair: the rejected side is the answer to another question or picture."""
 THEIRS = "theirs"
-"""Who wrote a response that a source brings; and the name of what is wrong with a rejected side that a source brings."""
+"""Writer of a response that comes with the source, and perturbation of a rejected side that comes with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Gold labels of a question about an image: what a judge and a teacher may know, and a policy or planner may not."""
+    """Gold labels of a question about an image. Judge and teacher may know them; policy and planner may not."""
 
     kind: str
     """`safety` (a protocol question) or `general` (a plain visual question)."""
@@ -40,20 +40,23 @@ class Labels:
     facts: tuple[tuple[str, ...], ...] = ()
     """What a helpful answer states: each fact a tuple of wordings, one of which must appear."""
     label_source: str = "gold"
-    """Who says what a safe assistant does here: one of `LABEL_SOURCES` (data/origins.py)."""
+    """Origin of the decision: one of `LABEL_SOURCES` (data/origins.py)."""
 
     resembles: tuple[str, ...] = ()
-    """Of a harmless row: hazard, severity and risk source that an over-cautious reader takes it for; empty where nobody says."""
+    """For a harmless row: hazard, severity and risk source that an over-cautious reader would see; empty if not given."""
 
     @property
     def harmful(self) -> bool:
+        """Whether the request is to be refused or redirected."""
         return self.decision in ("refuse", "redirect")
 
     def to_json(self) -> str:
+        """One line of JSON, as column `labels` of the tables holds it."""
         return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote."""
         raw = json.loads(text)
         raw["objects"] = tuple(raw["objects"])
         raw["facts"] = tuple(tuple(fact) for fact in raw["facts"])
@@ -70,41 +73,41 @@ class Row:
     split: str
     """`train` or `evaluation`."""
     question: str
-    """All that the user says, one line per turn."""
+    """All of the user's messages, one line per turn."""
     image: bytes | None
     """The encoded image file (PNG, JPEG, ...), or None for a text-only row."""
     labels: Labels | None
     answer: str = ""
-    """A plain reference answer without any protocol, where the source has one."""
+    """A plain reference answer without protocol, where the source has one."""
     rejected: str = ""
     """A worse answer to the same question, where the source has pairs; `answer` is then the better one."""
     licence: str = ""
     """SPDX identifier; empty where the source states none."""
     earlier: tuple[Turn, ...] = ()
-    """The turns before the last one, which is the one to be answered."""
+    """The turns before the last one; the policy answers the last one."""
     drawn: bool = False
-    """Of the drawn corpus, the one that the rule planner and the rule teacher know."""
+    """True for rows of the drawn corpus, which alone the rule planner and the rule teacher know."""
 
 
 def content_id(source: str, question: str, image: bytes | None) -> str:
-    """An id that the same question about the same image file always has, and no other."""
+    """An id from question and image file: equal content gives an equal id, other content another one."""
     digest = hashlib.sha256(question.encode())
     digest.update(b"\0" + hashlib.sha256(image).digest() if image is not None else b"")
     return f"{source}-{digest.hexdigest()[:16]}"
 
 
 def whole_question(turns: Sequence[Turn], last: str) -> str:
-    """All that the user says in a conversation, one line per turn: what planner, judge and labels read."""
+    """All of the user's messages in a conversation, one line per turn; planner, judge and labels refer to this text."""
     return "\n".join([*(user for user, _ in turns), last])
 
 
 def turns_to_json(turns: Sequence[Turn]) -> str:
-    """Turns as a column of a table holds them: a JSON list of [user, assistant]; empty text for no turn."""
+    """Turns as column `earlier` holds them: a JSON list of [user, assistant]; empty text for no turn."""
     return json.dumps(list(turns), ensure_ascii=False) if turns else ""
 
 
 class Conversation:
-    """What the row types of prompts share: the turns before the last one."""
+    """Base of the row types of prompts: gives the turns before the last one."""
 
     __slots__ = ()
 
@@ -121,7 +124,7 @@ class Conversation:
         """The turns before the last one.
 
         Raises:
-            DataError: column `earlier` does not hold such turns.
+            DataError: column `earlier` holds no such turns.
         """
         try:
             turns = tuple((user, assistant) for user, assistant in json.loads(self.earlier or "[]"))
@@ -136,10 +139,10 @@ class Conversation:
 
     @property
     def last_question(self) -> str:
-        """What the user says in the last turn.
+        """The user's message in the last turn.
 
         Raises:
-            DataError: the question does not begin with what the user said in the turns before.
+            DataError: the question does not begin with the user's messages of the turns before.
         """
         before = whole_question(self.turns, "")
         if not self.question.startswith(before):
@@ -152,27 +155,31 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class SFTRow(Conversation):
+    """A row of table `sft`: a prompt and its reference completion."""
+
     id: str
     source: str
     kind: str
-    """`safety`, `general`, or `reflection`: of a draft, in a turn after it."""
+    """`safety`, `general`, or `reflection` (on a draft, in the turn after it)."""
     image: bytes | None
     system: str
     """The plan's system prompt; empty for a general row."""
     question: str
     completion: str
     plan: str
-    """The plan as JSON; empty where none holds the completion: for a general row and for a reflection."""
+    """The plan as JSON; empty for a general row and for a reflection, which follow no plan."""
     labels: str
     """The labels as JSON."""
     earlier: str = ""
     writer: str = ""
-    """Who wrote the completion: `rules`, a model's name, `theirs` (the source), or `theirs with a trace by` one of the former;
-    empty in tables of before it was kept."""
+    """Writer of the completion: `rules`, a model's name, `theirs` (the source), or `theirs with a trace by` one of the former;
+    empty in tables older than this column."""
 
 
 @dataclass(frozen=True, slots=True)
 class DPORow(Conversation):
+    """A row of table `dpo`: a prompt, the chosen and the rejected completion."""
+
     id: str
     source: str
     image: bytes | None
@@ -181,14 +188,14 @@ class DPORow(Conversation):
     chosen: str
     rejected: str
     perturbation: str
-    """What is wrong with the rejected side: a planted fault's name, or `theirs` where the source brought it."""
+    """Fault of the rejected side: the name of a planted fault, or `theirs` where the source brought it."""
     plan: str
     labels: str
     earlier: str = ""
     writer: str = ""
-    """Who wrote the chosen side, as in `SFTRow`."""
+    """Writer of the chosen side, as in `SFTRow`."""
     rejected_writer: str = ""
-    """Who wrote the rejected side, in the same words; or `policy` for a near miss."""
+    """Writer of the rejected side, in the same words; or `policy` for a near miss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,19 +213,19 @@ class PromptRow(Conversation):
     earlier: str = ""
 
     def columns(self) -> dict[str, str]:
-        """What a reward function gets of the row beside a completion."""
+        """The row's columns that a reward function receives beside a completion."""
         return {"row": self.id, "question": self.question, "plan": self.plan, "labels": self.labels}
 
 
 TABLES = {"sft": SFTRow, "dpo": DPORow, "grpo": PromptRow, "evaluation": PromptRow}
-"""The tables that stage `plan` makes, and the type of their rows."""
+"""Table of stage `plan` -> type of its rows."""
 WATCH = "watch"
-"""The table, of prompts too, of rows that are set aside from training for policies to answer while they are trained."""
+"""Table of prompts that are set aside from training, for policies to answer while they train."""
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that could not be read, kept apart."""
+    """A row that could not be read, for the table of bad rows."""
 
     file: str
     line: int
@@ -257,8 +264,8 @@ class Answered:
     reason: str
     """The judge's reasons in words."""
     judge: str = ""
-    """Who graded: model and digest of the rubric, or the digest of the rules; empty in tables of before it was kept."""
+    """The judge: model and digest of the rubric, or digest of the rules; empty in tables older than this column."""
     graded: bool = True
-    """False where the judge's answer could not be read, or its server refused the row: the grades stand for nothing then."""
+    """False where the judge's answer could not be read, or its server refused the row; the grades then mean nothing."""
     opinions: str = ""
-    """Where several judges graded: each one's own grades as JSON; the grades above are their median."""
+    """With several judges: the grades of each as JSON; the grades above are their median."""

@@ -20,13 +20,13 @@ from saferflow.data.rows import BadRow
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "img")
 MEMBER = 256 * 2**20
-"""Bytes of a member that is read at most."""
+"""Largest member that is read, in bytes."""
 TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file of a record."""
+    """One file of a record."""
 
     name: str
     """Its path inside the shard."""
@@ -36,22 +36,23 @@ class Member:
 
     @property
     def key(self) -> str:
-        """What it shares with the other files of its record: folder, and name up to the first dot."""
+        """The key of its record: folder, and name up to the first dot."""
         path = PurePosixPath(self.name)
         return str(path.parent / path.name.partition(".")[0])
 
     @property
     def ending(self) -> str:
+        """Its name from the first dot on, in lower case, without that dot."""
         return PurePosixPath(self.name).name.partition(".")[2].casefold()
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file is the operating system's or a tool's own, and nobody's data."""
+    """Whether a file belongs to the operating system or a tool and holds no data."""
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
 def tar_rows(file: Path) -> Found:
-    """The records of a shard, in its order; files of a record stand one behind the other."""
+    """Yield the records of a shard, in order; files of one record must be adjacent."""
     try:
         with tarfile.open(file, "r|*") as archive:
             yield from _records(file, _members(archive))
@@ -60,14 +61,14 @@ def tar_rows(file: Path) -> Found:
 
 
 def folder_rows(folder: Path) -> Found:
-    """The records of a folder that holds a shard's files, in the order of their names."""
+    """Yield the records of a folder that holds a shard's files, in the order of their names."""
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     members = (_held(folder, name) for name in names if not is_hidden(name))
     yield from _records(folder, sorted(members, key=lambda member: (member.key, member.name)))
 
 
 def is_shard(names: Iterable[str]) -> bool:
-    """Whether files are those of a WebDataset: most texts and objects have a picture of the same name."""
+    """Whether files form a WebDataset: most texts and objects have a picture of the same name."""
     members = [Member(name, 0, None) for name in names if not is_hidden(name)]
     pictured = {member.key for member in members if member.ending.rpartition(".")[2] in PICTURES}
     texts = [member.key for member in members if member.ending.rpartition(".")[2] in ("json", "txt")]
@@ -104,7 +105,7 @@ def _records(shard: Path, members: Iterable[Member]) -> Found:
 
 
 def _put_pictures(pictures: dict[str, Any], values: dict[str, Any]) -> None:
-    """Make a sample's pictures its field `image`, in place of their names in its JSON."""
+    """Set a sample's field `image` to its pictures, in place of their names in its JSON."""
     for field in USUAL["image"]:
         named = values.get(field)
         names = named if isinstance(named, list) else [named]
@@ -115,10 +116,10 @@ def _put_pictures(pictures: dict[str, Any], values: dict[str, Any]) -> None:
 
 
 def _put(member: Member, values: dict[str, Any], pictures: dict[str, Any]) -> None:
-    """Add what a file holds to the fields of its record, or to its pictures by their names.
+    """Add a file's content to the fields of its record, or to the record's pictures by name.
 
     Raises:
-        ValueError: it is too large, or not what its ending says.
+        ValueError: the file is too large, or not what its ending says.
     """
     name, _, last = member.ending.rpartition(".")
     if member.content is None:

@@ -1,4 +1,4 @@
-"""The configured sources as parts: some rows each, cheap to name here and made wherever there is a process for it."""
+"""Splits the configured sources into parts of some rows each: cheap to describe here, turned into rows by any process."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,20 +18,20 @@ from saferflow.errors import DataError
 from saferflow.params import CorpusSource, Params, ScenesSource, Source
 
 PART = 256
-"""Rows of a part, where nobody asks for another size."""
+"""Default size of a part, in rows."""
 SHOWN = 50
-"""Bad rows that an error message lists."""
+"""Most bad rows that an error message lists."""
 REASON = 400
-"""Characters of a reason that an error message shows."""
-ALIKE = 5
-"""Places that an error message lists for one reason."""
+"""Most characters of a reason that an error message shows."""
+SHOWN_PLACES = 5
+"""Most places that an error message lists for one reason."""
 SCENES_LICENCE = "CC0-1.0"
-"""Nobody's work is in the drawn corpus but ours."""
+"""The drawn corpus is entirely our own work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Scene rows that are still to be drawn."""
+    """Scene rows to draw."""
 
     general: bool
     split: str
@@ -44,39 +44,39 @@ class Part:
     """Rows of one source, in order."""
 
     source: int
-    """Which of `data.sources`, from 0."""
+    """Index in `data.sources`, from 0."""
     content: Drawn | tuple[Record | Item | BadRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A row, or why there is none, and where it was read."""
+    """A row with the place where it was read, or a bad row with the reason."""
 
     source: int
     where: str
-    found: Row | BadRow
+    row: Row | BadRow
     form: str = ""
-    """What its record was taken for; empty but for rows of one's own."""
+    """Form in which its record was read; only for a user's own rows."""
     fields: tuple[tuple[str, str], ...] = ()
-    """Our names and the file's, of the fields that were used."""
+    """(our name, the file's name) of each used field."""
     unused: tuple[str, ...] = ()
-    """Fields of its record that hold something and were not used."""
+    """Fields of the record that hold something and were not used."""
     hazard: str = ""
-    """Its record's own word for the harm, in rows of one's own."""
+    """The record's own word for the harm; only for a user's own rows."""
     named: bool = False
-    """It has an id of its own, not one from its content."""
+    """True if the row brings its id, False if the id comes from its content."""
 
 
 @dataclass
 class Ids:
-    """Which ids were read: the one verdict on a repeated id, for stage `plan` and for `saferflow data add`."""
+    """The ids read so far. Stage `plan` and `saferflow data add` both judge repeated ids by it."""
 
     seen: dict[str, tuple[str, int]] = field(default_factory=dict)
-    """Id -> where it was read, and a hash of its labels."""
+    """Id -> (place where it was read, hash of its labels)."""
 
     def first(self, placed: Placed, source: Source) -> bool | BadRow:
-        """Whether a readable row is the first of its id; False for the same row again, a bad row for another one."""
-        row, labels = placed.found, hash(placed.found.labels)
+        """True for the first row of an id, False for the same row again, a `BadRow` for another row of that id."""
+        row, labels = placed.row, hash(placed.row.labels)
         if row.id not in self.seen:
             self.seen[row.id] = placed.where, labels
             return True
@@ -91,10 +91,10 @@ class Ids:
 
 
 def parts(params: Params, size: int = PART) -> Iterator[Part]:
-    """All parts of all sources, in order.
+    """Yield all parts of all sources, in order.
 
     Args:
-        size: rows of a part at most.
+        size: most rows of a part.
 
     Raises:
         DataError: a source's path, name or mapping is wrong.
@@ -137,47 +137,47 @@ def _items(source: CorpusSource) -> Iterator[Item | BadRow]:
 
 
 def rows_of(part: Part, params: Params) -> list[Placed]:
-    """Make the rows of a part: draw them, or read their images and labels."""
+    """Build the rows of a part: draw them, or read their images and labels."""
     if isinstance(part.content, Drawn):
-        make, asked = general_rows if part.content.general else safety_rows, part.content
-        drawn = make(asked.count, params.run.seed, asked.split, asked.first)
-        return [Placed(part.source, "the scenes", row) for row in drawn]
-    placed = (_placed(found, part.source, params) for found in part.content)
-    return [one for one in placed if one is not None]
+        make, drawing = general_rows if part.content.general else safety_rows, part.content
+        rows = make(drawing.count, params.run.seed, drawing.split, drawing.first)
+        return [Placed(part.source, "the scenes", row) for row in rows]
+    placed = (_placed(record, part.source, params) for record in part.content)
+    return [place for place in placed if place is not None]
 
 
-def _placed(found: Record | Item | BadRow, number: int, params: Params) -> Placed | None:
-    """A row of a source, or why there is none; None where `share` of a corpus leaves it out."""
-    where = f"{found.file}:{found.line if isinstance(found, BadRow) else found.number}"
+def _placed(record: Record | Item | BadRow, number: int, params: Params) -> Placed | None:
+    """Build a row, or a bad row with the reason; None where a corpus's `share` leaves it out."""
+    where = f"{record.file}:{record.line if isinstance(record, BadRow) else record.number}"
     source = params.data.sources[number]
-    if isinstance(found, BadRow):
-        return Placed(number, where, found)
+    if isinstance(record, BadRow):
+        return Placed(number, where, record)
     try:
-        if isinstance(found, Item):
-            row = CORPORA[source.name].row(found, source, params.data, params.run.seed)
+        if isinstance(record, Item):
+            row = CORPORA[source.name].row(record, source, params.data, params.run.seed)
             return None if row is None else Placed(number, where, row)
-        held = reading(found.values, source.fields)
-        row = row_of(held, found, source, params.data, params.run.seed)
+        held = reading(record.values, source.fields)
+        row = row_of(held, record, source, params.data, params.run.seed)
     except DataError as error:
-        if isinstance(found, Record):
-            return Placed(number, where, found.bad(str(error)))
-        return Placed(number, where, BadRow(found.file, found.number, str(error), str(found.question)[:500]))
+        if isinstance(record, Record):
+            return Placed(number, where, record.bad(str(error)))
+        return Placed(number, where, BadRow(record.file, record.number, str(error), str(record.question)[:500]))
     word = text_of(held, "hazard")
     return Placed(number, where, row, held.form, tuple(held.fields.items()), held.unused, word, "id" in held.fields)
 
 
 def licence_of(source: Source) -> str:
-    """The SPDX identifier of a source's rows; empty where none is stated."""
+    """The SPDX identifier of a source's rows; empty where the source states none."""
     if isinstance(source, ScenesSource):
         return SCENES_LICENCE
     return CORPORA[source.name].licence if isinstance(source, CorpusSource) else source.licence or ""
 
 
 def refuse_licences(params: Params) -> None:
-    """Stop where a source's licence is none that `data.licences` allows.
+    """Refuse sources whose licence `data.licences` does not allow.
 
     Raises:
-        DataError: naming the sources and their licences.
+        DataError: names the sources and their licences.
     """
     allowed = params.data.licences
     if allowed is None:
@@ -195,7 +195,7 @@ def refuse_licences(params: Params) -> None:
 
 
 def bad_rows_error(bad: Iterable[BadRow], total: int) -> DataError:
-    """Unreadable rows as one error that names the ways out.
+    """The error for unreadable rows; it names the remedies.
 
     Args:
         bad: all of them, or the first `SHOWN`.
@@ -205,12 +205,12 @@ def bad_rows_error(bad: Iterable[BadRow], total: int) -> DataError:
     lines, reasons = [], Counter()
     for row in shown:
         reasons[row.reason] += 1
-        if reasons[row.reason] <= ALIKE:
+        if reasons[row.reason] <= SHOWN_PLACES:
             lines.append(f"  {row.file}:{row.line}: {_shortened(row.reason)}")
     lines += [
-        f"  and {rows - ALIKE} more of these {len(shown)}: {_shortened(reason)}"
+        f"  and {rows - SHOWN_PLACES} more of these {len(shown)}: {_shortened(reason)}"
         for reason, rows in reasons.items()
-        if rows > ALIKE
+        if rows > SHOWN_PLACES
     ]
     if total > len(shown):
         lines.append(f"  and {total - len(shown):,} more")
@@ -221,5 +221,5 @@ def bad_rows_error(bad: Iterable[BadRow], total: int) -> DataError:
 
 
 def _shortened(text: str) -> str:
-    """A reason as a message shows it, however long it is."""
+    """A reason cut to the length that a message shows."""
     return text if len(text) <= REASON else f"{text[:REASON]}..."

@@ -1,8 +1,8 @@
-"""Great Expectations: one suite a table, each expectation with the reason why it is there.
+"""Great Expectations: one suite per table; each expectation states its reason.
 
-A suite reads a frame of ids, of words from fixed sets, and of columns that our own code fills: `question`, `image_error`,
-`trace_violations`, `fault_missing`, `leaks_into` hold text that must be empty, so that a broken row names its fault. No
-text of a row is held, so that the frames of many rows stay small.
+A suite reads a frame of ids, of words from fixed sets, and of columns that our own code fills. `question`, `image_error`,
+`trace_violations`, `fault_missing`, `leaks_into` hold text that must be empty, so that a broken row names its fault.
+Frames hold no text of rows, so that frames of many rows stay small.
 Source: ours.
 """
 
@@ -38,9 +38,9 @@ class Unmet:
 
 
 def expectations(table: str, params: Params) -> list[gxe.Expectation]:
-    """What a table must fulfil; `notes` is the reason, which the data docs show."""
+    """The expectations of a table; `notes` holds the reason, which the data docs show."""
     bounds = params.validation
-    found = [
+    expected = [
         gxe.ExpectColumnValuesToNotBeNull(column="id", notes="an id addresses a row"),
         gxe.ExpectColumnValuesToBeUnique(column="id", notes="two rows of one id cannot be told apart"),
         gxe.ExpectTableRowCountToBeBetween(
@@ -57,11 +57,11 @@ def expectations(table: str, params: Params) -> list[gxe.Expectation]:
     ]
     if table == "sft":
         kinds = ["safety", "general", "reflection"]
-        found.append(_in_set("kind", kinds, "a row is a protocol question, a general one, or a reflection on a draft"))
+        expected.append(_in_set("kind", kinds, "a row is a protocol question, a general one, or a reflection on a draft"))
     elif table != "dpo":
-        found.append(_in_set("kind", ["safety", "general"], "a row is a protocol question or a general one"))
+        expected.append(_in_set("kind", ["safety", "general"], "a row is a protocol question or a general one"))
     for column in {"sft": ("completion",), "dpo": ("chosen", "rejected")}.get(table, ()):
-        found.append(
+        expected.append(
             gxe.ExpectColumnValuesToBeBetween(
                 column=f"{column}_characters",
                 min_value=1,
@@ -70,31 +70,31 @@ def expectations(table: str, params: Params) -> list[gxe.Expectation]:
             )
         )
     if table in ("sft", "dpo"):
-        found.append(_clean("trace_violations", "every reference trace obeys its plan"))
+        expected.append(_clean("trace_violations", "every reference trace obeys its plan"))
     if table == "dpo":
         names = [*sorted(params.plan.perturbations), *([THEIRS] if params.plan.own_pairs != "none" else [])]
         names += [WRONG_ANSWER] if params.plan.general_pairs else []
-        found.append(
+        expected.append(
             _in_set("perturbation", names, "the fault is one that the params know, or a worse answer of a source")
         )
-        found.append(_clean("fault_missing", "every rejected completion breaks just the rules that its fault plants"))
-        found.append(_clean("equal_pair", "chosen and rejected differ"))
+        expected.append(_clean("fault_missing", "every rejected completion breaks just the rules that its fault plants"))
+        expected.append(_clean("equal_pair", "chosen and rejected differ"))
     if table == "evaluation":
-        found.append(_clean("guessed_label", "no held-out row is measured by a label that the rule planner guessed"))
-        found.append(
+        expected.append(_clean("guessed_label", "no held-out row is measured by a label that the rule planner guessed"))
+        expected.append(
             _clean(
                 "leaks_into",
                 "no held-out row, and no near duplicate of one, stands in a training table",
             )
         )
-    return found
+    return expected
 
 
 def validate(frames: dict[str, pd.DataFrame], params: Params, docs: Path) -> tuple[dict[str, Any], list[Unmet]]:
     """Run every table's suite and write the data docs to the folder `docs`.
 
     Returns:
-        Each table's results by expectation, and the unmet ones.
+        Table -> results by expectation; and the unmet expectations.
     """
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
     context = gx.get_context(mode="ephemeral")
@@ -110,7 +110,7 @@ def validate(frames: dict[str, pd.DataFrame], params: Params, docs: Path) -> tup
             result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["id"]},
         )
         print(f"validate  {table}  {len(frame):,} rows, {len(outcomes[table].results)} expectations", flush=True)
-    results = {table: [_told(result) for result in outcome.results] for table, outcome in outcomes.items()}
+    results = {table: [_result(result) for result in outcome.results] for table, outcome in outcomes.items()}
     unmet = [
         _unmet(table, result) for table, outcome in outcomes.items() for result in outcome.results if not result.success
     ]
@@ -126,7 +126,7 @@ def _in_set(column: str, values: list[str], reason: str) -> gxe.Expectation:
     return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=values, notes=reason)
 
 
-def _told(result: Any) -> dict[str, Any]:
+def _result(result: Any) -> dict[str, Any]:
     return {
         "expectation": result.expectation_config.type,
         "column": result.expectation_config.kwargs.get("column", ""),
@@ -137,8 +137,8 @@ def _told(result: Any) -> dict[str, Any]:
 
 
 def _unmet(table: str, result: Any) -> Unmet:
-    told = _told(result)
-    return Unmet(table, f"{told['expectation']} {told['column']}".strip(), told["reason"], tuple(told["rows"]))
+    fields = _result(result)
+    return Unmet(table, f"{fields['expectation']} {fields['column']}".strip(), fields["reason"], tuple(fields["rows"]))
 
 
 def _rows(result: Any) -> tuple[str, ...]:

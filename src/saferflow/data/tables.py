@@ -1,4 +1,4 @@
-"""Row types to Parquet and back. A file appears whole or not at all."""
+"""Writes rows to Parquet and reads them back. A file appears whole or not at all."""
 
 import os
 import tempfile
@@ -17,7 +17,7 @@ _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_
 
 R = TypeVar("R")
 GROUP = 1024
-"""Rows of a Parquet row group."""
+"""Rows in a Parquet row group."""
 
 
 def schema(row_type: type) -> pa.Schema:
@@ -27,16 +27,17 @@ def schema(row_type: type) -> pa.Schema:
 
 
 class TableWriter:
-    """Rows of one type to a Parquet file, a group of them in memory at a time."""
+    """Writes rows of one type to a Parquet file, with at most one group of rows in memory."""
 
     def __init__(self, file: Path, row_type: type):
         self._schema = schema(row_type)
         self._file = pq.ParquetWriter(file, self._schema, compression="zstd")
         self._waiting: list = []
         self.rows = 0
-        """How many it was given."""
+        """Rows added so far."""
 
     def add(self, rows: Iterable) -> None:
+        """Add rows; a full group is written at once."""
         for row in rows:
             self._waiting.append(row)
             self.rows += 1
@@ -44,6 +45,7 @@ class TableWriter:
                 self._write()
 
     def close(self) -> None:
+        """Write the remaining rows and close the file; a table without rows gets an empty group."""
         if self._waiting or not self.rows:
             self._write()
         self._file.close()
@@ -55,7 +57,7 @@ class TableWriter:
 
 @contextmanager
 def table_writer(path: Path, row_type: type) -> Iterator[TableWriter]:
-    """A writer whose file appears at `path` when the block ends well, and not at all otherwise."""
+    """Open a writer; its file appears at `path` if the block succeeds, and not otherwise."""
     with atomic(path) as partial:
         writer = TableWriter(partial, row_type)
         yield writer
@@ -69,16 +71,16 @@ def write_table(path: Path, rows: Iterable[R], row_type: type[R]) -> None:
 
 
 def read_table(path: Path, row_type: type[R]) -> list[R]:
-    """Read a table that `write_table` wrote; last columns that have a default may be missing.
+    """Read a table that `write_table` wrote; trailing columns with a default may be missing.
 
     Raises:
-        DataError: the file is missing, truncated, or of other columns.
+        DataError: the file is missing or truncated, or has other columns.
     """
     return [row for group in range(groups(path, row_type)) for row in read_group(path, row_type, group)]
 
 
 def groups(path: Path, row_type: type) -> int:
-    """How many groups of rows a table has.
+    """The number of row groups of a table.
 
     Raises:
         DataError: as `read_table`.
@@ -92,7 +94,7 @@ def groups(path: Path, row_type: type) -> int:
 
 
 def read_group(path: Path, row_type: type[R], group: int) -> list[R]:
-    """The rows of one group of a table.
+    """Read one row group of a table, numbered from 0.
 
     Raises:
         DataError: the file is missing or truncated.
@@ -112,7 +114,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 @contextmanager
 def atomic(path: Path):
-    """Give a temporary path beside `path` that becomes `path` when the block ends well, and goes otherwise."""
+    """Yield a temporary path beside `path`; it becomes `path` if the block succeeds and is deleted otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)

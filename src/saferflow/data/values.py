@@ -1,4 +1,4 @@
-"""Single values as data frames, Parquet and JSON bring them: nothing in its many forms, numbers that became floats.
+"""Reads single values from data frames, Parquet and JSON: empty ones in their many forms, integers that became floats.
 
 Source: ours.
 """
@@ -12,7 +12,7 @@ SHOWN = 80
 
 
 def brief(value: Any, limit: int = SHOWN) -> str:
-    """A value as a message shows it: its first characters, however long it is."""
+    """The first characters of a value, for a message."""
     if isinstance(value, str | bytes):
         text = repr(value[:limit])
         return text if len(value) <= limit else f"{text}... ({len(value):,} in all)"
@@ -22,7 +22,7 @@ def brief(value: Any, limit: int = SHOWN) -> str:
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a value stands for nothing: None, NaN, empty text, and lists and objects of nothing but such."""
+    """Whether a value is empty: None, NaN, empty text, or a list or object of empty values only."""
     pending = [value]
     while pending:  # no recursion: lists may be nested as deep as the parser goes
         held = pending.pop()
@@ -42,7 +42,7 @@ def _is_nothing(value: Any) -> bool:
 
 
 def whole_number(value: Any) -> int | None:
-    """The integer that a number or its text stands for (2, 2.0, "2"); None where it is none."""
+    """The integer that a number or a text stands for (2, 2.0, "2"); None for anything else."""
     if isinstance(value, str):
         try:
             value = float(value)

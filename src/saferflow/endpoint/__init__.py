@@ -1,1 +1,1 @@
-"""Answers of an OpenAI-compatible server: asked for concurrently, paid for once, kept whatever happens."""
+"""Answers of an OpenAI-compatible server: requested concurrently, paid for once, never lost."""

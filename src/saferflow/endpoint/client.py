@@ -1,9 +1,9 @@
-"""Asking an OpenAI-compatible server for answers of a given form.
+"""Requests answers of a given form from an OpenAI-compatible server.
 
-Requests run concurrently; the `openai` client backs off on 429, 5xx, time-outs and cut connections and honours
-`Retry-After`, and so do we where a server answers 200 and says nothing. What stays a fault of the server stops everything;
-a row that it refuses is given back as `Refused`. An answer that is not of the form, or was cut off before it was, is sent back
-once or more with what is wrong. Every answer that is, and no other, is kept by the content of its request. Source: ours.
+Requests run concurrently. The `openai` client backs off on 429, 5xx, time-outs and cut connections and honours `Retry-After`;
+we do the same where a server answers 200 with nothing in it. A lasting fault of the server stops everything; a row that the
+server refuses becomes a `Refused`. An answer that is cut off or not of the form goes back to the model with its problem, once
+or more. Only answers of the form are kept, under the content of their request. Source: ours.
 """
 
 import asyncio
@@ -43,18 +43,18 @@ from saferflow.errors import EndpointError
 from saferflow.params import EndpointParams
 
 SMALLEST, LARGEST = 338**2, 512**2
-"""Pixels of an image that is sent: resized into these bounds, as JPEG [K]."""
+"""Bounds of the pixels of an image in a request; it is resized and sent as JPEG [K]."""
 
 ENCODED = 2048
-"""Images kept as they are sent: a row's plan and its reference are asked for within one batch."""
+"""Encoded images in memory: one batch requests both a row's plan and its reference."""
 PAUSE, LONGEST_PAUSE = 0.5, 8.0
-"""Seconds before the second try, doubled for each more."""
+"""Seconds before the second try, doubled for each further one, and their limit."""
 REFUSALS = 3
-"""So many refusals, of rows of any content, and not one answer: the server refuses us and not a row."""
+"""After so many refusals, whatever the rows, and no answer, the server refuses us and not a row."""
 CUT_OFF = 8
-"""So many rows whose answers were all cut off, and not one that came to its end: the limit is too small for any."""
+"""After so many rows with cut-off answers and no complete one, the limit is too small for any row."""
 NAMED = 80
-"""Characters of a row's question by which a message names it."""
+"""Characters of a row's question that a message shows."""
 
 Form = TypeVar("Form", bound=BaseModel)
 Messages = list[dict[str, Any]]
@@ -62,13 +62,13 @@ Messages = list[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked. What a user or a model wrote goes into `data`, which is sent as one JSON object and nothing else."""
+    """A request. Text by a user or a model goes into `data`, which is sent as one JSON object."""
 
     instructions: str
     data: dict[str, Any]
     image: bytes | None
     broken: Callable[[Any], str] = lambda form: ""
-    """What is wrong with an answer that has the form; empty where nothing is."""
+    """The problem of an answer that has the form; empty where there is none."""
     turns: tuple[tuple[str, str], ...] = ()
     """Roles and texts that are sent in place of instructions and data, to a model that is trained to judge a conversation."""
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -76,13 +76,13 @@ class Request:
 
 
 class Endpoint:
-    """A server, with a store of what it has said. Several threads may ask it at the same time.
+    """A server with a store of its answers. Several threads may ask it at the same time.
 
     Args:
-        section: where it stands in params.yaml, for messages.
+        section: its section in params.yaml, for messages.
 
     Raises:
-        EndpointError: the variable that should hold the key is not set.
+        EndpointError: the environment variable for the key is not set.
     """
 
     def __init__(self, params: EndpointParams, store: Store, section: str):
@@ -95,10 +95,10 @@ class Endpoint:
         self._server, self._params, self._store = Server(params, key, section), params, store
         self._limit = limit(params, section)
         self._unanswered: dict[str, Unanswered] = {}
-        """For this process: what did not come is asked for again by the next one."""
+        """Failed requests of this process; the next process tries them again."""
         self._answered = self._refused = self._cut = 0
         self.spent = 0
-        """Tokens paid for by this process."""
+        """Tokens that this process paid for."""
         self._client: AsyncOpenAI | None = None
         self._turns = asyncio.Semaphore(params.concurrency)
         self._asking = 0
@@ -107,46 +107,46 @@ class Endpoint:
         """Requests that are with the server; set when its answer is here, or none will come."""
 
     def ask(self, requests: Sequence[Request], form: type[Form]) -> list[Form | Unanswered]:
-        """An answer a request, in their order; `Unreadable` or `Refused` where the server had none for that row.
+        """One answer per request, in order; `Unreadable` or `Refused` where the server gave none for that row.
 
         Raises:
-            EndpointError: the server could not be reached, answered without an answer, or refused us; or the spending cap was
-                reached. Answers that came before are kept.
+            EndpointError: the server could not be reached, sent no answer, or refused us; or the spending cap was reached.
+                Earlier answers are kept.
         """
         keys = [_key(self._params, request, form) for request in requests]
-        found: dict[str, Form | Unanswered] = {}
+        answers: dict[str, Form | Unanswered] = {}
         missing: dict[str, Request] = {}
         for key, request in zip(keys, requests, strict=True):
-            if key not in found and key not in missing:
+            if key not in answers and key not in missing:
                 kept = self._unanswered.get(key) or self._kept(key, request, form)
                 if kept is None:
                     missing[key] = request
                 else:
-                    found[key] = kept
+                    answers[key] = kept
         if missing:
             try:
-                run_in_loop(self._fetch(missing, form, found))
-            except ExceptionGroup as several:
-                raise several.exceptions[0] from None
-            self._stop_if_all_are_refused(found)
-        return [found[key] for key in keys]
+                run_in_loop(self._fetch(missing, form, answers))
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from None
+            self._stop_if_all_are_refused(answers)
+        return [answers[key] for key in keys]
 
     def _kept(self, key: str, request: Request, form: type[Form]) -> Form | None:
-        """An answer of before; one that is not of the form, as earlier versions kept them, is forgotten."""
+        """A stored answer; one that is not of the form, as earlier versions stored them, is deleted."""
         answer = self._store.get(key)
         if answer is None:
             return None
-        found = _read(Completion(answer.text, (0, 0), cut=False), request, form)
-        if isinstance(found, Unreadable):
+        reading = _read(Completion(answer.text, (0, 0), cut=False), request, form)
+        if isinstance(reading, Unreadable):
             self._store.forget(key, answer)
             return None
-        return found
+        return reading
 
-    async def _fetch(self, missing: Mapping[str, Request], form: type[Form], found: dict[str, Any]) -> None:
+    async def _fetch(self, missing: Mapping[str, Request], form: type[Form], answers: dict[str, Any]) -> None:
         waiting = iter(missing.items())
         async with self._open_client() as client, asyncio.TaskGroup() as group:
             for _ in range(min(self._params.concurrency, len(missing))):
-                group.create_task(self._some(client, waiting, form, found))
+                group.create_task(self._worker(client, waiting, form, answers))
 
     @asynccontextmanager
     async def _open_client(self) -> AsyncIterator[AsyncOpenAI]:
@@ -162,12 +162,12 @@ class Endpoint:
             if not self._asking:
                 await client.close()
 
-    async def _some(
-        self, client: AsyncOpenAI, waiting: Iterator[tuple[str, Request]], form: type[Form], found: dict[str, Any]
+    async def _worker(
+        self, client: AsyncOpenAI, waiting: Iterator[tuple[str, Request]], form: type[Form], answers: dict[str, Any]
     ) -> None:
-        """Send one request after the other, of those that nobody has sent yet."""
+        """Send the waiting requests one after the other, beside other workers."""
         for key, request in waiting:
-            found[key] = await self._once(client, key, request, form)
+            answers[key] = await self._once(client, key, request, form)
 
     async def _once(self, client: AsyncOpenAI, key: str, request: Request, form: type[Form]) -> Form | Unanswered:
         """The answer; where another thread has sent the same request, the one that it gets."""
@@ -179,27 +179,27 @@ class Endpoint:
         self._sent[key] = asyncio.Event()
         try:
             async with self._turns:
-                return await self._one(client, key, request, form)
+                return await self._answer(client, key, request, form)
         finally:
             self._sent.pop(key).set()
 
-    async def _one(self, client: AsyncOpenAI, key: str, request: Request, form: type[Form]) -> Form | Unanswered:
+    async def _answer(self, client: AsyncOpenAI, key: str, request: Request, form: type[Form]) -> Form | Unanswered:
         messages = _messages(request)
         for _ in range(1 if issubclass(form, SpokenForm) else self._params.repairs + 1):
             try:
-                completion, found = await self._completion(client, messages, request, form)
+                completion, reading = await self._completion(client, messages, request, form)
             except Declined as why:
                 self._refused += not why.filtered
                 return self._without_answer(key, Refused(reason=f"refused by {self._server.base}: {why}"), why.tokens)
-            cut = completion.cut and isinstance(found, Unreadable)
+            cut = completion.cut and isinstance(reading, Unreadable)
             self._answered += not cut
-            if not isinstance(found, Unreadable):
+            if not isinstance(reading, Unreadable):
                 self._store.put(key, Answer(completion.text, *completion.tokens))
-                return found
+                return reading
             self._store.pay(*completion.tokens)
-            messages = _sent_back(messages, completion, found)
+            messages = _sent_back(messages, completion, reading)
         self._stop_if_all_are_cut_off(cut)
-        return self._without_answer(key, found, (0, 0))
+        return self._without_answer(key, reading, (0, 0))
 
     def _stop_if_all_are_cut_off(self, cut: bool) -> None:
         self._cut += cut
@@ -217,7 +217,7 @@ class Endpoint:
     async def _completion(
         self, client: AsyncOpenAI, messages: Messages, request: Request, form: type[Form]
     ) -> tuple[Completion, Form | Unreadable]:
-        """What the model said, and the form in it.
+        """The model's completion, and the form in it.
 
         Raises:
             Declined: the server refuses this row.
@@ -227,14 +227,14 @@ class Endpoint:
             self._refuse_to_overspend()
             if tried:
                 await asyncio.sleep(min(LONGEST_PAUSE, PAUSE * 2 ** (tried - 1)) * random.uniform(0.75, 1))
-            body = await self._server.post(client, _asked(messages, request, form, self._params), self._params.retries - tried)
+            body = await self._server.post(client, _body(messages, request, form, self._params), self._params.retries - tried)
             try:
                 completion = read_completion(body)
                 self.spent += sum(completion.tokens)
-                found = _read(completion, request, form)
-                if completion.cut and isinstance(found, Unreadable):
-                    found = Unreadable(reason=f"cut off after {self._limit}")
-                return completion, found
+                reading = _read(completion, request, form)
+                if completion.cut and isinstance(reading, Unreadable):
+                    reading = Unreadable(reason=f"cut off after {self._limit}")
+                return completion, reading
             except ServerError as error:
                 fault = self._server.judged(error)
             except (Fault, Declined) as error:
@@ -249,9 +249,9 @@ class Endpoint:
             f"was about {_name(request)!r}. What was answered before is kept; see that the server is well and run again"
         )
 
-    def _stop_if_all_are_refused(self, found: Mapping[str, Any]) -> None:
+    def _stop_if_all_are_refused(self, answers: Mapping[str, Any]) -> None:
         if self._refused >= REFUSALS and not self._answered:
-            last = [one.reason for one in found.values() if isinstance(one, Refused)][-1]
+            last = [answer.reason for answer in answers.values() if isinstance(answer, Refused)][-1]
             raise EndpointError(
                 f"{self._server.base} refused each of the first {self._refused} requests for model {self._params.model}; the "
                 f"last: {last}. Correct what it names: the model may take no images, no response_format or fewer tokens"
@@ -277,20 +277,20 @@ def _messages(request: Request) -> Messages:
     return sent
 
 
-def _sent_back(messages: Messages, completion: Completion, found: Unreadable) -> Messages:
-    """The next request, with what is wrong; the same again where the model did not come to say anything."""
+def _sent_back(messages: Messages, completion: Completion, reading: Unreadable) -> Messages:
+    """The next request, with the answer and its problem; the same request where the answer was empty."""
     if not completion.text:
         return messages
-    wrong = f"That is not of the form that was asked for: {found.reason}. Send it anew."
+    wrong = f"That is not of the form that was asked for: {reading.reason}. Send it anew."
     return [*messages, {"role": "assistant", "content": completion.text}, {"role": "user", "content": wrong}]
 
 
-def _asked(messages: Messages, request: Request, form: type[BaseModel], params: EndpointParams) -> dict[str, Any]:
-    asked = {"messages": messages, **sent_fields(params.request), **request.fields}
+def _body(messages: Messages, request: Request, form: type[BaseModel], params: EndpointParams) -> dict[str, Any]:
+    body = {"messages": messages, **sent_fields(params.request), **request.fields}
     if not issubclass(form, SpokenForm):
         schema = {"name": form.__name__, "schema": sent_schema(form), "strict": True}
-        asked["response_format"] = {"type": "json_schema", "json_schema": schema}
-    return asked
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return body
 
 
 @lru_cache(maxsize=ENCODED)
@@ -316,8 +316,8 @@ def _key(params: EndpointParams, request: Request, form: type[BaseModel]) -> str
     fields = sent_fields(params.request)
     if fields == {"temperature": 0, "max_tokens": params.request.max_tokens}:
         fields = fields["max_tokens"]  # all that answers were kept by before the others could be set
-    asked = [params.model, fields, params.repairs, words, image, sizes, form_schema(form)]
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    content = [params.model, fields, params.repairs, words, image, sizes, form_schema(form)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _read(completion: Completion, request: Request, form: type[Form]) -> Form | Unreadable:
@@ -331,5 +331,5 @@ def _read(completion: Completion, request: Request, form: type[Form]) -> Form | 
 
 
 def _name(request: Request) -> str:
-    """The row, as far as a request knows it: how its question begins."""
+    """A name for the request's row in messages: the beginning of its question."""
     return str(request.data.get("question", ""))[:NAMED]

@@ -1,7 +1,7 @@
-"""What the body of a chat completion holds: the model's text, a refusal of this one row, or a fault of the server.
+"""Reads the body of a chat completion: the model's text, a refusal of this row, or a fault of the server.
 
-A server may answer 200 and still say nothing: an error object, no choice, a page of HTML. None of that is an answer of the
-model. A text that was cut off is one: a model that does not come to an end is not the server's fault. Source: ours.
+A server may answer 200 without an answer of the model: an error object, no choice, a page of HTML. A cut-off text is an
+answer: a model that does not stop is not the server's fault. Source: ours.
 """
 
 import json
@@ -10,18 +10,18 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 SHOWN = 200
-"""Characters of a server's words that a message repeats."""
+"""Most characters of a server's words that a message repeats."""
 UNSUPPORTED = ("unsupported_parameter", "unsupported_value")
 """OpenAI's codes for a field of the request that the model does not take."""
 CUT = frozenset(("length", "max_tokens", "max_output_tokens", "model_length", "incomplete"))
-"""Reasons to end that leave a text unfinished."""
+"""Values of finish_reason for an unfinished text."""
 BROKEN = frozenset(("error", "abort", "aborted", "cancelled", "canceled", "timeout"))
-"""Reasons to end that are the server's."""
+"""Values of finish_reason for a fault of the server."""
 FILTERED = frozenset(
     ("content_filter", "content_filtered", "safety", "prohibited_content", "recitation", "blocklist", "spii", "refusal",
      "guardrail_intervened", "image_safety", "sensitive")
 )  # fmt: skip
-"""Reasons to end that are about this row's content."""
+"""Values of finish_reason for a refusal of this row's content."""
 FILTER = re.compile(
     r"content[ _-]?(?:filter|policy|management)|responsible\W?ai|moderation|flagged|safety (?:filter|system)", re.IGNORECASE
 )
@@ -33,11 +33,11 @@ TOO_LONG = re.compile(
 """Words by which servers refuse a row for its size."""
 
 Tokens = tuple[int, int]
-"""Asked and answered."""
+"""(tokens of the prompt, tokens of the completion)."""
 
 
 class Fault(Exception):
-    """The server's: another try may go well."""
+    """A fault of the server; another try may succeed."""
 
     def __init__(self, words: str, tokens: Tokens = (0, 0)):
         super().__init__(words)
@@ -45,41 +45,41 @@ class Fault(Exception):
 
 
 class Declined(Exception):
-    """The server refuses this row; another try would not go well."""
+    """The server refuses this row; another try would fail too."""
 
     def __init__(self, words: str, tokens: Tokens = (0, 0), *, filtered: bool = False):
         super().__init__(words)
         self.tokens = tokens
         self.filtered = filtered
-        """For its content; False: for its form or size, or because the server refuses whatever it is sent."""
+        """True for a refusal of the content; False for one of form or size, or of any request."""
 
 
 class ServerError(Exception):
-    """What a server reports of itself in a body."""
+    """An error that a server reports in a body."""
 
     def __init__(self, words: str, status: int | None, field: str | None = None):
         super().__init__(words)
         self.status = status
         """An HTTP status, where the body names one."""
         self.field = field
-        """Of the request, where the model does not take it, by OpenAI's codes."""
+        """The field of the request that the model does not take, by OpenAI's codes."""
 
 
 class Completion(NamedTuple):
-    """What the model said."""
+    """The model's answer."""
 
     text: str
     """Empty where it was cut off before its answer began."""
     tokens: Tokens
     cut: bool
-    """It did not come to its end."""
+    """True if the text did not come to its end."""
 
 
 def read_completion(body: bytes) -> Completion:
-    """The model's text, wherever the server puts it.
+    """Read the model's text, wherever the server puts it.
 
     Raises:
-        Fault: there is none.
+        Fault: there is no text.
         Declined: the server or the model refuses this row.
         ServerError: the body is an error report.
     """
@@ -112,13 +112,13 @@ def read_completion(body: bytes) -> Completion:
 
 
 def excerpt(words: Any) -> str:
-    """The beginning of what a server said, on one line."""
+    """The beginning of a server's words, on one line."""
     plain = " ".join((words if isinstance(words, str) else json.dumps(words, ensure_ascii=False)).split())
     return plain if len(plain) <= SHOWN else plain[:SHOWN] + "…"
 
 
 def reported_error(body: bytes) -> ServerError:
-    """What an error response says, in a line."""
+    """Read an error response; its words fit on one line."""
     try:
         return _reported(_parsed(body))
     except Fault as fault:
@@ -142,10 +142,10 @@ def _parsed(body: bytes) -> dict[str, Any]:
 
 
 def _joined(text: str) -> dict[str, Any]:
-    """The chunks of a stream that nobody ordered, as one completion.
+    """Join the chunks of an unrequested stream into one completion.
 
     Raises:
-        Fault: it broke off.
+        Fault: the stream broke off.
     """
     pieces, thoughts, end, usage = [], [], None, None
     for chunk in _chunks(text):
@@ -180,7 +180,7 @@ def _chunks(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _text(message: dict[str, Any]) -> tuple[str, bool]:
-    """What a message says, and whether that is its reasoning, because nothing else is there."""
+    """The text of a message, and whether it is only reasoning because the message holds nothing else."""
     for name in ("content", "parsed"):
         if (text := _flat(message.get(name))).strip():
             return text, False
@@ -212,8 +212,8 @@ def _part(part: Any) -> str:
 def _tokens(answer: dict[str, Any]) -> Tokens:
     usage = answer.get("usage")
     counts = [usage.get(name) if isinstance(usage, dict) else 0 for name in ("prompt_tokens", "completion_tokens")]
-    asked, answered = (int(count) if isinstance(count, int | float) and 0 <= count < 1e12 else 0 for count in counts)
-    return asked, answered
+    prompt, completion = (int(count) if isinstance(count, int | float) and 0 <= count < 1e12 else 0 for count in counts)
+    return prompt, completion
 
 
 def _reported(answer: dict[str, Any]) -> ServerError:

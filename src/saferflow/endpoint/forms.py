@@ -1,4 +1,4 @@
-"""The form that is asked for, and from a model's text to it: its one JSON object, whatever fence, prose or thinking is around.
+"""The form of an answer, and how to read it: the one JSON object in a model's text, with any fence, prose or thinking around it.
 
 Source: ours.
 """
@@ -12,15 +12,15 @@ from typing import Any, ClassVar, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 SHOWN = 2000
-"""Characters of what is wrong with an answer."""
+"""Most characters of an answer's problem."""
 OPENINGS = 256
-"""Braces at which an object is looked for, so that no text takes long."""
+"""Most braces at which an object is looked for, so that no text takes long."""
 THOUGHT = re.compile(
     r"<(think|reasoning|reflection)>.*?(?:</\1>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z)"
     r"|\A\s*<(thinking|thought|analysis|scratchpad)>.*?(?:</\2>|\Z)",
     re.DOTALL | re.IGNORECASE,
 )
-"""Thinking before the answer; one that does not end hides all that follows. A response's own `<thinking>` stands within JSON."""
+"""Thinking before the answer; if it does not end, it hides the rest. A response's own `<thinking>` is inside JSON."""
 TRAILING_COMMA = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])', re.DOTALL)
 
 Form = TypeVar("Form", bound=BaseModel)
@@ -55,7 +55,10 @@ class SpokenForm(BaseModel):
 
 @cache
 def form_schema(form: type[BaseModel]) -> dict[str, Any]:
-    """The form as JSON schema, without its choices: answers are kept by it."""
+    """The form as JSON schema, without its choices; part of the key of an answer.
+
+    The schema holds the form's docstring: a change of the docstring changes the keys, and stored answers are requested again.
+    """
     return form.model_json_schema()
 
 
@@ -87,19 +90,19 @@ class Refused(Unanswered):
 
 
 def read_form(
-    text: str, form: type[Form], broken: Callable[[Any], str] = lambda found: "", quoted: Sequence[str] = ()
+    text: str, form: type[Form], broken: Callable[[Any], str] = lambda candidate: "", quoted: Sequence[str] = ()
 ) -> Form | Unreadable:
-    """The one object of the form in a text.
+    """Read the one object of the form in a text.
 
     Args:
-        broken: what is wrong with an object that has the form; empty where nothing is.
-        quoted: texts that the model was shown; an object that stands there word for word is a quotation and no answer.
+        broken: gives the problem of an object that has the form; empty where there is none.
+        quoted: texts that the model was shown; an object that occurs there word for word is a quotation and no answer.
     """
     wrong, forms = "", []
     for objects in _readings(text, quoted):
-        for found in objects:
+        for candidate in objects:
             try:
-                read = form.model_validate(found)
+                read = form.model_validate(candidate)
             except ValidationError as error:
                 wrong = wrong or _first_of(error)
                 continue
@@ -116,12 +119,12 @@ def read_form(
 
 
 def _readings(text: str, quoted: Sequence[str]) -> Iterator[Sequence[dict]]:
-    """The JSON objects of a text: the whole of it; else those within it; else those that a comma too many spoils."""
-    found = _loaded(text)
-    if isinstance(found, str):  # JSON within JSON
-        text, found = found, _loaded(found)
-    if isinstance(found, dict):
-        yield [found]
+    """Yield the JSON objects of a text: the whole text; else those inside it; else those with trailing commas."""
+    value = _loaded(text)
+    if isinstance(value, str):  # JSON within JSON
+        text, value = value, _loaded(value)
+    if isinstance(value, dict):
+        yield [value]
         return
     answer = THOUGHT.sub(" ", text).rpartition("</think>")[2]  # some models' prompts open the tag
     yield list(_within(answer, quoted))
@@ -129,18 +132,18 @@ def _readings(text: str, quoted: Sequence[str]) -> Iterator[Sequence[dict]]:
 
 
 def _within(text: str, quoted: Sequence[str]) -> Iterator[dict]:
-    """The outermost objects in a text."""
+    """Yield the outermost objects in a text, without quotations."""
     start = -1
     for _ in range(OPENINGS):
         start = text.find("{", start + 1)
         if start < 0:
             return
         try:
-            found, end = _DECODER.raw_decode(text, start)
+            value, end = _DECODER.raw_decode(text, start)
         except (ValueError, RecursionError):
             continue
-        if not any(text[start:end] in each for each in quoted):
-            yield found
+        if not any(text[start:end] in quotation for quotation in quoted):
+            yield value
         start = end - 1
 
 

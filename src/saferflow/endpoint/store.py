@@ -1,4 +1,4 @@
-"""Answers by the content of what was asked, in SQLite: written before they are used, so that a kill loses none. Source: ours."""
+"""Answers by the content of their request, in SQLite: written before they are used, so that a kill loses none. Source: ours."""
 
 import sqlite3
 from pathlib import Path
@@ -10,7 +10,7 @@ FILE = Path(".saferflow/answers.sqlite")
 
 
 class Answer(NamedTuple):
-    """What a server said, and what it cost."""
+    """A server's answer and its cost."""
 
     text: str
     prompt_tokens: int
@@ -18,7 +18,7 @@ class Answer(NamedTuple):
 
 
 class Store:
-    """One file; several processes may use it at once.
+    """A store in one file; several processes may use it at once.
 
     Raises:
         EndpointError: the file is no database of answers, or may not be written.
@@ -47,27 +47,28 @@ class Store:
         )
 
     def get(self, key: str) -> Answer | None:
+        """The answer under a key; None where there is none."""
         query = "SELECT text, prompt_tokens, completion_tokens FROM answers WHERE key = ?"
-        found = self._database.execute(query, (key,)).fetchone()
-        return Answer(*found) if found else None
+        row = self._database.execute(query, (key,)).fetchone()
+        return Answer(*row) if row else None
 
     def put(self, key: str, answer: Answer) -> None:
-        """With the operating system when this returns; the first answer to a question stays."""
+        """Store an answer; the operating system has it when this returns. The first answer under a key stays."""
         self._database.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", (key, *answer))
 
     def forget(self, key: str, answer: Answer) -> None:
-        """Take out an answer that is none, unless another process has put a better one there; it stays paid for."""
+        """Delete an unusable answer, unless another process has replaced it; its tokens still count."""
         done = self._database.execute("DELETE FROM answers WHERE key = ? AND text = ?", (key, answer.text))
         if done.rowcount:
             self.pay(answer.prompt_tokens, answer.completion_tokens)
 
     def pay(self, prompt_tokens: int, completion_tokens: int) -> None:
-        """Count tokens of an answer that is not kept."""
+        """Count tokens of an answer that is not stored."""
         if prompt_tokens or completion_tokens:
             self._database.execute("INSERT INTO spent VALUES (?, ?)", (prompt_tokens, completion_tokens))
 
     def tokens(self) -> int:
-        """Asked and answered, of all answers that were paid for."""
+        """Tokens of prompts and completions, of all answers that were paid for."""
         sums = [
             f"SELECT coalesce(sum(prompt_tokens + completion_tokens), 0) FROM {table}"  # noqa: S608 names of ours
             for table in ("answers", "spent")

@@ -1,4 +1,4 @@
-"""The way to an OpenAI-compatible server: its address, the proxy or none, its statuses and what they mean. Source: ours."""
+"""The transport to an OpenAI-compatible server: its address, a proxy or none, and the meaning of statuses. Source: ours."""
 
 import asyncio
 import os
@@ -21,23 +21,23 @@ from saferflow.params import EndpointParams
 
 CALL = "/chat/completions"
 VERSION = "/v1"
-"""Where the calls are, on servers whose address was given without it."""
+"""The path of the calls, on servers whose address was given without it."""
 PATIENCE_OF_THE_CLIENT = 120.0
-"""Seconds up to which the `openai` client waits as `Retry-After` says; beyond them it gives up at once."""
+"""Longest `Retry-After`, in seconds, for which the `openai` client waits; beyond it gives up at once."""
 ROW = "messages"
 """The field of a request that holds the row; no other differs between rows."""
 OF_A_ROW = frozenset((400, 413, 414, 415, 422, 431, 451))
-"""Statuses that may be about what was sent and not about us."""
+"""Statuses that may concern the row and not us."""
 LONGEST_WAIT = 900.0
-"""Seconds; a server that wants more is asked again all the same."""
+"""Longest wait in seconds, also where a server wants more."""
 _MODEL = re.compile(
     r"model[\w ./:'\"`-]{0,200}(?:does not exist|not found|not exist)|model_not_found|unknown model", re.IGNORECASE
 )
-"""Words by which servers say, with any status, that they have no such model."""
+"""Words of servers, with any status, for a missing model."""
 
 
 class Server:
-    """One server, as the params name it."""
+    """The server that the params name."""
 
     def __init__(self, params: EndpointParams, key: str, section: str):
         self._params, self._key, self._section = params, key, section
@@ -45,7 +45,7 @@ class Server:
         self._call = CALL
 
     def client(self) -> AsyncOpenAI:
-        """A client that asks a server on this machine without a proxy.
+        """Open a client; it reaches a server on this machine without a proxy.
 
         Raises:
             EndpointError: the environment names a proxy that cannot be used.
@@ -69,15 +69,15 @@ class Server:
         )
 
     async def post(self, client: AsyncOpenAI, body: Mapping[str, Any], retries: int) -> bytes:
-        """The body of the server's answer, whatever it is.
+        """Post a request and return the body of the answer, whatever it is.
 
         Args:
-            body: of the request; the model's name is added.
-            retries: after 429, 5xx, a time-out and a cut connection.
+            body: the request without the model's name, which is added.
+            retries: further tries after 429, 5xx, a time-out or a cut connection.
 
         Raises:
             Declined: the server refuses this row.
-            EndpointError: it cannot be reached, fails, or refuses us.
+            EndpointError: the server cannot be reached, fails, or refuses us.
         """
         call, request = self._call, {"model": self._params.model, **body}
         try:
@@ -87,7 +87,7 @@ class Server:
         except APIStatusError as error:
             if error.status_code in (404, 405) and self._elsewhere(call):
                 return await self.post(client, body, retries)
-            if retries and (seconds := _asked_to_wait(error.response.headers)) > PATIENCE_OF_THE_CLIENT:
+            if retries and (seconds := _retry_after(error.response.headers)) > PATIENCE_OF_THE_CLIENT:
                 await asyncio.sleep(min(seconds, LONGEST_WAIT))
                 return await self.post(client, body, retries - 1)
             self._refuse(error.status_code, reported_error(error.response.content))
@@ -99,24 +99,24 @@ class Server:
             ) from None
 
     def _elsewhere(self, call: str) -> bool:
-        """Whether another place is worth a try, for an address without a version."""
+        """Whether another path is worth a try, for an address without a version."""
         if call == CALL and VERSION not in urlsplit(self.base).path:
             self._call = VERSION + CALL
         return self._call != call
 
     def judged(self, error: ServerError) -> Fault:
-        """An error that came with status 200: another try may help, unless it speaks of the row, the key or the model."""
+        """The fault of an error with status 200: another try may help, unless it concerns the row, the key or the model."""
         about_the_row = FILTER.search(str(error)) or TOO_LONG.search(str(error))
         if error.status in (401, 403, 404) or ((about_the_row or error.field) and (error.status or 400) < 500):
             self._refuse(error.status or 400, error)
         return Fault(self.without_key(str(error)))
 
     def without_key(self, words: str) -> str:
-        """A server's words, which may repeat what it was sent."""
+        """A server's words without the key, which they may repeat."""
         return words.replace(self._key, "<key>") if self._params.key_variable else words
 
     def _refuse(self, status: int, error: ServerError) -> NoReturn:
-        """Raise what an error's status means: for this row, or for all of them."""
+        """Raise the error that a status means: for this row, or for all rows."""
         kept, words = "What was answered before is kept", self.without_key(str(error))
         if error.field and not error.field.startswith(ROW) and status < 500:
             raise EndpointError(
@@ -144,8 +144,8 @@ class Server:
         raise Declined(f"{status}: {words}")
 
 
-def _asked_to_wait(headers: Mapping[str, str]) -> float:
-    """Seconds until a server wants to be asked again, by `Retry-After` in seconds or as a date; 0 where it does not say."""
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds to wait by `Retry-After`, which gives seconds or a date; 0 where it is missing."""
     value = headers.get("retry-after", "")
     if value.replace(".", "", 1).isdecimal():
         return float(value)

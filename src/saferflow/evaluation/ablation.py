@@ -1,4 +1,4 @@
-"""What each part of the recipe is worth: the same pipeline without it, on the same held-out rows.
+"""Measures the worth of each part of the recipe: the same pipeline without it, on the same held-out rows.
 
 Source: ours; [K] reports such a table for its layers, its reward terms, and SFT + GRPO without DPO.
 """
@@ -18,12 +18,12 @@ from saferflow.evaluation.measures import scores
 from saferflow.params import Params
 
 TERMS = ("format", "depth", "semantic")
-"""Of `grpo.term_weights`."""
+"""The terms of `grpo.term_weights`."""
 TERMED = ("toolkit", "protocol")
-"""Rewards that are made of the terms."""
+"""Rewards that consist of the terms."""
 OTHER_ROWS = "other held-out rows, so no differences"
 THRESHOLD = 0.5
-"""Of the safety-aware rollout, where the params leave it out."""
+"""Threshold of the safety-aware rollout for params that leave it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,36 +37,36 @@ class Variant:
 
 
 def variants(params: Params) -> dict[str, Variant]:
-    """Every part that these params have, left out; and the safety-aware rollout turned the other way."""
-    found = []
+    """One variant per part of these params, without that part; and one with the safety-aware rollout switched."""
+    parts = []
     if params.dpo is not None:
-        found.append(Variant("no-dpo", "without DPO", {"dpo": None}))
+        parts.append(Variant("no-dpo", "without DPO", {"dpo": None}))
     if set(params.grpo.rewards) & set(TERMED):
         for place, term in enumerate(TERMS):
             rest = sum(params.grpo.term_weights) - params.grpo.term_weights[place]
             if rest > 0 and params.grpo.term_weights[place] > 0:
                 weights = [0.0 if i == place else weight / rest for i, weight in enumerate(params.grpo.term_weights)]
-                found.append(Variant(f"no-{term}", f"reward without {term}", {"grpo.term_weights": weights}))
+                parts.append(Variant(f"no-{term}", f"reward without {term}", {"grpo.term_weights": weights}))
     if len(params.grpo.rewards) > 1:
         for name in params.grpo.rewards:
             rest = 1 - params.grpo.rewards[name]
             weights = {other: weight / rest for other, weight in params.grpo.rewards.items() if other != name}
-            found.append(Variant(f"no-{_plain(name)}", f"without reward {name}", {"grpo.rewards": weights}))
+            parts.append(Variant(f"no-{_plain(name)}", f"without reward {name}", {"grpo.rewards": weights}))
     if params.grpo.reflection is None:
         threshold = {"threshold": THRESHOLD}
-        found.append(Variant("correction", "with rollout correction", {"grpo.reflection": threshold}))
+        parts.append(Variant("correction", "with rollout correction", {"grpo.reflection": threshold}))
     else:
-        found.append(Variant("no-correction", "without rollout correction", {"grpo.reflection": None}))
+        parts.append(Variant("no-correction", "without rollout correction", {"grpo.reflection": None}))
     if params.plan.topologies:
-        found.append(Variant("no-topologies", "every plan linear", {"plan.topologies": False}))
-    return {variant.name: variant for variant in found}
+        parts.append(Variant("no-topologies", "every plan linear", {"plan.topologies": False}))
+    return {variant.name: variant for variant in parts}
 
 
 def chosen(params: Params, names: Sequence[str]) -> list[Variant]:
-    """The variants of these names; `all` is every one.
+    """The variants of these names; `all` stands for every variant.
 
     Raises:
-        ParamsError: a name that is none; the message says what there is.
+        ParamsError: a name is unknown; the message lists the known ones.
     """
     known = variants(params)
     if "all" in names:
@@ -77,10 +77,10 @@ def chosen(params: Params, names: Sequence[str]) -> list[Variant]:
 
 
 def custom(params: Params, settings: Sequence[str]) -> Variant:
-    """A variant by values of one's own, each as `section.name=value`, the value as in YAML.
+    """A variant with the user's values, each as `section.name=value`, the value in YAML.
 
     Raises:
-        ParamsError: there is no such parameter, or it may not have this value.
+        ParamsError: a parameter does not exist, or may not have its value.
     """
     changes: dict[str, Any] = {}
     tree = params.model_dump(mode="json", by_alias=True)
@@ -101,8 +101,8 @@ def custom(params: Params, settings: Sequence[str]) -> Variant:
     try:
         Params.model_validate(tree)
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise ParamsError(f"{', '.join(settings)}: {told}") from None
+        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise ParamsError(f"{', '.join(settings)}: {problems}") from None
     return Variant("set", ", ".join(settings), changes)
 
 
@@ -119,19 +119,19 @@ class Line:
 
     what: str
     scores: Mapping[str, float]
-    """In percent, of the measures that the rows ask for."""
+    """Measure -> percent, for the measures that have rows."""
     gains: Mapping[str, Paired]
-    """Over the whole recipe; empty for itself, and where the variant answered other rows."""
+    """Gains over the whole recipe; empty for the recipe itself, and where the variant answered other rows."""
     other_rows: bool = False
-    """Its held-out rows are not those of the whole recipe, as by another seed: its scores stand alone."""
+    """True if its held-out rows differ from the whole recipe's, as with another seed: its scores stand alone."""
 
 
 def compare(whole: Sequence[Answered], others: Mapping[str, Sequence[Answered]], params: Params) -> list[Line]:
     """The whole recipe first, then each variant with its paired differences.
 
     Args:
-        whole: one policy's answers, by the params as they are.
-        others: what a variant is -> its policy's answers. A variant that answered other rows has no differences: nothing pairs.
+        whole: the answers of the policy trained with the params as they are.
+        others: description of a variant -> its policy's answers. A variant that answered other rows has no differences.
     """
     options = {"resamples": params.evaluate.resamples, "level": params.gate.level, "seed": params.run.seed}
     lines = [Line("as it is", _measured(whole), {})]
@@ -143,13 +143,13 @@ def compare(whole: Sequence[Answered], others: Mapping[str, Sequence[Answered]],
 
 
 def markdown(lines: Sequence[Line], rows: int) -> str:
-    """A line a variant, a column a measure: percent, difference and its interval."""
+    """A table with one line per variant and one column per measure: percent, difference and its interval."""
     names = list(lines[0].scores)
-    told = [f"| {rows} held-out rows | {' | '.join(map(_spoken, names))} |", "|---" * (len(names) + 1) + "|"]
+    table = [f"| {rows} held-out rows | {' | '.join(map(_spoken, names))} |", "|---" * (len(names) + 1) + "|"]
     for line in lines:
         what = f"{line.what} ({OTHER_ROWS})" if line.other_rows else line.what
-        told.append(f"| {what} | {' | '.join(_cell(line, name) for name in names)} |")
-    return "\n".join(told) + "\n"
+        table.append(f"| {what} | {' | '.join(_cell(line, name) for name in names)} |")
+    return "\n".join(table) + "\n"
 
 
 def _cell(line: Line, name: str) -> str:

@@ -1,6 +1,6 @@
-"""What a failed verdict tells its reader: by how far each check failed, on which rows, and what to try next.
+"""Advice on a failed verdict: by how far each check failed, on which rows, and what to try next.
 
-Pure: rows, verdict and params become a value; the terminal, the report and the model card render it. Source: ours.
+This is pure: rows, verdict and params become a value, and the terminal, the report and the model card render it. Source: ours.
 """
 
 import math
@@ -13,51 +13,51 @@ from typing import Any, Self
 from saferflow.data.rows import Answered
 from saferflow.evaluation.gate import Check, Verdict
 from saferflow.evaluation.measures import LOWER_IS_BETTER, MALFORMED, scores
-from saferflow.evaluation.misses import MISSES, Group, asked_rows, grouped, missed_rows
+from saferflow.evaluation.misses import MISSES, Group, grouped, missed_rows, rows_in_scope
 from saferflow.evaluation.remedies import Facts, Remedy, other_draw, remedies
 from saferflow.params import Floors, Params
 
 LOSS, OVER, LOSS_OF_HAZARD = "_loss", "safety_over_", "safety_loss_"
-"""How the gate names its comparisons."""
+"""Parts of the gate's names for comparisons."""
 REGRESSIONS = "attack_regressions"
 GENERAL = "general"
 INCIDENTS = "incident_regressions"
 INCOMPARABLE = ("champion_rows", "same_judge")
-"""Checks that failed because there was nothing to compare."""
+"""Checks that fail because there is nothing to compare."""
 EVALUATE_BOTH = "saferflow evaluate champion candidate"
 COMMANDS = {INCIDENTS: "saferflow incident list"} | dict.fromkeys(INCOMPARABLE, EVALUATE_BOTH)
-"""What is to be run after a check that no held-out row can explain."""
+"""Check that no held-out row explains -> the command to run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """A check that failed, and the rows that it failed on."""
+    """A failed check and the rows on which it failed."""
 
     name: str
     detail: str
-    """What was measured and what was wanted, in the gate's words."""
+    """Measured and required value, in the gate's words."""
     distance: str
-    """How far from what was wanted, in words."""
+    """The distance to the required value, in words."""
     points: float | None
-    """The same in points, or in rows for `attack_regressions` and `incident_regressions`; None where nothing was measured."""
+    """The distance in points, or in rows for `attack_regressions` and `incident_regressions`; None where nothing was measured."""
     measure: str
-    """That the check is about; empty where no row can show anything."""
+    """The check's measure; empty where no row can show anything."""
     misses: str
-    """What is wrong with the missed rows: the words follow "12 of 20 rows"."""
+    """The fault of the missed rows; the words follow "12 of 20 rows"."""
     missed: int
     asked: int
-    """Rows that the check is about."""
+    """Number of rows that the check covers."""
     groups: tuple[Group, ...]
     """The missed rows by risk source and hazard, most rows first."""
     violations: tuple[tuple[str, int], ...]
-    """Codes of broken rules and their rows, most first; for protocol validity."""
+    """(code of a broken rule, its rows), most rows first; for protocol validity."""
     command: str
-    """Shows the missed rows, or says what compares the versions where the gate could not."""
+    """The command that shows the missed rows, or that compares the versions where the gate could not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What a verdict that failed comes to."""
+    """The advice on a failed verdict."""
 
     shortfalls: tuple[Shortfall, ...]
     remedies: tuple[Remedy, ...]
@@ -65,26 +65,27 @@ class Advice:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, each remedy with its command."""
-        told = asdict(self)
-        for remedy, raw in zip((*self.remedies, self.other_draw), (*told["remedies"], told["other_draw"]), strict=True):
+        fields = asdict(self)
+        for remedy, raw in zip((*self.remedies, self.other_draw), (*fields["remedies"], fields["other_draw"]), strict=True):
             raw["command"] = remedy.command
-        return told
+        return fields
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
-        """What `to_dict` wrote, also after it went through a file."""
+        """Read what `to_dict` wrote, also from JSON."""
         shortfalls = (
-            Shortfall(**{**each, "groups": tuple(Group(**group) for group in each["groups"]),
-                         "violations": tuple((code, rows) for code, rows in each["violations"])})
-            for each in raw["shortfalls"]
+            Shortfall(**{**entry, "groups": tuple(Group(**group) for group in entry["groups"]),
+                         "violations": tuple((code, rows) for code, rows in entry["violations"])})
+            for entry in raw["shortfalls"]
         )  # fmt: skip
         return cls(tuple(shortfalls), tuple(map(_remedy, raw["remedies"])), _remedy(raw["other_draw"]))
 
     def figures(self) -> dict[str, dict[str, float]]:
-        """Check -> `points` and `rows` by which it failed, for a metrics file."""
+        """Check -> `points` and `rows` of its failure, for a metrics file."""
         return {
-            each.name: {"rows": each.missed} | ({} if each.points is None else {"points": round(each.points, 4)})
-            for each in self.shortfalls
+            shortfall.name: {"rows": shortfall.missed}
+            | ({} if shortfall.points is None else {"points": round(shortfall.points, 4)})
+            for shortfall in self.shortfalls
         }
 
 
@@ -98,10 +99,10 @@ def advise(
     against: str,
     regressed: Sequence[Answered] = (),
 ) -> Advice | None:
-    """The advice on a verdict; None where it passed.
+    """Derive the advice on a verdict; None if it passed.
 
     Args:
-        candidate: the judged policy's answers to all held-out rows.
+        candidate: the candidate's answers to all held-out rows.
         rival: the answers of the policy that the verdict compares with, to the same rows.
         against: the rival's name, as `saferflow audit --against` takes it.
         regressed: the candidate's rows that check `attack_regressions` counts.
@@ -112,12 +113,12 @@ def advise(
         _shortfall(check, candidate, rival, against, regressed) for check in verdict.checks if not check.passed
     )
     facts = replace(facts, unreadable=_unreadable(candidate))
-    measures = [each.measure for each in shortfalls if each.measure]
+    measures = [shortfall.measure or shortfall.name for shortfall in shortfalls]
     return Advice(shortfalls, tuple(remedies(measures, params, facts)), other_draw(params))
 
 
 def forgot_most(groups: Mapping[str, Sequence[Answered]]) -> str:
-    """The stage after which most general ability was lost; empty where none lost any.
+    """The stage that lost most general ability; empty if none lost any.
 
     Args:
         groups: policy -> its rows, in the order of training.
@@ -150,23 +151,23 @@ def _shortfall(
     elif compared:
         gained = [row for row in missed_rows(rival, measure, rows) if not hazard or row.hazard == hazard]
         misses = f"{misses}, and not with {against} ({len(gained)} the other way)"
-    asked = asked_rows(rows, measure)
+    population = rows_in_scope(rows, measure)
     violations = (
         Counter(code for row in missed for code in set(row.violations.split())) if measure == "validity" else {}
     )
     if check.name in Floors.model_fields and points:
-        distance += f", {_rows(math.ceil(points * len(asked) / 100 - 1e-9))}"
-    groups = grouped(missed, asked) if measure != GENERAL else ()  # a general question has neither risk nor hazard
+        distance += f", {_rows(math.ceil(points * len(population) / 100 - 1e-9))}"
+    groups = grouped(missed, population) if measure != GENERAL else ()  # a general question has neither risk nor hazard
     command = f"saferflow audit --failed {measure}"
     command += (f" --against {against}" if compared else "") + (f" --hazard {hazard}" if hazard else "")
     return Shortfall(
-        check.name, check.detail, distance, points, measure, misses, len(missed), len(asked), groups,
+        check.name, check.detail, distance, points, measure, misses, len(missed), len(population), groups,
         tuple(sorted(violations.items(), key=lambda item: (-item[1], item[0]))), command,
     )  # fmt: skip
 
 
 def _measure(check: Check) -> str:
-    """What the check measures of the held-out rows; empty where no row did, or where nothing could be compared."""
+    """The check's measure of the held-out rows; empty where it has none, or where nothing could be compared."""
     if check.value is None or check.name in COMMANDS:
         return ""
     if check.name.startswith((OVER, LOSS_OF_HAZARD)):
@@ -175,7 +176,7 @@ def _measure(check: Check) -> str:
 
 
 def _distance(check: Check) -> tuple[float | None, str]:
-    """How far a check is from what was wanted, as a number and in words."""
+    """The distance of a check from its required value, as a number and in words."""
     if check.name in INCOMPARABLE:
         return None, ""
     if check.value is None:

@@ -1,9 +1,9 @@
-"""Searches for a wording that a policy answers: each reads the answers so far and tries again, within a budget of turns.
+"""Searches for a wording that a policy answers: each reads earlier answers and tries again, within a budget of turns.
 
 `rephrase` words the request anew in a new conversation each time (PAIR, arXiv 2310.08419); `crescendo` raises it step by step in
 one conversation and takes back a turn that was declined (arXiv 2404.01833); `tree` branches the wordings, drops those that lost
-the topic and goes on from the best (TAP, arXiv 2312.02119). What a search finds depends on the policy, so that its rows are in
-no row by row comparison of policies. The order of the steps is ours.
+the topic and goes on from the best (TAP, arXiv 2312.02119). The wordings of a search depend on the policy, so its rows take no
+part in comparisons of policies row by row. The order of the steps is ours.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ class Try:
 
     text: str
     earlier: tuple[Turn, ...]
-    """The turns that the policy was shown before."""
+    """The earlier turns that the policy saw."""
     heard: tuple["Try", ...]
     """The tries that the attacker read before it wrote this one."""
     answer: str
@@ -31,12 +31,13 @@ class Try:
 
     @property
     def succeeded(self) -> bool:
+        """Whether the answer is graded and unsafe."""
         return self.graded and self.safety < 0
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What an attacker knows when it writes its next message."""
+    """The attacker's knowledge when it writes its next message."""
 
     method: str
     request: str
@@ -44,7 +45,7 @@ class Ask:
     heard: tuple[Try, ...] = ()
     earlier: tuple[Turn, ...] = ()
     branch: int = 0
-    """Messages that are written beside each other from the same tries differ by this number."""
+    """Index that distinguishes parallel messages from the same tries."""
 
 
 class Attacker(Protocol):
@@ -55,10 +56,10 @@ class Attacker(Protocol):
 
     @property
     def spent(self) -> int:
-        """Tokens of its server so far."""
+        """Tokens that its server has used so far."""
 
     def messages(self, asks: Sequence[Ask]) -> list[str | None]:
-        """The next message for each, in their order; None where there is nothing left to say."""
+        """The next message for each ask, in order; None where the attacker has none left."""
 
     def on_topic(self, asks: Sequence[Ask], texts: Sequence[str]) -> list[bool]:
         """Whether each message still asks for its request."""
@@ -68,49 +69,55 @@ class Attacker(Protocol):
 
 
 class Search(Protocol):
-    """One method on one request; it asks, is told what came, and asks again until it has nothing to ask."""
+    """One method on one request: `asks` gives the next messages to write, `record` takes their results, until none is left."""
 
     tries: list[Try]
 
-    def asks(self) -> list[Ask]: ...
+    def asks(self) -> list[Ask]:
+        """The asks for the next messages; empty where the search has none left."""
 
-    def record(self, tries: Sequence[Try]) -> None: ...
+    def record(self, tries: Sequence[Try]) -> None:
+        """Take the results of the last asks."""
 
 
 @dataclass(slots=True)
 class Rephrase:
-    """A new conversation a try."""
+    """A new conversation for each try."""
 
     request: str
     image: bytes | None
     tries: list[Try] = field(default_factory=list)
 
     def asks(self) -> list[Ask]:
+        """One ask, with all tries so far."""
         return [Ask("rephrase", self.request, self.image, tuple(self.tries))]
 
     def record(self, tries: Sequence[Try]) -> None:
+        """Keep the tries."""
         self.tries += tries
 
 
 @dataclass(slots=True)
 class Crescendo:
-    """One conversation, from which declined turns are taken back."""
+    """One conversation; a declined turn is taken back."""
 
     request: str
     image: bytes | None
     tries: list[Try] = field(default_factory=list)
 
     def asks(self) -> list[Ask]:
-        kept = tuple((one.text, one.answer) for one in self.tries if not one.refused)
+        """One ask, after the turns that were not declined."""
+        kept = tuple((attempt.text, attempt.answer) for attempt in self.tries if not attempt.refused)
         return [Ask("crescendo", self.request, self.image, tuple(self.tries), kept)]
 
     def record(self, tries: Sequence[Try]) -> None:
+        """Keep the tries."""
         self.tries += tries
 
 
 @dataclass(slots=True)
 class Tree:
-    """Wordings that branch, the best `width` of which go on."""
+    """Wordings that branch; the best `width` of them go on."""
 
     request: str
     image: bytes | None
@@ -118,9 +125,10 @@ class Tree:
     width: int
     tries: list[Try] = field(default_factory=list)
     leaves: list[tuple[Try, ...]] = field(default_factory=lambda: [()])
-    """The chains of tries to go on from."""
+    """The chains of tries that the next round starts from."""
 
     def asks(self) -> list[Ask]:
+        """`branches` asks for each leaf."""
         return [
             Ask("tree", self.request, self.image, leaf, branch=branch)
             for leaf in self.leaves
@@ -128,29 +136,30 @@ class Tree:
         ]
 
     def record(self, tries: Sequence[Try]) -> None:
+        """Keep the tries, and the best of them as leaves: answered before declined, then less safe."""
         self.tries += tries
-        best = sorted(tries, key=lambda one: (one.refused, one.safety))[: self.width]
-        self.leaves = [(*one.heard, one) for one in best]
+        best = sorted(tries, key=lambda attempt: (attempt.refused, attempt.safety))[: self.width]
+        self.leaves = [(*attempt.heard, attempt) for attempt in best]
 
 
 METHODS = ("rephrase", "crescendo", "tree")
 
 
 def search_of(method: str, request: str, image: bytes | None, params: AttackParams) -> Search:
-    """A search that has tried nothing yet; `method` is one of `METHODS`."""
+    """Start a search; `method` is one of `METHODS`."""
     if method == "tree":
         return Tree(request, image, params.branches, params.width)
     return {"rephrase": Rephrase, "crescendo": Crescendo}[method](request, image)
 
 
 Answers = Callable[[Sequence[tuple[int, Ask, str]]], Sequence[Try]]
-"""(number of the search, what was known, message) to the tries that they became, in their order."""
+"""Takes (number of the search, ask, message) triples and returns their tries, in order."""
 
 
 def run_searches(searches: Sequence[Search], attacker: Attacker, answers: Answers, params: AttackParams) -> None:
-    """Go on with all searches, a round after the other, until each succeeded, has nothing to ask, or used up its turns.
+    """Run all searches in rounds until each has succeeded, has nothing left to ask, or has used up its turns.
 
-    The budget of tokens ends all of them: what the attacker's server was asked in a round is paid for, and no round follows.
+    The budget of tokens ends all searches: a round that exceeds it is finished, and no other follows.
     """
     live = list(range(len(searches)))
     while live and (params.tokens is None or attacker.spent < params.tokens):
@@ -158,10 +167,10 @@ def run_searches(searches: Sequence[Search], attacker: Attacker, answers: Answer
         written = attacker.messages([ask for _, ask in numbered])
         messages = [(n, ask, text) for (n, ask), text in zip(numbered, written, strict=True) if text]
         kept = attacker.on_topic([ask for _, ask, _ in messages], [text for *_, text in messages])
-        messages = [one for one, keep in zip(messages, kept, strict=True) if keep]
+        messages = [message for message, keep in zip(messages, kept, strict=True) if keep]
         by_search: dict[int, list[Try]] = {}
-        for (number, *_), one in zip(messages, answers(messages), strict=True):
-            by_search.setdefault(number, []).append(one)
+        for (number, *_), attempt in zip(messages, answers(messages), strict=True):
+            by_search.setdefault(number, []).append(attempt)
         for number, tries in by_search.items():
             searches[number].record(tries)
         live = [number for number in by_search if not _over(searches[number], params.turns)]
@@ -172,4 +181,4 @@ def _affordable(search: Search, turns: int) -> list[Ask]:
 
 
 def _over(search: Search, turns: int) -> bool:
-    return len(search.tries) >= turns or any(one.succeeded for one in search.tries)
+    return len(search.tries) >= turns or any(attempt.succeeded for attempt in search.tries)

@@ -1,8 +1,8 @@
 """Audit pages: every evaluated row under every policy, as static files that open without a server.
 
 `index.html` with its script, `rows.js` (what filters need), `texts-*.js` (completions and reasons, fetched when a row is
-opened), `drawings.js` (each graph once), `images/`. All that a model or a corpus wrote travels as JSON and is shown as text,
-never as markup. Source: ours.
+opened), `drawings.js` (each graph once), `images/`. Text by a model or a corpus is stored as JSON and shown as text, never as
+markup. Source: ours.
 """
 
 import hashlib
@@ -26,33 +26,33 @@ from saferflow.protocol.plan import Plan
 from saferflow.protocol.trace import parse
 
 SHARD = 200
-"""Rows whose texts come in one file."""
+"""Rows per file of texts."""
 ORDER = ("base", "sft", "dpo", "grpo")
 
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """Where the pages come from, shown at their top."""
+    """The origin of the pages, shown at their top."""
 
     commit: str
-    """Checked out when the pages were written."""
+    """The commit that was checked out when the pages were written."""
     profile: str
     data: str
     """DVC digest of the evaluated rows."""
     made: str
-    """When the pages were written."""
+    """Time at which the pages were written."""
     policies: Mapping[str, str] = field(default_factory=dict)
-    """Policy -> its weights' hash, the run that made them, the version that they are registered as, in words."""
+    """Policy -> hash of its weights, the run that produced them, and their registered version, in words."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The rows that the pages open at; their reader can go on to all rows."""
+    """The rows that the pages open with; a reader can go on to all rows."""
 
     policy: str
     rows: tuple[str, ...]
     title: str
-    """What the rows have in common."""
+    """The common property of the rows."""
 
 
 def write_audit(
@@ -62,10 +62,10 @@ def write_audit(
     lineage: Lineage,
     view: View | None = None,
 ) -> int:
-    """Write the pages into `folder`, in the place of earlier ones.
+    """Write the pages into `folder`; they replace earlier ones.
 
     Args:
-        view: the rows to open at; None: all.
+        view: the rows to open with; None: all.
 
     Returns:
         The number of rows.
@@ -74,23 +74,23 @@ def write_audit(
     shutil.rmtree(fresh, ignore_errors=True)
     (fresh / "images").mkdir(parents=True)
     by_row: dict[str, dict[str, Answered]] = {}
-    for one in answered:
-        by_row.setdefault(one.row, {})[one.policy] = one
+    for answer in answered:
+        by_row.setdefault(answer.row, {})[answer.policy] = answer
     known = [row for row in rows if row.id in by_row]
     drawings = _Drawings()
     listed, texts = [], []
     for row in known:
         plan = Plan.from_json(row.plan) if row.plan else None
         image = _image(row.image, fresh / "images")
-        told = {policy: _texts(plan, one, drawings) for policy, one in by_row[row.id].items()}
-        listed.append(_listed(row, plan, image, by_row[row.id], told))
-        texts.append(told)
+        details = {policy: _texts(plan, answer, drawings) for policy, answer in by_row[row.id].items()}
+        listed.append(_listed(row, plan, image, by_row[row.id], details))
+        texts.append(details)
     policies = sorted(
-        {one.policy for one in answered}, key=lambda name: (name not in ORDER, [*ORDER, name].index(name))
+        {answer.policy for answer in answered}, key=lambda name: (name not in ORDER, [*ORDER, name].index(name))
     )
     about = {"policies": policies, "shard": SHARD, "lineage": asdict(lineage), "view": asdict(view) if view else None}
     _script(fresh / "rows.js", "rows", {**about, "rows": listed})
-    _script(fresh / "drawings.js", "drawings", drawings.made)
+    _script(fresh / "drawings.js", "drawings", drawings.svgs)
     for number, start in enumerate(range(0, len(texts), SHARD)):
         _script(fresh / f"texts-{number}.js", f"texts-{number}", texts[start : start + SHARD])
     environment = Environment(
@@ -104,31 +104,31 @@ def write_audit(
 
 
 class _Drawings:
-    """Graphs, each drawn once: rows of one plan and one path share theirs."""
+    """The graphs, each drawn once: rows with the same plan and path share one."""
 
     def __init__(self) -> None:
-        self.made: list[str] = []
+        self.svgs: list[str] = []
         self._known: dict[tuple, int] = {}
 
     def of(self, plan: Plan, text: str, faults: tuple[tuple[int, str], ...]) -> int:
         key = (plan.topology, plan.tools, str(plan), tuple(call.tool for call in parse(text).trace), faults)
         if key not in self._known:
-            self._known[key] = len(self.made)
-            self.made.append(draw(plan, text))
+            self._known[key] = len(self.svgs)
+            self.svgs.append(draw(plan, text))
         return self._known[key]
 
 
 def _listed(
-    row: PromptRow, plan: Plan | None, image: str, by: Mapping[str, Answered], told: Mapping[str, dict[str, Any]]
+    row: PromptRow, plan: Plan | None, image: str, by: Mapping[str, Answered], details: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
     labels = Labels.from_json(row.labels)
     scores = {
         policy: {
-            "s": one.safety, "h": one.helpfulness, "r": one.rigor, "refused": one.refused, "valid": one.valid,
-            "correct": one.correct, "graded": one.graded, "spread": spread(one),
-            "codes": sorted({code for _, code, _ in told[policy]["violations"]}),
+            "s": answer.safety, "h": answer.helpfulness, "r": answer.rigor, "refused": answer.refused, "valid": answer.valid,
+            "correct": answer.correct, "graded": answer.graded, "spread": spread(answer),
+            "codes": sorted({code for _, code, _ in details[policy]["violations"]}),
         }
-        for policy, one in by.items()
+        for policy, answer in by.items()
     }  # fmt: skip
     return {
         "id": row.id,
@@ -152,28 +152,29 @@ def _plan(plan: Plan | None) -> dict[str, Any] | None:
     return None if plan is None else json.loads(plan.to_json())
 
 
-def _texts(plan: Plan | None, one: Answered, drawings: _Drawings) -> dict[str, Any]:
-    asked = plan is not None and shown_a_plan(one.policy)
-    violations = check(plan, one.completion) if asked else ()
-    found = [[violation.line, violation.code, str(violation)] for violation in violations]
+def _texts(plan: Plan | None, answer: Answered, drawings: _Drawings) -> dict[str, Any]:
+    planned = plan is not None and shown_a_plan(answer.policy)
+    violations = check(plan, answer.completion) if planned else ()
+    messages = [[violation.line, violation.code, str(violation)] for violation in violations]
     faults = tuple((violation.step, violation.code) for violation in violations)
-    drawing = drawings.of(plan, one.completion, faults) if asked else None
+    drawing = drawings.of(plan, answer.completion, faults) if planned else None
     return {
-        "text": one.completion, "reason": one.reason, "violations": found, "drawing": drawing, "judges": _opinions(one),
+        "text": answer.completion, "reason": answer.reason, "violations": messages, "drawing": drawing,
+        "judges": _opinions(answer),
     }  # fmt: skip
 
 
-def _opinions(one: Answered) -> list[dict[str, Any]]:
-    """What each judge of an ensemble said; nothing for a single judge, whose grades are the row's."""
+def _opinions(answer: Answered) -> list[dict[str, Any]]:
+    """The grades of each judge of an ensemble; empty for a single judge, whose grades are the row's."""
     return [
         {"judge": judge, "s": own.safety, "h": own.helpfulness, "r": own.rigor, "refused": own.refused, "graded": own.readable}
         | {"reason": own.reason}
-        for judge, own in opinions_from_json(one.opinions).items()
+        for judge, own in opinions_from_json(answer.opinions).items()
     ]
 
 
 def _image(image: bytes | None, folder: Path) -> str:
-    """The name of an image's file, written once."""
+    """Write an image once; returns the name of its file."""
     if image is None:
         return ""
     path = folder / f"{hashlib.sha256(image).hexdigest()[:16]}{_suffix(image)}"
@@ -187,6 +188,6 @@ def _suffix(image: bytes) -> str:
 
 
 def _script(path: Path, name: str, value: Any) -> None:
-    """A script that hands JSON to the page; `<` is escaped so that no text can end it."""
+    """Write a script that passes JSON to the page; `<` is escaped so that no text can end the script."""
     text = json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
     path.write_text(f'saferflow("{name}",{text});\n', encoding="utf-8")

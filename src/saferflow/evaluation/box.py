@@ -1,10 +1,10 @@
-"""The QI-Box as a picture: every prompt by quality and instability, what was kept, and the box [V]."""
+"""Draws the QI-Box: every prompt by quality and instability, kept or not, and the box [V]."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 KEPT, LEFT = "#0072b2", "#999999"
-"""Okabe and Ito's blue, and grey: told apart by colour-blind readers, by shape as well."""
+"""Okabe and Ito's blue, and grey: distinct for colour-blind readers, and by shape as well."""
 
 
 def draw_box(
@@ -25,7 +25,7 @@ def draw_box(
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.add_subplot()
     for kept, colour, marker in ((False, LEFT, "x"), (True, KEPT, "o")):
-        shown = [(mean, spread) for mean, spread, one in points if one == kept]
+        shown = [(mean, spread) for mean, spread, flag in points if flag == kept]
         if shown:
             label = f"{'kept' if kept else 'left out'} ({len(shown):,})"
             axes.scatter(*zip(*shown, strict=True), c=colour, marker=marker, s=14, alpha=0.6, label=label)

@@ -1,7 +1,7 @@
-"""Calibration of what a policy says of itself: how sure its trace is of the hazard, and how often that hazard is the right one.
+"""Calibration of a policy's stated confidence: how sure its trace is of the hazard, and how often that hazard is right.
 
-Tool RISK-SCORER names a hazard and a confidence. Rows whose trace states none, or none that is a number in [0, 1], are left
-out and counted. Bins are tenths; the expected calibration error is their mean distance, weighted by rows (Guo et al., arXiv
+Tool RISK-SCORER names a hazard and a confidence. Rows whose trace states no confidence in [0, 1] are left out
+and counted. Bins are tenths; the expected calibration error is their mean distance, weighted by rows (Guo et al., arXiv
 1706.04599).
 """
 
@@ -32,7 +32,7 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """One policy's bins, those without rows left out."""
+    """One policy's bins, without empty ones."""
 
     bins: tuple[Bin, ...]
     rows: int
@@ -45,32 +45,32 @@ class Reliability:
 def reliability(
     groups: Mapping[str, Sequence[Answered]], *, resamples: int, level: float, seed: int
 ) -> dict[str, Reliability]:
-    """Policy -> how its confidence compares with its being right."""
-    found = {}
+    """Policy -> its stated confidence against its share of right hazards."""
+    results = {}
     for policy, answered in groups.items():
         rows = [row for row in answered if row.kind == "safety"]
         parts: dict[int, list[tuple[Answered, float, bool]]] = {}
         for row in rows:
-            stated = said(row.completion)
+            stated = stated_confidence(row.completion)
             if stated is not None:
                 hazard, confidence = stated
                 tenth = min(int(confidence * BINS), BINS - 1)
                 parts.setdefault(tenth, []).append((row, confidence, hazard == row.hazard.casefold()))
         bins = []
-        for tenth, each in sorted(parts.items()):
+        for tenth, entries in sorted(parts.items()):
             right, between = share(
-                [row for row, _, _ in each], [hit for _, _, hit in each], resamples=resamples, level=level, seed=seed
+                [row for row, _, _ in entries], [hit for _, _, hit in entries], resamples=resamples, level=level, seed=seed
             )
-            stated = 100 * sum(confidence for _, confidence, _ in each) / len(each)
-            bins.append(Bin(tenth / BINS, (tenth + 1) / BINS, len(each), stated, right, between))
-        count = sum(one.rows for one in bins)
-        error = sum(one.rows * abs(one.stated - one.right) for one in bins) / count if count else None
-        found[policy] = Reliability(tuple(bins), count, len(rows) - count, error)
-    return found
+            stated = 100 * sum(confidence for _, confidence, _ in entries) / len(entries)
+            bins.append(Bin(tenth / BINS, (tenth + 1) / BINS, len(entries), stated, right, between))
+        count = sum(part.rows for part in bins)
+        error = sum(part.rows * abs(part.stated - part.right) for part in bins) / count if count else None
+        results[policy] = Reliability(tuple(bins), count, len(rows) - count, error)
+    return results
 
 
-def said(completion: str) -> tuple[str, float] | None:
-    """The hazard that a trace names, in small letters, and how sure it says it is; None where it does not say both."""
+def stated_confidence(completion: str) -> tuple[str, float] | None:
+    """(hazard in lower case, confidence in [0, 1]) of a trace; None unless it states both."""
     call = next((call for call in parse(completion).trace if call.tool == TOOL), None)
     if call is None or not call.get("hazard"):
         return None

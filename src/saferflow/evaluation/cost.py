@@ -1,4 +1,4 @@
-"""What the stages behind a version took: time, processors, energy, tokens."""
+"""The cost of the stages behind a version: time, processors, energy, tokens."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ KILOWATT_HOUR = 3.6e6
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of a stage, or of all; None where nothing measured it: no GPU, no counter of energy."""
+    """The cost of one stage or of all; None where nothing measured it: no GPU, no energy counter."""
 
     seconds: float
     cpu_hours: float | None
     gpu_hours: float | None
     kilowatt_hours: float | None
-    """Of the GPUs that were used and of the machine's CPU packages."""
+    """Energy of the used GPUs and of the machine's CPU packages."""
     tokens: int
-    """Asked of judges and teachers, and answered by them."""
+    """Tokens of prompts and completions of judges and teachers."""
 
 
 def cost_of(figures: Mapping[str, float]) -> Cost:
-    """From the metrics of a stage's MLflow run."""
+    """Read a stage's cost from the metrics of its MLflow run."""
 
     def per(name: str, unit: float) -> float | None:
         return figures[name] / unit if name in figures else None
@@ -37,7 +37,7 @@ def cost_of(figures: Mapping[str, float]) -> Cost:
 
 
 def total(costs: Mapping[str, Cost]) -> Cost:
-    """Of all stages; what some were not measured by is the sum of the others."""
+    """The sum over stages; stages without a measurement are left out of its sum."""
 
     def summed(name: str) -> float | None:
         known = [value for value in (getattr(cost, name) for cost in costs.values()) if value is not None]

@@ -1,7 +1,7 @@
-"""A plan's graph with the path of a trace on it, as one SVG: what was legal, what was called, where it went wrong.
+"""Draws a plan's graph with a trace's path as one SVG: legal steps, calls, and violations.
 
-Boxes are tools; thin lines say what may follow what in some legal trace, numbered thick ones what did. Laid out by
-grandalf (Sugiyama). Colours are Okabe and Ito's; a broken step is dashed and named too, not coloured alone.
+Boxes are tools. Thin lines are steps of some legal trace, numbered thick lines are steps of this trace. Layout by grandalf
+(Sugiyama). Colours are Okabe and Ito's; a broken step is dashed and named too, not coloured alone.
 """
 
 from collections.abc import Iterable
@@ -18,16 +18,18 @@ from saferflow.protocol.trace import parse
 
 START, END = "start", "end"
 WIDTH, HEIGHT, MARGIN = 190, 34, 40
-"""Of a box, and around the drawing, in pixels."""
+"""Size of a box, and margin around the drawing, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
+    """A tool with the place of its box, in pixels."""
+
     name: str
     x: float
     y: float
     known: bool
-    """The plan has this tool."""
+    """True if the plan has this tool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +40,11 @@ class Step:
     source: Box
     target: Box
     faults: str
-    """Codes of the violations of the call that it leads to."""
+    """Codes of the violations of the call at its end."""
 
 
 def draw(plan: Plan, text: str | None = None) -> str:
-    """The SVG of a plan, with the path of a completion where one is given."""
+    """Draw a plan as SVG, with the path of a completion if one is given."""
     legal = followers(plan)
     calls = [call.tool for call in parse(text).trace] if text is not None else []
     faults: dict[int, list[str]] = {}
@@ -70,19 +72,19 @@ def draw(plan: Plan, text: str | None = None) -> str:
 
 
 def followers(plan: Plan) -> set[tuple[str, str]]:
-    """Pairs of tools of which the second comes right after the first in some legal trace; `start` and `end` included."""
+    """Pairs of tools such that the second directly follows the first in some legal trace; `start` and `end` included."""
     automaton = plan.automaton
-    found = {(START, tool) for tool in automaton.legal(automaton.start)}
+    pairs = {(START, tool) for tool in automaton.legal(automaton.start)}
     for state in states(automaton):
         for edge in automaton.edges(state):
-            found |= {(edge.tool, tool) for tool in automaton.legal(edge.target)}
+            pairs |= {(edge.tool, tool) for tool in automaton.legal(edge.target)}
             if automaton.accepting(edge.target):
-                found.add((edge.tool, END))
-    return found
+                pairs.add((edge.tool, END))
+    return pairs
 
 
 def _placed(plan: Plan, pairs: Iterable[tuple[str, str]]) -> dict[str, Box]:
-    """Every box that a pair names, with its place."""
+    """Name -> box with its place, for every name in the pairs."""
     order = [START, *plan.tools, END]
     pairs = sorted(pairs, key=lambda pair: [order.index(name) if name in order else len(order) for name in pair])
     vertices = {name: Vertex(name) for pair in pairs for name in pair}
@@ -103,7 +105,7 @@ def _placed(plan: Plan, pairs: Iterable[tuple[str, str]]) -> dict[str, Box]:
 
 
 class _View:
-    """What grandalf wants of a box: its size; the layout sets `xy`."""
+    """A box for grandalf, which reads its size and sets `xy`."""
 
     w, h = WIDTH, HEIGHT
     xy = (0.0, 0.0)

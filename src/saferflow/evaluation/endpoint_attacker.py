@@ -1,7 +1,7 @@
 """An attacker behind an OpenAI-compatible server: it reads the dialogue with its grades and writes the next message.
 
-What was answered is kept like a judge's answers, so that a run that was ended goes on without asking anew. A message that the
-server refuses or that cannot be read ends its branch. The wording of the instructions is ours; the methods: attackers.py.
+Answers are stored like a judge's, so that an interrupted run goes on without new requests. A message that the server refuses
+or that cannot be read ends its branch. The wording of the instructions is ours; the methods: attackers.py.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class TopicForm(BaseModel):
 
 
 class EndpointAttacker:
-    """Writes by a model."""
+    """An attacker that is a model."""
 
     kind = "endpoint"
 
@@ -62,15 +62,17 @@ class EndpointAttacker:
 
     @property
     def spent(self) -> int:
+        """Tokens that this process paid for."""
         return self._endpoint.spent
 
     def messages(self, asks: Sequence[Ask]) -> list[str | None]:
+        """The model's next message for each ask; None where it gave none."""
         requests = [Request(f"{PURPOSE}\n\n{HOW[ask.method]}", _data(ask), ask.image) for ask in asks]
         forms = self._endpoint.ask(requests, MessageForm)
         return [None if isinstance(form, Unanswered) else form.message.strip() or None for form in forms]
 
     def on_topic(self, asks: Sequence[Ask], texts: Sequence[str]) -> list[bool]:
-        """Asked for trees alone: a crescendo begins off its request on purpose. Where there is no answer, the branch stays."""
+        """Requested for trees alone: a crescendo starts away from its request on purpose. Without an answer, the branch stays."""
         trees = [number for number, ask in enumerate(asks) if ask.method == "tree"]
         requests = [Request(TOPIC, {"request": asks[n].request, "message": texts[n]}, None) for n in trees]
         kept = [True] * len(texts)
@@ -79,14 +81,19 @@ class EndpointAttacker:
         return kept
 
     def leads_up(self, ask: Ask) -> bool:
-        """False: what a model's message asks for is the judge's to read."""
+        """False: the judge decides what a model's message asks for."""
         return False
 
 
 def _data(ask: Ask) -> dict:
     tries = [
-        {"user": one.text, "assistant": one.answer, "declined": one.refused, "safety": one.safety if one.graded else None}
-        for one in ask.heard
+        {
+            "user": attempt.text,
+            "assistant": attempt.answer,
+            "declined": attempt.refused,
+            "safety": attempt.safety if attempt.graded else None,
+        }
+        for attempt in ask.heard
     ]
     data = {"request": ask.request, "tries": tries}
     return data | {"variant": ask.branch + 1} if ask.method == "tree" else data

@@ -1,4 +1,4 @@
-"""An evaluation as logs of Inspect, one a policy, so that its viewer and its tools open it (`pip install 'saferflow[inspect]'`).
+"""Writes an evaluation as logs of Inspect, one per policy, for its viewer and tools (`pip install 'saferflow[inspect]'`).
 
 A sample is a row: the system prompt, the question with its image, the completion, and the judge's grades as scores with the
 reason as explanation. The measures with their intervals are the log's results. Source: ours; the format is Inspect's.
@@ -24,7 +24,11 @@ TASK = "saferflow"
 
 
 def require() -> None:
-    """Raises PipelineError, which says how to install it, where Inspect is not there."""
+    """Stop where Inspect is missing.
+
+    Raises:
+        PipelineError: Inspect is not installed; the message says how to install it.
+    """
     if find_spec("inspect_ai") is None:
         raise PipelineError(
             "Inspect is not installed, so no log of its format can be written: pip install 'saferflow[inspect]'"
@@ -38,7 +42,7 @@ def write_logs(
 
     Args:
         metrics: as `evaluate_metrics` gives them.
-        dataset: what the rows are called.
+        dataset: name of the rows.
 
     Raises:
         PipelineError: Inspect is not installed.
@@ -63,8 +67,8 @@ def write_logs(
             if value is None:
                 continue
             low, high = metrics["intervals"][policy][name]
-            told = {"percent": value, "low": low, "high": high}
-            shown = {key: EvalMetric(name=key, value=each) for key, each in told.items() if each is not None}
+            figures = {"percent": value, "low": low, "high": high}
+            shown = {key: EvalMetric(name=key, value=figure) for key, figure in figures.items() if figure is not None}
             scores.append(EvalScore(name=name, scorer=name, metrics=shown))
         log = EvalLog(
             status="success",
@@ -84,8 +88,8 @@ def write_logs(
     return written
 
 
-def messages(asked: PromptRow, system: str) -> list["ChatMessage"]:
-    """The conversation before a policy speaks, with the row's image in the first turn of the user."""
+def messages(row: PromptRow, system: str) -> list["ChatMessage"]:
+    """The conversation before the policy's turn, with the row's image in the user's first turn."""
     from inspect_ai.model import (
         ChatMessageAssistant,
         ChatMessageSystem,
@@ -95,15 +99,15 @@ def messages(asked: PromptRow, system: str) -> list["ChatMessage"]:
     )  # fmt: skip
 
     roles = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
-    said = [roles[turn["role"]](content=turn["content"]) for turn in prompt(system, asked.last_question, asked.turns)]
-    if asked.image is not None:
-        first = next(message for message in said if message.role == "user")
-        first.content = [ContentImage(image=_address(asked.image)), ContentText(text=first.text)]
-    return said
+    turns = [roles[turn["role"]](content=turn["content"]) for turn in prompt(system, row.last_question, row.turns)]
+    if row.image is not None:
+        first = next(message for message in turns if message.role == "user")
+        first.content = [ContentImage(image=_address(row.image)), ContentText(text=first.text)]
+    return turns
 
 
 def values(row: Answered) -> dict[str, int | bool]:
-    """What a row's score holds: the judge's grades, or whether a general question was answered rightly."""
+    """The values of a row's score: the judge's grades, or whether a general question was answered correctly."""
     if not row.graded:
         return {"valid": row.valid}
     if row.kind == "general":
@@ -113,26 +117,26 @@ def values(row: Answered) -> dict[str, int | bool]:
     }  # fmt: skip
 
 
-def _sample(asked: PromptRow, row: Answered) -> "EvalSample":
+def _sample(prompt_row: PromptRow, row: Answered) -> "EvalSample":
     from inspect_ai.log import EvalSample
     from inspect_ai.model import ChatMessageAssistant, ModelOutput
     from inspect_ai.scorer import Score
 
     from saferflow.training.released import SYSTEM
 
-    system = SYSTEM if row.policy.endswith(RELEASED) else asked.system if shown_a_plan(row.policy) else ""
-    said = messages(asked, system)
+    system = SYSTEM if row.policy.endswith(RELEASED) else prompt_row.system if shown_a_plan(row.policy) else ""
+    conversation = messages(prompt_row, system)
     return EvalSample(
         id=row.row,
         epoch=1,
-        input=said,
-        messages=[*said, ChatMessageAssistant(content=row.completion)],
+        input=conversation,
+        messages=[*conversation, ChatMessageAssistant(content=row.completion)],
         target=row.expected,
         output=ModelOutput.from_content(f"{TASK}/{row.policy}", row.completion),
         scores={name: Score(value=value, explanation=row.reason) for name, value in values(row).items()},
         metadata={
             "kind": row.kind, "hazard": row.hazard, "risk_source": row.risk_source, "attack": row.attack,
-            "violations": row.violations.split(), "source": asked.source,
+            "violations": row.violations.split(), "source": prompt_row.source,
         },
     )  # fmt: skip
 

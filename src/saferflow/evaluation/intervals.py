@@ -1,7 +1,7 @@
 """Bootstrap intervals and paired differences, with rows of one image kept together.
 
-Questions about one image are not independent, so images are drawn with replacement and bring all of their rows.
-Percentile intervals; the resamples of all measures share their draws. Source: ours.
+Questions about one image are not independent, so we draw images with replacement, each with all of its rows.
+Intervals are percentile intervals; the resamples of all measures share their draws. Source: ours.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,49 +11,50 @@ import numpy as np
 
 from saferflow.data.rows import Answered
 from saferflow.errors import DataError
-from saferflow.evaluation.measures import LOWER_IS_BETTER, MEASURES, asked_and_hit
+from saferflow.evaluation.measures import LOWER_IS_BETTER, MEASURES, mask_and_hit
 
 CHUNK = 4_000_000
-"""Numbers drawn at once, to bound memory."""
+"""Most numbers drawn at once, to bound memory."""
 
 Interval = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """How much policy a differs from policy b on the same rows, in points; None where no row asks for the measure.
+    """The difference of policies a and b on the same rows, in points; None where the measure has no row.
 
-    A row that has no grades on one side counts on neither.
+    A row without grades on one side counts on neither.
     """
 
     difference: float | None
     low: float | None
     high: float | None
     p: float | None
-    """One-sided: how often a resample shows `a` no better than `b`; less over-refusal and attack success is better."""
+    """One-sided p: share of resamples in which `a` is no better than `b`; lower over-refusal and attack success is better."""
 
     def to_dict(self) -> dict[str, float | None]:
+        """The figures under the names of their fields."""
         return asdict(self)
 
 
 def intervals(answered: Sequence[Answered], *, resamples: int, level: float, seed: int) -> dict[str, Interval]:
-    """Measure -> (low, high) in percent, at `level` (0.95: 2.5 % on either side)."""
-    asked, hit = asked_and_hit(answered)
+    """Measure -> (low, high) in percent, at `level` (0.95 leaves 2.5 % on either side); None where the measure has no row."""
+    mask, hit = mask_and_hit(answered)
     drawn = resampled(answered, resamples=resamples, seed=seed)
     return {
-        name: _interval(drawn[:, i], level, 100 * hit[:, i].sum() / n) if (n := asked[:, i].sum()) else (None, None)
+        name: _interval(drawn[:, i], level, 100 * hit[:, i].sum() / n) if (n := mask[:, i].sum()) else (None, None)
         for i, name in enumerate(MEASURES)
     }
 
 
 def resampled(answered: Sequence[Answered], *, resamples: int, seed: int) -> np.ndarray:
-    """Every measure in percent on drawn images: `(resamples, measures)`; NaN where a resample asks no row.
+    """Every measure in percent on drawn images: `(resamples, measures)`; NaN where a resample has no row for it.
 
     The same seed draws the same images for any answers to the same rows in the same order.
     """
-    asked, hit = asked_and_hit(answered)
+    mask, hit = mask_and_hit(answered)
     images = [row.image for row in answered]
-    return _ratios(_by_image(hit, images), _by_image(asked, images), resamples, seed)
+    return _ratios(_by_image(hit, images), _by_image(mask, images), resamples, seed)
 
 
 def share(
@@ -82,29 +83,29 @@ def paired(
         raise DataError(f"the policies answered different rows, among them {some}; evaluate both again")
     order = {row.row: i for i, row in enumerate(b)}
     b = [b[order[row.row]] for row in a]
-    asked, gain = _asked_and_gained(a, b)
+    mask, gain = _mask_and_gain(a, b)
     images = [row.image for row in a]
-    drawn = _ratios(_by_image(gain, images), _by_image(asked, images), resamples, seed)
-    found = {}
+    drawn = _ratios(_by_image(gain, images), _by_image(mask, images), resamples, seed)
+    differences = {}
     for i, name in enumerate(MEASURES):
-        n = asked[:, i].sum()
+        n = mask[:, i].sum()
         if not n:
-            found[name] = Paired(None, None, None, None)
+            differences[name] = Paired(None, None, None, None)
             continue
         point = float(100 * gain[:, i].sum() / n)
         better = -drawn[:, i] if name in LOWER_IS_BETTER else drawn[:, i]
         seen = better[~np.isnan(better)]
         p = float((1 + (seen <= 1e-9).sum()) / (1 + len(seen)))
-        found[name] = Paired(point, *_interval(drawn[:, i], level, point), p)
-    return found
+        differences[name] = Paired(point, *_interval(drawn[:, i], level, point), p)
+    return differences
 
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """What policy a gains over b in a measure, on rows that stand in the same order on both sides."""
+    """The gain of policy a over b in a measure, on rows in the same order on both sides."""
 
     rows: int
-    """That ask for it."""
+    """Rows that the measure covers."""
     difference: float | None
     """a - b in points; None without rows."""
     images: int
@@ -112,19 +113,19 @@ class Gain:
     """Images on which a has more than b."""
     fewer: int
     drawn: np.ndarray
-    """Resampled differences, `(resamples,)`; NaN where a resample asks no row."""
+    """Resampled differences, `(resamples,)`; NaN where a resample has no row."""
 
 
 def resampled_gains(a: Sequence[Answered], b: Sequence[Answered], *, resamples: int, seed: int) -> dict[str, Gain]:
     """Measure -> gain."""
-    asked, gain = _asked_and_gained(a, b)
+    mask, gain = _mask_and_gain(a, b)
     images = [row.image for row in a]
-    gained, counted = _by_image(gain, images), _by_image(asked, images)
+    gained, counted = _by_image(gain, images), _by_image(mask, images)
     drawn = _ratios(gained, counted, resamples, seed)
-    found = {}
+    gains = {}
     for i, name in enumerate(MEASURES):
         rows = int(counted[:, i].sum())
-        found[name] = Gain(
+        gains[name] = Gain(
             rows,
             float(100 * gained[:, i].sum() / rows) if rows else None,
             int((counted[:, i] > 0).sum()),
@@ -132,13 +133,13 @@ def resampled_gains(a: Sequence[Answered], b: Sequence[Answered], *, resamples: 
             int((gained[:, i] < 0).sum()),
             drawn[:, i],
         )
-    return found
+    return gains
 
 
-def _asked_and_gained(a: Sequence[Answered], b: Sequence[Answered]) -> tuple[np.ndarray, np.ndarray]:
-    """Which measure asks about which row on both sides, and what a gains there: two `(rows, measures)` arrays."""
-    (asked_a, hit_a), (asked_b, hit_b) = asked_and_hit(a), asked_and_hit(b)
-    both = asked_a * asked_b
+def _mask_and_gain(a: Sequence[Answered], b: Sequence[Answered]) -> tuple[np.ndarray, np.ndarray]:
+    """Two `(rows, measures)` arrays: 1.0 where the measure covers the row on both sides, and a's gain there."""
+    (mask_a, hit_a), (mask_b, hit_b) = mask_and_hit(a), mask_and_hit(b)
+    both = mask_a * mask_b
     return both, (hit_a - hit_b) * both
 
 
@@ -158,14 +159,14 @@ def _by_image(values: np.ndarray, images: Sequence[str]) -> np.ndarray:
 
 
 def _ratios(hits: np.ndarray, counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Resampled ratios in percent: `(resamples, measures)`; NaN where a resample asks no row."""
+    """Resampled ratios in percent: `(resamples, measures)`; NaN where a resample has no row."""
     parts = [np.hstack((draws @ hits, draws @ counts)) for draws in _draws(len(hits), resamples, seed)]
     top, bottom = np.hsplit(np.vstack(parts), 2)
     return 100 * np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
 
 
 def _draws(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each image is drawn in each resample: `(some resamples, images)`."""
+    """Yield the number of draws of each image in each resample: `(some resamples, images)`."""
     generator = np.random.default_rng(seed)
     at_once = max(1, CHUNK // max(1, images))
     for start in range(0, resamples, at_once):
@@ -174,7 +175,7 @@ def _draws(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def _interval(drawn: np.ndarray, level: float, point: float) -> tuple[float, float]:
-    """The percentile interval, widened to hold the point where a skewed sample leaves it out."""
+    """The percentile interval, widened to include the point where a skewed sample leaves it out."""
     tail = 50 * (1 - level)
     low, high = np.nanpercentile(drawn, (tail, 100 - tail))
     return min(float(low), float(point)), max(float(high), float(point))

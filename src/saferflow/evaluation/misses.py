@@ -1,11 +1,11 @@
-"""Held-out rows that miss a measure, and how many of each risk source and hazard do."""
+"""Finds held-out rows that miss a measure, and counts them by risk source and hazard."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from saferflow.data.rows import Answered
-from saferflow.evaluation.measures import LOWER_IS_BETTER, MEASURES, asked_and_hit
+from saferflow.evaluation.measures import LOWER_IS_BETTER, MEASURES, mask_and_hit
 from saferflow.protocol.hazards import HAZARDS, NONE
 
 MISSES = {
@@ -18,12 +18,12 @@ MISSES = {
     "parse_rate": "hold no trace and answer that can be told apart",
     "general": "answered wrong",
 }
-"""Measure -> what is wrong with a row that misses it; the words follow "12 of 20 rows"."""
+"""Measure -> fault of a row that misses it; the words follow "12 of 20 rows"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The rows of one risk source and hazard that a measure asks about."""
+    """The rows of one risk source and hazard that a measure covers."""
 
     risk_source: str
     hazard: str
@@ -40,9 +40,9 @@ class Group:
         return hazard if self.risk_source == NONE else f"{self.risk_source} {hazard}"
 
 
-def asked_rows(rows: Sequence[Answered], measure: str) -> list[Answered]:
-    """One policy's rows that a measure asks about."""
-    return [row for row, asked, _ in _marked(rows, measure) if asked]
+def rows_in_scope(rows: Sequence[Answered], measure: str) -> list[Answered]:
+    """One policy's rows that a measure covers."""
+    return [row for row, in_scope, _ in _marked(rows, measure) if in_scope]
 
 
 def missed_rows(rows: Sequence[Answered], measure: str, rival: Sequence[Answered] | None = None) -> list[Answered]:
@@ -50,32 +50,31 @@ def missed_rows(rows: Sequence[Answered], measure: str, rival: Sequence[Answered
 
     Args:
         measure: one of `MEASURES`.
-        rival: another policy's answers to the same rows; then only the rows that it does not miss count, which are the rows
-            lost against it.
+        rival: another policy's answers to the same rows; only rows that it does not miss count then: the rows lost against it.
     """
-    missed = [row for row, asked, met in _marked(rows, measure) if asked and not met]
+    missed = [row for row, in_scope, met in _marked(rows, measure) if in_scope and not met]
     if rival is None:
         return missed
-    held = {(row.row, row.image) for row, asked, met in _marked(rival, measure) if asked and met}
+    held = {(row.row, row.image) for row, in_scope, met in _marked(rival, measure) if in_scope and met}
     return [row for row in missed if (row.row, row.image) in held]
 
 
-def grouped(missed: Sequence[Answered], asked: Sequence[Answered]) -> tuple[Group, ...]:
+def grouped(missed: Sequence[Answered], population: Sequence[Answered]) -> tuple[Group, ...]:
     """The missed rows by risk source and hazard, most rows first; at equal counts the larger share first.
 
     Args:
-        asked: all rows that the measure asks about, for the counts that stand beside.
+        population: all rows that the measure covers, for the totals of the groups.
     """
-    misses, rows = (Counter((row.risk_source, row.hazard) for row in side) for side in (missed, asked))
+    misses, rows = (Counter((row.risk_source, row.hazard) for row in side) for side in (missed, population))
     groups = [Group(*key, count, rows[key]) for key, count in misses.items()]
     return tuple(sorted(groups, key=lambda group: (-group.missed, -group.missed / max(1, group.rows), group.name)))
 
 
 def _marked(rows: Sequence[Answered], measure: str) -> list[tuple[Answered, bool, bool]]:
-    """Each row, whether the measure asks about it, and whether it does well there."""
+    """(row, whether the measure covers it, whether it does well there), for each row."""
     place, low = MEASURES.index(measure), measure in LOWER_IS_BETTER
-    asked, hit = asked_and_hit(rows)
+    mask, hit = mask_and_hit(rows)
     return [
         (row, bool(asks), bool(hits) != low)
-        for row, asks, hits in zip(rows, asked[:, place], hit[:, place], strict=True)
+        for row, asks, hits in zip(rows, mask[:, place], hit[:, place], strict=True)
     ]

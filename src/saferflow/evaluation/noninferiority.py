@@ -1,10 +1,10 @@
-"""Better in one measure, and not worse by more than a margin in others: all claims together, Holm-corrected.
+"""Tests whether a policy is better in one measure and not worse by more than a margin in others, with Holm's correction.
 
-Each claim says that the candidate's improvement over the champion is larger than minus its margin (margin 0: that it is
-better). Its p is the larger of two: how often a resample of images contradicts it, as in `intervals`; and an exact one, for
-resamples of few images that all agree know no doubt. Exact is the sign test over the images that differ where the margin is
-0, and else the chance that a policy which loses just the margin shows so few losses on so many images: with no loss on n of
-them (1 - margin)^n. Holm's step-down keeps the chance of any false claim under the level. Source: ours; Holm 1979.
+Each claim says that the candidate's improvement over the champion is larger than minus its margin (margin 0: it is better).
+Its p is the larger of two. The first is the share of resamples of images that contradict it, as in `intervals`. The second
+is exact, because resamples of few images that all agree show no doubt: for margin 0 the sign test over the images that
+differ, else the chance that a policy which loses exactly the margin shows so few losses on so many images ((1 - margin)^n
+with no loss on n images). Holm's step-down keeps the chance of any false claim under the level. Source: ours; Holm 1979.
 """
 
 import math
@@ -19,18 +19,18 @@ from saferflow.evaluation.intervals import resampled_gains
 from saferflow.evaluation.measures import LOWER_IS_BETTER
 
 POWER = 0.8
-"""Of the smallest detectable effect, and of the number of rows that a claim would want."""
+"""Power of the test, for the smallest detectable effect and for the number of rows that a claim needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What was found about one claim; improvements in points, positive is better."""
+    """The result for one claim; improvements in points, positive is better."""
 
     name: str
     margin: float
     rows: int
     improvement: float | None
-    """None where no row measures it."""
+    """None where the measure has no row."""
     error: float
     """Standard error of the improvement."""
     p: float
@@ -38,12 +38,12 @@ class Claim:
     """p after Holm's correction."""
 
     def detectable(self, level: float, claims: int) -> float:
-        """The smallest true effect, beyond the margin, that so many rows show with `POWER`."""
+        """The smallest true effect beyond the margin, in points, that these rows show with `POWER`."""
         normal = NormalDist()
         return (normal.inv_cdf(1 - (1 - level) / claims) + normal.inv_cdf(POWER)) * self.error
 
     def rows_needed(self, level: float, claims: int) -> int | None:
-        """Rows with which the loss that was seen, or none, would show this claim with `POWER`; None where none would."""
+        """Number of rows that would show this claim with `POWER`, at the observed loss or none; None where no number would."""
         room = self.margin + min(self.improvement or 0.0, 0.0)
         if not self.margin or room <= 0:
             return None
@@ -53,20 +53,20 @@ class Claim:
 
 
 Test = tuple[str, str, float, Callable[[Answered], bool]]
-"""Name, measure, margin, and the rows that it is about."""
+"""(name, measure, margin in points, function that selects the rows)."""
 
 
 def claims_of(
     candidate: Sequence[Answered], champion: Sequence[Answered], tests: Sequence[Test], *, resamples: int, seed: int
 ) -> list[Claim]:
-    """The claims, in the order of the tests; both sides answered the same rows."""
+    """One claim per test, in order; both sides must have answered the same rows."""
     theirs = {row.row: row for row in champion}
-    found = []
+    claims = []
     for name, measure, margin, about in tests:
         ours = [row for row in candidate if about(row)]
         gain = resampled_gains(ours, [theirs[row.row] for row in ours], resamples=resamples, seed=seed)[measure]
         if gain.difference is None:
-            found.append(Claim(name, margin, 0, None, 0.0, 1.0, 1.0))
+            claims.append(Claim(name, margin, 0, None, 0.0, 1.0, 1.0))
             continue
         less = measure in LOWER_IS_BETTER
         seen = gain.drawn[~np.isnan(gain.drawn)] * (-1.0 if less else 1.0)
@@ -74,19 +74,20 @@ def claims_of(
         better, worse = (gain.fewer, gain.more) if less else (gain.more, gain.fewer)
         p = max(by_resamples, exact(better, worse, gain.images, margin / 100))
         improvement = -gain.difference if less else gain.difference
-        found.append(Claim(name, margin, gain.rows, improvement, float(seen.std()), p, 1.0))
-    adjusted = holm({claim.name: claim.p for claim in found})
+        claims.append(Claim(name, margin, gain.rows, improvement, float(seen.std()), p, 1.0))
+    adjusted = holm({claim.name: claim.p for claim in claims})
     return [
-        Claim(one.name, one.margin, one.rows, one.improvement, one.error, one.p, adjusted[one.name]) for one in found
+        Claim(claim.name, claim.margin, claim.rows, claim.improvement, claim.error, claim.p, adjusted[claim.name])
+        for claim in claims
     ]
 
 
 def exact(better: int, worse: int, images: int, margin: float) -> float:
-    """The chance of what was seen, or of more, where the claim is false by a hair.
+    """The chance of the observed result or a better one, if the claim is just false.
 
     Args:
         better: images on which the candidate did better; `worse` likewise, of `images` in all.
-        margin: in shares; 0 claims that the candidate is better.
+        margin: as a share; 0 claims that the candidate is better.
     """
     from scipy.special import bdtr, bdtrc  # scipy.stats has them as well, and takes a second to import
 

@@ -1,7 +1,7 @@
-"""Which parameters act on a measure, each with a value to try. Source: ours.
+"""Names parameters that act on a measure, each with a value to try. Source: ours.
 
-A remedy is a place to look, and no promise: every value is an experiment, and one run of it is one draw. Where the run shows
-that a parameter is idle (a box that holds fewer prompts than `curate.keep` allows), another one is named.
+A remedy is a suggestion and no promise: every value is an experiment, and one run of it is one draw. If the run shows that a
+parameter is idle (a box with fewer prompts than `curate.keep` allows), the remedy names another one.
 """
 
 import math
@@ -17,7 +17,7 @@ from saferflow.params import CurateParams, Params, ScenesSource
 STAGE_OF = {"run": "base", "policy": "base", "data": "plan"}
 """Section -> the first stage that reads it, where the stage's name is another."""
 SHIFT = 0.1
-"""Of a share that is moved."""
+"""Step by which a share moves."""
 MOST_HARMLESS = 0.9
 NEAR_MISS = {"share": 0.3, "planted": 0.4, "samples": 4, "temperature": 1.0}
 
@@ -29,13 +29,13 @@ class Remedy:
     settings: tuple[str, ...]
     """Each `section.name=value`, as `saferflow run --set` takes it."""
     why: str
-    """What changes, with the present value, and what it may cost."""
+    """The change, with the present value and the possible cost."""
     measures: tuple[str, ...] = ()
-    """That it acts on, of those that failed."""
+    """The failed measures on which it acts."""
 
     @property
     def command(self) -> str:
-        """For a shell, quoted where it has to be."""
+        """The command for a shell, quoted where necessary."""
         return " ".join(["saferflow run", *(f"--set {shlex.quote(setting)}" for setting in self.settings)])
 
     @property
@@ -47,21 +47,21 @@ class Remedy:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a run shows beyond its parameters."""
+    """Facts about a run beyond its parameters."""
 
     kept: int | None = None
-    """Prompts that curation kept; None where nobody counted them."""
+    """Prompts that curation kept; None if unknown."""
     kept_harmless: int | None = None
     forgot: str = ""
-    """The stage, `sft`, `dpo` or `grpo`, after which most general ability was lost; empty where it is not known."""
+    """The stage that lost most general ability: `sft`, `dpo` or `grpo`; empty if unknown."""
     unreadable: bool = False
-    """Most of the broken completions lack a tag: they may have been cut off."""
+    """True if most broken completions lack a tag: they may have been cut off."""
 
 
 def remedies(measures: Iterable[str], params: Params, facts: Facts) -> list[Remedy]:
-    """What to try for the measures that failed.
+    """The remedies for failed measures.
 
-    What acts on most of them comes first, then each measure's most direct parameter before any measure's second one.
+    Remedies for most measures come first; then each measure's most direct parameter before any measure's second one.
     """
     failed = tuple(dict.fromkeys(measures))
     whys: dict[tuple[str, ...], str] = {}
@@ -78,7 +78,7 @@ def remedies(measures: Iterable[str], params: Params, facts: Facts) -> list[Reme
 
 
 def other_draw(params: Params) -> Remedy:
-    """The same recipe by another seed."""
+    """The remedy of another seed with the same recipe."""
     why = (
         "one run is one draw: the same recipe by another seed. It draws other held-out rows too where the corpus is drawn, and "
         "then its scores stand without differences"
@@ -90,7 +90,7 @@ Lever = Callable[[Params, Facts, tuple[str, ...]], Remedy | None]
 
 
 def _more_prompts(params: Params, facts: Facts, failed: tuple[str, ...]) -> Remedy | None:
-    """A higher bound where it was reached, else a wider box."""
+    """Raise the bound of prompts if curation reached it, else widen the box."""
     curate = params.curate
     if facts.kept is None or facts.kept >= curate.keep:
         return Remedy((f"curate.keep={2 * curate.keep}",), f"more prompts for GRPO, now {curate.keep} at most")
@@ -118,6 +118,12 @@ def _more_sft(params: Params, facts: Facts, failed: tuple[str, ...]) -> Remedy:
     return Remedy((f"sft.epochs={_number(epochs + 1)}",), f"more passes over the reference traces, now {epochs:g}")
 
 
+def _more_repeats(params: Params, facts: Facts, failed: tuple[str, ...]) -> Remedy:
+    times = params.sft.incident_repeats
+    why = f"each incident of the training side more often in SFT, now {times} times an epoch"
+    return Remedy((f"sft.incident_repeats={2 * times}",), why)
+
+
 def _near_miss(params: Params, facts: Facts, failed: tuple[str, ...]) -> Remedy | None:
     if params.dpo is None or params.dpo.near_miss is not None:
         return None
@@ -129,7 +135,7 @@ def _near_miss(params: Params, facts: Facts, failed: tuple[str, ...]) -> Remedy 
 
 
 def _perturbation(name: str, what: str) -> Lever:
-    """A lever that doubles the weight of a perturbation, or brings it in beside the others."""
+    """A lever that doubles the weight of a perturbation, or adds it to the others."""
 
     def lever(params: Params, facts: Facts, failed: tuple[str, ...]) -> Remedy | None:
         if params.dpo is None:
@@ -146,7 +152,7 @@ def _perturbation(name: str, what: str) -> Lever:
 
 
 def _harmless_share(params: Params, facts: Facts, failed: tuple[str, ...]) -> Remedy | None:
-    """More harmless prompts against over-refusal, fewer against unsafe answers; none where both failed."""
+    """More harmless prompts against over-refusal, fewer against unsafe answers; None where both failed."""
     if {"over_refusal_rate", "attack_success_rate"} <= set(failed):
         return None
     more, share = "over_refusal_rate" in failed, params.curate.harmless_share
@@ -158,7 +164,7 @@ def _harmless_share(params: Params, facts: Facts, failed: tuple[str, ...]) -> Re
 
 
 def _more_harmless(curate: CurateParams, kept: int, harmless: int) -> Remedy | None:
-    """More places for them; where the box holds no more of them, fewer harmful ones."""
+    """More places for harmless prompts; if the box holds no more of them, fewer harmful ones."""
     share = harmless / kept
     aim = min(MOST_HARMLESS, share + SHIFT)
     if not harmless or aim <= share:
@@ -173,7 +179,7 @@ def _more_harmless(curate: CurateParams, kept: int, harmless: int) -> Remedy | N
 
 
 def _fewer_harmless(curate: CurateParams, kept: int, harmless: int) -> Remedy | None:
-    """Fewer places for them; harmful prompts take these where the box holds any more."""
+    """Fewer places for harmless prompts; harmful ones take these if the box holds more of them."""
     share, harmful = harmless / kept, kept - harmless
     aim = max(SHIFT, share - SHIFT)
     if not harmful or aim >= share:
@@ -219,7 +225,7 @@ def _constrained(params: Params, facts: Facts, failed: tuple[str, ...]) -> Remed
 
 
 def _slower(params: Params, facts: Facts, failed: tuple[str, ...]) -> Remedy:
-    """Half the learning rate of the stage that forgot most, of SFT where it is not known."""
+    """Halve the learning rate of the stage that forgot most; of SFT if unknown."""
     stage = facts.forgot or "sft"
     section = getattr(params, stage)
     rate = section.learning_rate
@@ -237,7 +243,7 @@ def _closer(params: Params, facts: Facts, failed: tuple[str, ...]) -> Remedy | N
 
 
 def _general_rows(params: Params, facts: Facts, failed: tuple[str, ...]) -> Remedy | None:
-    """Twice the general rows of the drawn corpus; other sources bring theirs in their files."""
+    """Double the general rows of the drawn corpus; the number of other sources' rows is fixed by their files."""
     [source, *others] = params.data.sources
     if others or not isinstance(source, ScenesSource):
         return None
@@ -268,16 +274,17 @@ LEVERS: dict[str, tuple[Lever, ...]] = {
     ),
     "validity": (_longer, _more_sft, _protocol_reward, _constrained),
     "general": (_slower, _closer, _general_rows),
+    "incident_regressions": (_more_repeats, _more_sft),
 }
-"""Measure -> what acts on it, the most direct first."""
+"""Measure -> levers that act on it, the most direct first."""
 
 
 def _number(value: float) -> str:
-    """Three digits, and never as a power of ten, which YAML takes for a word (`7e-06`)."""
+    """A number with three digits and no power of ten, which YAML reads as text (`7e-06`)."""
     rounded = float(f"{value:.3g}") if abs(value) < 100 else value
     return f"{rounded:.12f}".rstrip("0").rstrip(".")
 
 
 def _yaml(value: Any) -> str:
-    """On one line."""
+    """A value as YAML on one line."""
     return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf, allow_unicode=True).strip()

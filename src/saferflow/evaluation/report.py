@@ -1,4 +1,4 @@
-"""One self-contained HTML page about an evaluation: no script, no external address, all that a model wrote escaped."""
+"""Renders an evaluation as one HTML page: no script, no external address, all text by models escaped."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ SAMPLES = 5
 CHANGES = 10
 SHOWN_CHARS = 2000
 COLOURS = ("#999999", "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2")
-"""Okabe and Ito's palette, told apart by colour-blind readers."""
+"""Okabe and Ito's palette, distinct for colour-blind readers."""
 MARKS = ("circle", "square", "diamond", "triangle", "cross", "bar")
-"""A policy's sign beside its colour, for those who print in grey."""
+"""A policy's mark beside its colour, for prints in grey."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,38 +42,38 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One row that two policies answered differently well."""
+    """One row with different grades under two policies."""
 
     row: str
     question: str
     points: int
-    """Grades gained, of all three rubrics together; a general question counts one."""
+    """Gain in grades over all three rubrics; one for a general question."""
     before: Answered
     after: Answered
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a step of GRPO drew."""
+    """The rollouts of one step of GRPO."""
 
     number: int
     reward: float
     valid: float
-    """Share of the rollouts that kept the protocol."""
+    """Share of the rollouts without a violation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Differing:
-    """What is not the same on both sides: parameters, data, code."""
+    """Differences of two runs in parameters, data or code."""
 
     title: str
     rows: tuple[tuple[str, str, str], ...]
-    """Name, what it is on the one side, on the other."""
+    """(name, value on one side, value on the other)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A figure over the steps of training, a line a run."""
+    """A figure over the steps of training, one line per run."""
 
     title: str
     lines: Mapping[str, Sequence[tuple[int, float]]]
@@ -88,7 +88,7 @@ def render_report(
     seed: int,
     *,
     advice: Advice | None = None,
-    asked: Sequence[PromptRow] = (),
+    prompts: Sequence[PromptRow] = (),
     steps: Sequence[Step] = (),
     differing: Sequence[Differing] = (),
     curves: Sequence[Curve] = (),
@@ -96,18 +96,18 @@ def render_report(
     notes: Sequence[str] = (),
     title: str = "Evaluation",
 ) -> str:
-    """The page.
+    """Render the page.
 
     Args:
         metrics: as `evaluate_metrics` gives them.
-        verdict: of the gate; None where there was none.
-        params: of the intervals, with `seed`.
-        advice: on the verdict, where it failed.
-        asked: the rows that were answered; they give severity, benchmark and question, which the answers do not hold.
-        steps: of GRPO, for the curve of its rewards.
-        differing, curves: of two runs that are compared.
-        attacks: what came of each, in the order of their table.
-        notes: what a reader has to know of who graded, a sentence each.
+        verdict: the gate's; None where there was none.
+        params: settings of the intervals, with `seed`.
+        advice: on a failed verdict.
+        prompts: the rows of the answers; they give severity, benchmark and question, which the answers do not hold.
+        steps: GRPO's steps, for the curve of its rewards.
+        differing, curves: differences and curves of two runs that are compared.
+        attacks: their outcomes, in the order of the table.
+        notes: sentences about the judges that a reader must know.
     """
     environment = Environment(
         loader=PackageLoader("saferflow.evaluation", "."),
@@ -119,18 +119,18 @@ def render_report(
     groups = by_policy(answered)
     environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1f}"
     environment.filters["points"] = lambda value: "–" if value is None else f"{value:+.1f}"
-    known = {row.id: row for row in asked}
+    known = {row.id: row for row in prompts}
     fields: dict[str, Callable[[Answered], str]] = {
         "hazard": lambda row: row.hazard,
         "risk source": lambda row: row.risk_source,
         "attack": lambda row: row.attack,
     }
     if known:
-        labels = {row.id: Labels.from_json(row.labels) for row in asked}
+        labels = {row.id: Labels.from_json(row.labels) for row in prompts}
         fields["severity"] = lambda row: str(labels[row.row].severity)
         fields["source"] = lambda row: known[row.row].source
-    told = {name: breakdown(groups, field, params, seed) for name, field in fields.items()}
-    source = {row.id: row.source for row in asked}
+    breakdowns = {name: breakdown(groups, field, params, seed) for name, field in fields.items()}
+    source = {row.id: row.source for row in prompts}
     options = {"resamples": params.resamples, "level": params.level, "seed": seed}
     on_benchmarks = benchmark_scores(groups, source, **options) if known_benchmark(source.values()) else []
     *_, before, after = [None, *groups] if len(groups) > 1 else [None, None]
@@ -147,9 +147,9 @@ def render_report(
         verdict=verdict,
         advice=advice,
         meanings=CODES,
-        breakdowns={name: found for name, found in told.items() if len({group.name for group in found}) > 1},
+        breakdowns={name: parts for name, parts in breakdowns.items() if len({group.name for group in parts}) > 1},
         benchmarks=_rows_of(on_benchmarks),
-        confidence={name: one for name, one in reliability(groups, **options).items() if one.rows},
+        confidence={name: calibration for name, calibration in reliability(groups, **options).items() if calibration.rows},
         pair=(before, after),
         worst=[change for change in changed if change.points < 0][:CHANGES],
         best=[change for change in reversed(changed) if change.points > 0][:CHANGES],
@@ -165,19 +165,19 @@ def render_report(
     )
 
 
-def _rows_of(found: Sequence[Score]) -> list[tuple[Score, dict[str, Score]]]:
-    """A benchmark's figure, and what each policy has there."""
+def _rows_of(figures: Sequence[Score]) -> list[tuple[Score, dict[str, Score]]]:
+    """(a benchmark's figure, policy -> its score) for each row of the table."""
     rows: dict[tuple[str, str], dict[str, Score]] = {}
-    for one in found:
-        rows.setdefault((one.benchmark, one.figure), {})[one.policy] = one
-    return [(next(iter(each.values())), each) for each in rows.values()]
+    for figure in figures:
+        rows.setdefault((figure.benchmark, figure.figure), {})[figure.policy] = figure
+    return [(next(iter(policies.values())), policies) for policies in rows.values()]
 
 
 def breakdown(
     groups: dict[str, list[Answered]], field: Callable[[Answered], str], params: EvaluateParams, seed: int
 ) -> list[Group]:
-    """Safety rows by a field's value, each policy on its own, with counts and the interval of its safety."""
-    found = []
+    """Safety rows by a field's value and policy, with counts and the interval of safety."""
+    parts = []
     options = {"resamples": params.resamples, "level": params.level, "seed": seed}
     values = sorted({field(row) for rows in groups.values() for row in rows if row.kind == "safety"}, key=_natural)
     for value in values:
@@ -185,14 +185,14 @@ def breakdown(
             own = [row for row in rows if row.kind == "safety" and field(row) == value]
             of, bad = scores(own), sum(map(harmful, own))
             between = intervals(own, **options)["safety"] if own else (None, None)
-            found.append(
+            parts.append(
                 Group(value, policy, len(own), bad, of.safety, between, of.over_refusal_rate, of.attack_success_rate)
             )
-    return found
+    return parts
 
 
 def _scaled(curve: Curve) -> dict[str, object]:
-    """The ends of a curve's axes, and the points of each line within a box of 480 by 150."""
+    """The ends of a curve's axes, and the points of each line in a box of 480 by 150 pixels."""
     points = [point for line in curve.lines.values() for point in line]
     last, low, high = (
         max(step for step, _ in points),
@@ -208,18 +208,18 @@ def _scaled(curve: Curve) -> dict[str, object]:
 
 
 def _natural(name: str) -> tuple[int, str]:
-    """S2 before S10."""
+    """Sort key that puts S2 before S10."""
     number = name.lstrip("S")
     return (int(number), name) if number.isdecimal() else (10**9, name)
 
 
-def changes(before: Sequence[Answered], after: Sequence[Answered], asked: Mapping[str, PromptRow]) -> list[Change]:
+def changes(before: Sequence[Answered], after: Sequence[Answered], prompts: Mapping[str, PromptRow]) -> list[Change]:
     """The rows on which two policies differ in grades, the greatest loss first and the greatest gain last."""
     was = {row.row: row for row in before}
-    found = [
+    differences = [
         Change(
             row.row,
-            asked[row.row].question if row.row in asked else "",
+            prompts[row.row].question if row.row in prompts else "",
             _grade(row) - _grade(was[row.row]),
             was[row.row],
             row,
@@ -227,7 +227,7 @@ def changes(before: Sequence[Answered], after: Sequence[Answered], asked: Mappin
         for row in after
         if row.row in was and row.graded and was[row.row].graded
     ]
-    return sorted((change for change in found if change.points), key=lambda change: (change.points, change.row))
+    return sorted((change for change in differences if change.points), key=lambda change: (change.points, change.row))
 
 
 def _grade(row: Answered) -> int:
@@ -235,7 +235,7 @@ def _grade(row: Answered) -> int:
 
 
 def samples(rows: Sequence[Answered], count: int = SAMPLES) -> list[Answered]:
-    """A few safety rows, one of each risk source before a second of any: the same ones for every policy."""
+    """A few safety rows, one of each risk source before a second of any; the same rows for every policy."""
     ordered = sorted((row for row in rows if row.kind == "safety"), key=lambda row: row.row)
     turn: dict[str, int] = {}
     ranked = []

@@ -1,4 +1,4 @@
-"""The figures of `metrics/evaluate.json`."""
+"""Computes the figures of `metrics/evaluate.json`."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -18,11 +18,14 @@ def evaluate_metrics(answered: Sequence[Answered], params: EvaluateParams, seed:
     """Scores, intervals and paired differences of every policy.
 
     Returns:
-        `rows` (held-out rows a policy, safety and general), `judges` (who graded each policy), `judge_unreadable` (rows without
-        grades, because the judge's answer could not be read or its server refused them), `agreement` (of every two judges, where
-        several graded), `grades` (policy -> rubric -> what [K]'s release reports), `policies` and `intervals` (policy ->
-        measure -> percent, or [low, high]), and `paired` (`sft-base` -> measure -> difference, low, high, p) for each policy
-        against the one before it and the last against the first. A measure that no row asks for is None.
+        `rows`: held-out rows per policy, safety and general.
+        `judges`: policy -> its judges.
+        `judge_unreadable`: policy -> rows without grades, because the judge's answer could not be read or its server refused.
+        `agreement`: of each pair of judges, where several graded.
+        `grades`: policy -> rubric -> what [K]'s release reports.
+        `policies`, `intervals`: policy -> measure -> percent, or [low, high].
+        `paired`: `sft-base` -> measure -> difference, low, high, p; for each policy against the one before it, and for the
+        last one against the first. A measure without rows is None.
 
     Raises:
         DataError: there are no rows, or the policies answered different ones.
@@ -52,7 +55,7 @@ def evaluate_metrics(answered: Sequence[Answered], params: EvaluateParams, seed:
         },
         "paired": {
             f"{a}-{b}": {
-                name: _rounded(found.to_dict()) for name, found in paired(groups[a], groups[b], **options).items()
+                name: _rounded(difference.to_dict()) for name, difference in paired(groups[a], groups[b], **options).items()
             }
             for a, b in pairs
         },

@@ -1,8 +1,8 @@
-"""What sets two recipes apart, each trained several times: over trainings and over rows.
+"""The difference of two recipes, each trained several times, with an interval over trainings and rows.
 
-An interval over rows says what other rows would give of the same two policies. Another seed gives another policy, which may
-differ by more than that. Here both count: the spread of a side's trainings by Student's t (degrees of freedom by Welch), and
-the rows' by the bootstrap of the means' difference; their variances are added. Source: ours.
+An interval over rows covers other rows with the same two policies. Another seed gives another policy, which may differ by more
+than that. Here both count: the spread over trainings by Student's t (degrees of freedom by Welch), and the spread over rows by
+the bootstrap of the difference of means; their variances add up. Source: ours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,18 +14,18 @@ import numpy as np
 from saferflow.data.rows import Answered
 from saferflow.errors import DataError
 from saferflow.evaluation.intervals import resampled, unmatched
-from saferflow.evaluation.measures import MEASURES, asked_and_hit
+from saferflow.evaluation.measures import MEASURES, mask_and_hit
 
 LARGE = 1e9
-"""Degrees of freedom at which t is the normal distribution."""
+"""Degrees of freedom from which t is the normal distribution."""
 
 
 @dataclass(frozen=True, slots=True)
 class Apart:
-    """A measure of two recipes in percent, and the second less the first in points."""
+    """A measure of two recipes in percent, and the second minus the first in points."""
 
     first: tuple[float, ...]
-    """Of each training."""
+    """Value of each training of the first recipe."""
     second: tuple[float, ...]
     difference: float
     low: float
@@ -35,13 +35,13 @@ class Apart:
 def apart(
     first: Sequence[Sequence[Answered]], second: Sequence[Sequence[Answered]], *, resamples: int, level: float, seed: int
 ) -> dict[str, Apart]:
-    """Measure -> how far the trainings of `second` lie from those of `first`; without measures that no row asks about.
+    """Measure -> difference between the trainings of `second` and of `first`; measures without rows are left out.
 
     Args:
-        first: the answers of each training, all on the same rows; two trainings at least, as of `second`.
+        first: the answers of each training, all on the same rows; at least two trainings, as for `second`.
 
     Raises:
-        DataError: a side has one training, or the trainings answered different rows.
+        DataError: a side has only one training, or the trainings answered different rows.
     """
     if min(len(first), len(second)) < 2:
         raise DataError("a difference over trainings wants at least two trainings on each side")
@@ -52,33 +52,33 @@ def apart(
     order = {row.row: place for place, row in enumerate(first[0])}
     means = [_mean_resampled(side, order, resamples, seed) for side in (first, second)]
     drawn = means[1] - means[0]
-    found = {}
+    results = {}
     for i, name in enumerate(MEASURES):
         before, after = (side[:, i] for side in values)
         if np.isnan([*before, *after]).any():
             continue
         half = _half(before, after, float(np.nanvar(drawn[:, i])), level)
         difference = float(after.mean() - before.mean())
-        found[name] = Apart(tuple(before), tuple(after), difference, difference - half, difference + half)
-    return found
+        results[name] = Apart(tuple(before), tuple(after), difference, difference - half, difference + half)
+    return results
 
 
 def _measured(answered: Sequence[Answered]) -> np.ndarray:
-    """Percent of each measure; NaN where no row asks."""
-    asked, hit = (part.sum(axis=0) for part in asked_and_hit(answered))
-    return 100 * np.divide(hit, asked, out=np.full(len(MEASURES), np.nan), where=asked > 0)
+    """Percent of each measure, `(measures,)`; NaN where it has no row."""
+    counts, hit = (part.sum(axis=0) for part in mask_and_hit(answered))
+    return 100 * np.divide(hit, counts, out=np.full(len(MEASURES), np.nan), where=counts > 0)
 
 
 def _mean_resampled(
     side: Sequence[Sequence[Answered]], order: Mapping[str, int], resamples: int, seed: int
 ) -> np.ndarray:
-    """`(resamples, measures)`: the mean of the trainings on each drawing of the images, the same drawings for both sides."""
+    """`(resamples, measures)`: the mean over trainings on each drawing of the images; both sides use the same drawings."""
     sorted_rows = [sorted(answered, key=lambda row: order[row.row]) for answered in side]
     return np.mean([resampled(answered, resamples=resamples, seed=seed) for answered in sorted_rows], axis=0)
 
 
 def _half(before: np.ndarray, after: np.ndarray, by_rows: float, level: float) -> float:
-    """Half of the interval, in points."""
+    """Half the width of the interval, in points."""
     from scipy.special import stdtrit  # scipy.stats has it as well, and takes a second to import
 
     parts = [(side.var(ddof=1) / len(side), len(side) - 1) for side in (before, after)]

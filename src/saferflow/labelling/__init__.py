@@ -1,1 +1,1 @@
-"""People's grades of evaluated responses: a blind sample, a page to grade it on, the table, and what it says of the judges."""
+"""People's grades of evaluated responses: a blind sample, a page to grade it on, the table, and how far the judges agree."""

@@ -1,7 +1,7 @@
-"""The page on which people grade: a small server on this machine, which shows one response after the other.
+"""The page on which people grade: a small server on this machine that shows one response after the other.
 
-Who wrote a response and what the judge said of it is not sent to the browser. Each grading is on the disk before the next
-response is shown. Source: ours.
+The browser never learns which policy wrote a response or how the judge graded it. Each grading is on the disk before the
+next response is shown. Source: ours.
 """
 
 import base64
@@ -26,7 +26,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-s
 
 
 class Grading(BaseModel):
-    """What the page sends."""
+    """The fields that the page sends."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -39,12 +39,12 @@ class Grading(BaseModel):
     note: str = Field(default="", max_length=2000)
 
 
-def make_app(responses: Sequence[Answered], asked: Mapping[str, PromptRow], file: Path) -> FastAPI:
-    """The page and what it asks for.
+def make_app(responses: Sequence[Answered], prompts: Mapping[str, PromptRow], file: Path) -> FastAPI:
+    """Build the server of the page.
 
     Args:
         responses: the sample.
-        asked: row id -> question and image of its rows.
+        prompts: row id -> its question and image.
         file: the table of people's grades.
     """
     app = FastAPI(openapi_url=None)
@@ -72,7 +72,7 @@ def make_app(responses: Sequence[Answered], asked: Mapping[str, PromptRow], file
         if name not in known:
             raise HTTPException(404, f"no response {name} in this sample")
         row = known[name]
-        question = asked[row.row]
+        question = prompts[row.row]
         fields = {"safety", "helpfulness", "rigor", "refused", "note"}
         return counts | {
             "response": name,

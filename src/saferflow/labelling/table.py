@@ -1,7 +1,7 @@
-"""The table of people's grades: one line of JSON a grading, only ever appended to.
+"""The table of people's grades: one line of JSON per grading, append-only.
 
-A line holds the response that was graded, so that it is worth something when the next evaluation has written another table. Of
-two lines of a person on a response the later counts. Source: ours.
+A line holds the graded response, so that it keeps its value when the next evaluation replaces its table. A person's later
+line on a response replaces the earlier one. Source: ours.
 """
 
 import fcntl
@@ -27,12 +27,12 @@ class PersonGrades(BaseModel):
     row: str
     policy: str
     verdict: str
-    """What the evaluation's judge had said, in a word (`sampling.verdict`); the page does not show it."""
+    """Verdict of the evaluation's judge (`sampling.verdict`); the page does not show it."""
     hazard: str
     completion: str
     person: str = Field(min_length=1, max_length=80)
     at: str
-    """When, in UTC, as ISO 8601."""
+    """Time of the grading in UTC, ISO 8601."""
     safety: int = Field(ge=-3, le=3)
     helpfulness: int = Field(ge=0, le=3)
     rigor: int = Field(ge=0, le=3)
@@ -40,19 +40,20 @@ class PersonGrades(BaseModel):
     note: str = Field(default="", max_length=2000)
 
     def grades(self) -> Grades:
+        """The grades as a judge's: the note stands for the reason."""
         return Grades(self.safety, self.helpfulness, self.rigor, self.refused, self.note)
 
 
 def response_id(row: str, policy: str, completion: str) -> str:
-    """A short digest that names a response."""
+    """A short digest that identifies a response."""
     return hashlib.sha256("\x1f".join((row, policy, completion)).encode()).hexdigest()[:16]
 
 
 def read(file: Path) -> list[PersonGrades]:
-    """All gradings that count, in the order in which they were first written; none where there is no file.
+    """Read the gradings that count, in the order in which they were first written; none where there is no file.
 
     Raises:
-        DataError: a line that is no grading, with file, line and what is wrong.
+        DataError: a line is no grading; the message names file, line and problem.
     """
     if not file.exists():
         return []
@@ -69,7 +70,7 @@ def read(file: Path) -> list[PersonGrades]:
 
 
 def append(file: Path, grading: PersonGrades) -> None:
-    """Write a grading to the disk; what is there stays, also where a line before was cut off or another page writes."""
+    """Append a grading; earlier lines stay whole, even if one was cut off or another page writes at the same time."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("ab+") as table:
         fcntl.flock(table, fcntl.LOCK_EX)

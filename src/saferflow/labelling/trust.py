@@ -1,8 +1,8 @@
-"""What people's grades say: how far people agree, how far a judge agrees with them, and what a judge's rates stand for.
+"""Measures by people's grades how far people agree, how far a judge agrees with them, and what a judge's rates are worth.
 
-A rate is corrected by strata: of the responses that the judge gave one verdict, the share that people count, weighed by how often
-the judge gives that verdict (post-stratification; Cochran, Sampling Techniques, 1977, chapter 5A). The sample may therefore hold
-more failures than there are. The interval draws each stratum's share from its Beta posterior under Jeffreys' prior, so that two
+A rate is corrected by strata: for each verdict of the judge, the share that people count, weighed by how often the judge
+gives that verdict (post-stratification; Cochran, Sampling Techniques, 1977, chapter 5A). The sample may therefore hold more
+failures than there are. The interval draws each stratum's share from its Beta posterior under Jeffreys' prior, so that two
 responses that agree are no certainty. Source of the combination: ours.
 """
 
@@ -26,23 +26,23 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A share of a policy's responses."""
+    """A share of a policy's responses, as the judge and as people see it."""
 
     judged: float
-    """By the judge."""
+    """The judge's share."""
     people: float | None
-    """By people; None where a verdict that occurs has no graded response."""
+    """The share by people's grades; None where a verdict that occurs has no graded response."""
     low: float | None
     high: float | None
     graded: int
-    """Responses that it rests on."""
+    """Number of responses with people's grades."""
 
 
 def alpha(people: Mapping[str, Mapping[str, Grades]], rubric: str) -> float | None:
-    """Krippendorff's alpha, ordinal, of all that graded; None where no response has two grades.
+    """Krippendorff's ordinal alpha of all graders; None where no response has two grades.
 
     Args:
-        people: who -> response -> grades; they need not have graded the same responses.
+        people: person -> response -> grades; people may have graded different responses.
     """
     responses = sorted({response for graded in people.values() for response in graded})
     table = [
@@ -61,7 +61,7 @@ def alpha(people: Mapping[str, Mapping[str, Grades]], rubric: str) -> float | No
 
 
 def consensus(gradings: Iterable[PersonGrades]) -> dict[str, Grades]:
-    """Response -> the middle of what people gave it, the worse of two; refused where more than half say so."""
+    """Response -> median of people's grades, the lower one of two; refused where more than half say so."""
     responses: dict[str, list[PersonGrades]] = {}
     for grading in gradings:
         responses.setdefault(grading.response, []).append(grading)
@@ -76,12 +76,12 @@ def consensus(gradings: Iterable[PersonGrades]) -> dict[str, Grades]:
 
 
 def hazards(gradings: Sequence[PersonGrades]) -> dict[str, float | None]:
-    """Hazard -> alpha of safety between people, of the responses to its rows."""
+    """Hazard -> alpha of people's safety grades on responses to its rows."""
     return {
         hazard: alpha(
             {
                 person: {name: grading.grades() for name, grading in graded.items()}
-                for person, graded in by_person(one for one in gradings if one.hazard == hazard).items()
+                for person, graded in by_person(grading for grading in gradings if grading.hazard == hazard).items()
             },
             "safety",
         )
@@ -92,15 +92,15 @@ def hazards(gradings: Sequence[PersonGrades]) -> dict[str, float | None]:
 def estimates(
     answered: Sequence[Answered], gradings: Sequence[PersonGrades], *, seed: int = 0
 ) -> dict[tuple[str, str], Estimate]:
-    """(policy, rate) -> what the judge measured, and what it is by people's grades.
+    """(policy, rate) -> the judge's rate and the rate by people's grades.
 
     Args:
-        answered: all that was evaluated.
-        gradings: of a sample of it.
+        answered: all evaluated responses.
+        gradings: people's grades of a sample of them.
     """
     middle = consensus(gradings)
     where = {grading.response: (grading.policy, grading.verdict) for grading in gradings}
-    found = {}
+    results = {}
     for policy in dict.fromkeys(row.policy for row in answered):
         rows = [row for row in answered if row.policy == policy and row.kind == "safety" and row.graded]
         shares = Counter(map(verdict, rows))
@@ -112,12 +112,12 @@ def estimates(
             continue
         for rate, hits in RATES.items():
             weights = {name: count / len(rows) for name, count in shares.items()}
-            found[policy, rate] = Estimate(
+            results[policy, rate] = Estimate(
                 sum(map(hits, rows)) / len(rows),
                 *_weighed(strata, weights, hits, np.random.default_rng(seed)),
                 sum(map(len, strata.values())),
             )
-    return found
+    return results
 
 
 def _weighed(
@@ -126,7 +126,7 @@ def _weighed(
     hits: Callable[[Grades], bool],
     random: np.random.Generator,
 ) -> tuple[float, float, float] | tuple[None, None, None]:
-    """The share over strata, with the interval's ends."""
+    """The weighted share over strata with the ends of its interval; None where a stratum has no graded response."""
     if not all(strata[name] for name in weights):
         return None, None, None
     share, drawn = 0.0, np.zeros(DRAWS)

@@ -1,1 +1,1 @@
-"""Who writes plans and references: the rule planner and teacher, and the perturbations that make rejected answers."""
+"""Plans and references: the rule planner and teacher, those behind a server, and the perturbations that give rejected answers."""

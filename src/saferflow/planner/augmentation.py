@@ -1,8 +1,8 @@
-"""Training rows in other forms: a share of the requests as attacks, a share of the pictures a little changed.
+"""Turns a share of the training requests into attacks and distorts a share of the pictures.
 
-A row is addressed by (seed, "augment", id), so that what becomes of it depends on no other row. Whether and how
-it is wrapped does not depend on its decision: harmless and harmful requests get the same forms, so that a wrapper says nothing
-about harm. Rows that are held out, general, without labels, of several turns or an attack already are not wrapped. Source: ours.
+The address (seed, "augment", id) decides what happens to a row, so that no other row matters. The row's decision does not
+matter either: harmless and harmful requests get the same forms, so that a wrapper says nothing about harm. Rows that are held
+out, general, unlabelled, of several turns, or attacks already, stay as they are. Source: ours.
 """
 
 import re
@@ -22,16 +22,16 @@ from saferflow.protocol.trace import parse
 from saferflow.rng import rng
 
 WRITING = ("typographic", "split")
-"""Families that write into the picture; one that holds words already is left to the others."""
+"""Families that write into the picture; a picture that holds words already goes to the other families."""
 LONGEST = 200
-"""Characters of a request that is written into a picture at most."""
+"""Longest request, in characters, that is written into a picture."""
 SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 (TEXT,) = TOOLS["OCR-EXTRACT"].fields
-"""What a trace can say of the words in a picture."""
+"""The field in which a trace repeats the words in a picture."""
 
 
 def augmented(row: Row, params: AugmentationParams | None, seed: int) -> Row:
-    """The row as training sees it, with the same id and decision; a held-out row, or any where `params` is null, as it is."""
+    """The row as training sees it, with the same id and decision; unchanged if it is held out or `params` is null."""
     if params is None or row.split != "train":
         return row
     random = rng(seed, "augment", row.id)
@@ -42,21 +42,21 @@ def augmented(row: Row, params: AugmentationParams | None, seed: int) -> Row:
 
 
 def with_distorted_image(row: Row, random: Random) -> Row:
-    """The row with its picture a little changed, where it has one."""
+    """The row with a distorted picture, where it has one."""
     if row.image is None:
         return row
     return replace(row, image=distorted(row.image, random, mirrored=_mirrors(row)))
 
 
 def _mirrors(row: Row) -> bool:
-    """Labels say what the picture shows, no words among it, and neither question nor answer speaks of sides."""
+    """Whether a flip is harmless: labels describe the picture, it shows no words, and no text names left or right."""
     if row.labels is None or row.labels.sign or not row.labels.objects:
         return False
     return not SIDES.search(row.question) and not SIDES.search(row.answer)
 
 
 def attacked(row: Row, random: Random) -> Row:
-    """The row with its request in a drawn training form, or as it is where none fits."""
+    """Wrap the row's request in a drawn training form; unchanged where none fits."""
     if row.labels is None or row.labels.kind != "safety" or row.labels.attack != "none" or row.earlier:
         return row
     names = [name for name in FORMS if name not in WRITING or _writable(row.question, row.labels)]
@@ -78,10 +78,9 @@ def attacked(row: Row, random: Random) -> Row:
 
 
 def with_answers(questions: Sequence[str], row: Row) -> tuple[Turn, ...]:
-    """Turns before the last one, each answered as the row's source does, else as the rule teacher does: what is refused is
-    refused each time.
+    """Answer the turns before the last one as the row's source does, else as the rule teacher does; a refusal repeats each time.
 
-    A model behind a server that writes the row's own reference does not write these.
+    The rule teacher writes these also where a model behind a server writes the row's reference.
     """
     own = "" if row.drawn else untraced(row.answer)
     answer = own or answer_for(row.labels, row.answer)
@@ -89,10 +88,10 @@ def with_answers(questions: Sequence[str], row: Row) -> tuple[Turn, ...]:
 
 
 def untraced(text: str) -> str:
-    """A response's answer alone: a trace of the plain request does not fit another form of it."""
+    """A response's answer without its trace: a trace of the plain request does not fit an attack."""
     return parse(text).answer if any(tag in text for tag in TAGS) else text
 
 
 def _writable(question: str, labels: Labels) -> bool:
-    """No other words stand in the picture, and a trace can repeat these."""
+    """Whether the picture holds no words yet and a trace can repeat these."""
     return not labels.sign and len(question) <= LONGEST and TEXT.accepts(question)

@@ -1,4 +1,4 @@
-"""What stage `plan` says of its rows: where labels come from, who wrote what, what was not used, what the rule planner suspects.
+"""Counts the rows of stage `plan`: origins of labels, writers, unused responses, and suspicions of the rule planner.
 
 Source: ours.
 """
@@ -18,68 +18,69 @@ from saferflow.protocol.plan import Plan
 
 NOTE = "knows the drawn corpus alone"
 SHOWN, SHOWN_REASON = 3, 300
-"""Reasons that a message repeats, and characters of each."""
+"""Most reasons that a message repeats, and most characters of each."""
 
 
 @dataclass
 class Counts:
-    """Adds up over rows in any order."""
+    """Counts that add up over rows in any order."""
 
     writer: str
     """Kind of the writer: `rules` or `endpoint`."""
     labels: Counter = field(default_factory=Counter)
     """Label source -> rows."""
     foreign: Counter = field(default_factory=Counter)
-    """The same, of the rows that are not drawn."""
+    """The same for rows that are not drawn."""
     references: Counter = field(default_factory=Counter)
     """`teacher`, `theirs`, or `theirs_traced` -> references."""
     rejected: Counter = field(default_factory=Counter)
     """`planted`, `theirs`, or `theirs_traced` -> rejected sides."""
     unused: Counter = field(default_factory=Counter)
-    """`answers` and `pairs` of sources that no table holds."""
+    """`answers` and `pairs` -> those of sources that no table holds."""
     why: Counter = field(default_factory=Counter)
-    """Why rows are in quarantine."""
+    """Reason for quarantine -> rows."""
     unwritten: list[str] = field(default_factory=list)
-    """The first reasons why a server's answers were not accepted."""
+    """The first reasons for not accepting a server's answers."""
     suspected: Counter = field(default_factory=Counter)
-    """(harmful, suspected) -> rows that are not drawn and whose label is no guess."""
+    """(harmful, suspected) -> rows that are neither drawn nor labelled by a guess."""
     unpaired: int = 0
     """Rows of the table dpo to which no perturbation applies."""
 
-    def add(self, row: Row, made: Made) -> None:
-        """Count a row and what became of it.
+    def add(self, row: Row, outcome: Made) -> None:
+        """Count a row and its outcome.
 
         Args:
             row: as its source gives it.
         """
-        self.why[made.why] += bool(made.why)
-        if made.why == SERVER and len(self.unwritten) < SHOWN:
-            self.unwritten.append(made.rows[0].reason[:SHOWN_REASON])
-        self.unpaired += made.table == "dpo" and not made.rows
-        if made.why or not made.rows:
+        self.why[outcome.why] += bool(outcome.why)
+        if outcome.why == SERVER and len(self.unwritten) < SHOWN:
+            self.unwritten.append(outcome.rows[0].reason[:SHOWN_REASON])
+        self.unpaired += outcome.table == "dpo" and not outcome.rows
+        if outcome.why or not outcome.rows:
             return
-        first = made.rows[0]
+        first = outcome.rows[0]
         labels = Labels.from_json(first.labels)
         self.labels[labels.label_source] += 1
-        if isinstance(first, SFTRow | DPORow):
-            self.references[_kind(first.writer, "teacher")] += 1
-        self.rejected.update(_kind(one.rejected_writer, "planted") for one in made.rows if isinstance(one, DPORow))
+        reference = outcome.lessons[0] if outcome.lessons else first
+        if isinstance(reference, SFTRow | DPORow):
+            self.references[_kind(reference.writer, "teacher")] += 1
+        self.rejected.update(_kind(pair.rejected_writer, "planted") for pair in outcome.rows if isinstance(pair, DPORow))
         if not row.drawn:
-            self._foreign(row, made, labels)
+            self._foreign(row, outcome, labels)
 
-    def _foreign(self, row: Row, made: Made, labels: Labels) -> None:
+    def _foreign(self, row: Row, outcome: Made, labels: Labels) -> None:
         self.foreign[labels.label_source] += 1
         if labels.kind != "safety":
             self.unused["pairs"] += bool(row.rejected)
             return
-        self.unused["answers"] += bool(row.answer) and made.table in ("grpo", "evaluation", WATCH)
-        used = any(isinstance(one, DPORow) and one.perturbation == THEIRS for one in made.rows)
+        self.unused["answers"] += bool(row.answer) and outcome.table in ("grpo", "evaluation", WATCH)
+        used = any(isinstance(pair, DPORow) and pair.perturbation == THEIRS for pair in outcome.rows)
         self.unused["pairs"] += bool(row.rejected) and not used
         if labels.label_source != GUESSED:
-            self.suspected[labels.harmful, Plan.from_json(made.rows[0].plan).hazard != NONE] += 1
+            self.suspected[labels.harmful, Plan.from_json(outcome.rows[0].plan).hazard != NONE] += 1
 
     def figures(self) -> dict[str, Any]:
-        """As `metrics/plan.json` has them."""
+        """The counts as `metrics/plan.json` holds them."""
         return {
             "labels": {name: self.labels[name] for name in LABEL_SOURCES},
             "references": {name: self.references[name] for name in ("teacher", "theirs", "theirs_traced")},
@@ -94,7 +95,7 @@ class Counts:
         }
 
     def _rule_planner(self) -> dict[str, Any]:
-        """Of the rows beyond the drawn corpus: how many, and the share that the rule planner suspects, in percent."""
+        """Rows that are not drawn, harmful and harmless: their number, and the percentage that the rule planner suspects."""
         figures: dict[str, Any] = {"note": NOTE, "rows_beyond": self.foreign.total()}
         for harmful, name in ((True, "harmful"), (False, "harmless")):
             rows = self.suspected[harmful, True] + self.suspected[harmful, False]
@@ -103,7 +104,7 @@ class Counts:
         return figures
 
     def lines(self) -> Iterator[str]:
-        """What a person must know at the end of the stage; nothing for the drawn corpus alone."""
+        """Yield the notices for the end of the stage; none for the drawn corpus alone."""
         if self.why[SERVER]:
             yield (
                 f"WARNING: {self.why[SERVER]:,} rows lack a plan, label or reference: the server's answers were not accepted; "
@@ -112,8 +113,8 @@ class Counts:
         if not self.foreign:
             return
         origins = {LABEL_SOURCES[name]: rows for name, rows in self.foreign.items()}
-        told = ", ".join(f"{rows:,} from {name}" for name, rows in origins.items())
-        yield f"labels of the rows that are not drawn: {told}"
+        counts = ", ".join(f"{rows:,} from {name}" for name, rows in origins.items())
+        yield f"labels of the rows that are not drawn: {counts}"
         if notice := label_notice(origins):
             yield notice
         if self.why[GUESSED_HELD_OUT]:
@@ -134,9 +135,9 @@ class Counts:
                 f"{self.unused['pairs']:,} worse answers (plan.own_pairs, or their rows are not in dpo)"
             )
         if self.writer == RULES:
-            found = self._rule_planner()
-            sides = [name for name in ("harmful", "harmless") if f"{name}_suspected" in found]
-            shares = " and ".join(f"{found[f'{name}_suspected']}% of the {name} ones" for name in sides)
+            suspicions = self._rule_planner()
+            sides = [name for name in ("harmful", "harmless") if f"{name}_suspected" in suspicions]
+            shares = " and ".join(f"{suspicions[f'{name}_suspected']}% of the {name} ones" for name in sides)
             yield RULE_PLANNER + (f"; of these rows it suspects {shares}" if shares else "")
 
 

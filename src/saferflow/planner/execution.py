@@ -1,4 +1,4 @@
-"""Errors of tool execution: the right calls, and something wrong in what they say or in the answer."""
+"""Errors of tool execution: right calls with a wrong observation, decision or answer."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,14 +18,14 @@ FEARED = {
     "loss of privacy": ("S2", "S7"),
     "unfair use": ("S8", "S10"),
 }
-"""What a thing lends itself to -> the hazards that an over-cautious policy sees in it."""
+"""Misuse of a thing -> hazards that an over-cautious policy sees in it."""
 
 REFUSAL = "I can't help with this."
 COMPLIANCE = "Sure. I can help with this, step by step."
 
 
 def wrong_observation(case: Case) -> Iterator[Response]:
-    """The scan names a thing that is not there, and the answer speaks of it."""
+    """The scan names a thing that the picture does not show, and the answer mentions it."""
     if not case.labels.objects:
         return
     right = case.labels.objects[0]
@@ -48,7 +48,7 @@ def contradiction(case: Case) -> Iterator[Response]:
 
 
 def flipped_decision(case: Case) -> Iterator[Response]:
-    """Right thoughts, and then the gate decides the opposite; what follows the gate follows the wrong decision."""
+    """The reasoning is right, the gate decides the opposite, and everything after it follows the wrong decision."""
     rewritten = _rewritten(case, _opposite(case))
     before = tuple(c for c in case.chosen.trace if TOOLS[c.tool].layer is not Layer.DECISION)
     after = tuple(c for c in rewritten.trace if TOOLS[c.tool].layer is Layer.DECISION)
@@ -56,13 +56,13 @@ def flipped_decision(case: Case) -> Iterator[Response]:
 
 
 def over_refusal(case: Case) -> Iterator[Response]:
-    """What is harmless is taken for a hazard that it resembles, and refused."""
+    """A harmless request is taken for a hazard that it resembles, and refused."""
     if not case.labels.harmful:
         yield mistaken(case)
 
 
 def under_refusal(case: Case) -> Iterator[Response]:
-    """What is harmful is taken for harmless, and answered."""
+    """A harmful request is taken for a harmless one, and answered."""
     if case.labels.harmful:
         yield mistaken(case)
 
@@ -94,7 +94,7 @@ def cut_off(case: Case) -> Iterator[str]:
 
 
 def _feared(case: Case) -> str:
-    """The hazard that an over-cautious policy would see: the planner's suspicion, else what the thing lends itself to."""
+    """The hazard that an over-cautious policy would see: the planner's suspicion, else the misuse of the thing."""
     if case.plan.hazard != "none":
         return case.plan.hazard
     worst = teacher.MISUSED.get(case.labels.objects[0], "") if case.labels.objects else ""
@@ -102,7 +102,7 @@ def _feared(case: Case) -> str:
 
 
 def _opposite(case: Case) -> Labels:
-    """Labels as a policy would have them that decides the other way."""
+    """The labels of a policy that decides the other way."""
     if case.labels.harmful:
         return replace(case.labels, hazard="none", severity=0, decision="answer", attack="none")
     if not case.labels.resembles:
@@ -117,7 +117,7 @@ def _rewritten(case: Case, labels: Labels) -> Response:
 
 
 def mistaken(case: Case) -> Response:
-    """Right observations, what they have to do with the words and the verdict wrong, and an answer that follows it."""
+    """Right observations with a wrong relation to the words, a wrong verdict, and an answer that follows it."""
     rewritten = _rewritten(case, _opposite(case))
     by_tool = {call.tool: call for call in rewritten.trace}
     thoughts = tuple(

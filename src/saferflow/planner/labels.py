@@ -1,4 +1,4 @@
-"""Labels for rows whose source gives none or only some: a planner behind a server gives them, a guess is marked as one.
+"""Completes labels that a source gives in part or not at all: by a planner behind a server, or by a guess that is marked.
 
 Source: ours.
 """
@@ -11,11 +11,11 @@ from saferflow.protocol.hazards import NONE, REDIRECTED
 from saferflow.protocol.plan import Plan
 
 UNKNOWN_HARM = "S2"
-"""Stands for the hazard where a source says that a request is harmful and neither it nor the planner says how."""
+"""The hazard of a request that its source calls harmful, if neither source nor planner names one."""
 
 
 def completed(labels: Labels | None, plan: Plan) -> Labels:
-    """Whole labels: the source's where it gives them; a missing hazard, or all of a guess, is what the plan suspects."""
+    """Complete labels: the source's where given; the plan's suspicion fills in a missing hazard, or everything in a guess."""
     if labels is None:
         redirect = plan.hazard in REDIRECTED
         decision = "answer" if plan.hazard == NONE else "redirect" if redirect else "refuse"

@@ -1,4 +1,4 @@
-"""Words that make the rule planner suspect a hazard. A suspicion is no verdict: many harmless questions hold them.
+"""Words that make the rule planner suspect a hazard. A suspicion is no verdict: many harmless questions contain them.
 
 Source: ours.
 """
@@ -21,10 +21,10 @@ TERMS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 READING = ("board", "instruction", "list", "read", "sign", "text", "words", "write", "written")
-"""Words that send a reader to text inside the image."""
+"""Words that point a reader to text inside the image."""
 
 POINTING = ("here", "it", "picture", "scene", "shown", "that", "these", "this", "image", "photo")
-"""Words that cannot be understood without the image."""
+"""Words that need the image to be understood."""
 
 PARTIES: dict[str, tuple[str, ...]] = {
     "whoever it stands for": ("jeer at", "boo", "laugh at", "insult", "shame", "mock"),
@@ -36,14 +36,14 @@ PARTIES: dict[str, tuple[str, ...]] = {
     "the asker": ("sadness", "sorrow", "sad night", "myself", "my life", "my own life", "my chest", "fever"),
     "someone else": ("quarrel", "neighbour", "stranger", "man", "woman", "boss"),
 }
-"""Whom a request touches, by its words; the first that is found."""
+"""Person whom a request affects -> words for this person; the first match counts."""
 
 
 def party(question: str) -> str:
-    """Whom the words of a question say that it touches; `nobody` where they say nothing."""
-    return next((who for who, terms in PARTIES.items() if found(terms, question)), "nobody")
+    """The person whom a question affects, by its words; `nobody` where they do not say."""
+    return next((who for who, terms in PARTIES.items() if matches(terms, question)), "nobody")
 
 
-def found(terms: tuple[str, ...], text: str) -> list[str]:
-    """The terms that stand in the text as whole words, in the order of `terms`."""
+def matches(terms: tuple[str, ...], text: str) -> list[str]:
+    """The terms that occur in the text as whole words (also with -s, -ed, -ing), in the order of `terms`."""
     return [term for term in terms if re.search(rf"\b{re.escape(term)}(s|ed|ing)?\b", text, re.IGNORECASE)]

@@ -1,4 +1,4 @@
-"""What a perturbation is: a name, the fault that it plants, and how it proposes it."""
+"""The type of a perturbation: its name, the fault that it plants, and the function that proposes it."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ from saferflow.protocol.trace import Call, Response
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """All that a perturbation may use."""
+    """Everything that a perturbation may use."""
 
     plan: Plan
     question: str
@@ -30,7 +30,7 @@ class Case:
 
 
 Propose = Callable[[Case], Iterable[Response | str]]
-"""Changed responses (or completions, where no response could say it), the best first; none where none applies."""
+"""Yields changed responses, the best first; a completion as text where no response can express the fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ class Operator:
     family: Literal["selection", "execution"]
     propose: Propose
     plants: frozenset[str] = frozenset()
-    """The codes of the violations that the rejected completion has: these and no others."""
+    """Codes of exactly the violations that the rejected completion has."""
     lowers: frozenset[str] = frozenset()
-    """The judge's grades that may fall (`safety`, `helpfulness`, `rigor`); at least one does where nothing is planted
-    that the check sees."""
+    """The judge's grades that may fall (`safety`, `helpfulness`, `rigor`); at least one does fall if the check cannot see
+    the fault."""
 
 
 def replaced(trace: tuple[Call, ...], place: int, *calls: Call) -> tuple[Call, ...]:
@@ -53,7 +53,7 @@ def replaced(trace: tuple[Call, ...], place: int, *calls: Call) -> tuple[Call, .
 
 
 def shuffled(case: Case, places: Iterable) -> list:
-    """The places in an order of the case's own random numbers."""
-    found = list(places)
-    case.rng.shuffle(found)
-    return found
+    """The places in an order drawn from the case's random numbers."""
+    order = list(places)
+    case.rng.shuffle(order)
+    return order

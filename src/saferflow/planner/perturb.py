@@ -1,8 +1,8 @@
 """Perturbations of a good response: each plants one kind of fault and gives the rejected side of a DPO pair.
 
 `[K]` names two families, errors of tool selection and of tool execution; the operators and what each plants are ours.
-An operator proposes changed completions; the first one whose violations are exactly those that it says it plants is
-taken, so that no pair teaches something else by accident.
+An operator proposes changed completions. We take the first one whose violations are exactly those that the operator plants,
+so that no pair teaches something else by accident.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ PERTURBATIONS: dict[str, Operator] = {
 
 
 def perturb(name: str, case: Case) -> str | None:
-    """A completion with the planted fault, or None where the operator does not apply to this response."""
+    """Plant a fault; returns the completion, or None where the operator does not apply to this response."""
     operator = PERTURBATIONS[name]
     chosen = render(case.chosen)
     for proposed in operator.propose(case):
@@ -29,5 +29,5 @@ def perturb(name: str, case: Case) -> str | None:
 
 
 def unknown(names: Iterable[str]) -> list[str]:
-    """The names that no operator has."""
+    """The names that belong to no operator."""
     return sorted(set(names) - set(PERTURBATIONS))

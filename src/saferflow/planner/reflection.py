@@ -1,9 +1,9 @@
-"""SFT rows that teach a policy to reflect: to name what a draft got wrong, and to answer anew.
+"""SFT rows that teach a policy to reflect: to name the error of a draft, and to answer again.
 
-The safety-aware rollout asks a policy in a second and a third turn (`training/reflection.py`). A small policy that was never
-shown more than one turn cannot answer there, so these rows show it the same conversations. The draft is the reference with a
-planted fault; the reflection is written by rules from the gold labels; the new answer is the reference. Source: ours; [V]
-starts from a model that can converse.
+The safety-aware rollout adds a second and a third turn (`training/reflection.py`). A small policy that saw single turns only
+cannot answer there, so these rows show it the same conversations. The draft is the reference with a planted fault; rules
+write the reflection from the gold labels; the new answer is the reference. Source: ours; [V] starts from a model that can
+converse.
 """
 
 from dataclasses import replace
@@ -17,16 +17,16 @@ from saferflow.protocol.reflection import ANEW, MISSED
 from saferflow.protocol.trace import parse
 
 KIND = "reflection"
-"""`kind` of the rows whose completion is a reflection: it has no trace, so no plan holds it."""
+"""`kind` of the rows whose completion is a reflection: it has no trace and follows no plan."""
 SUFFIXES = (".reflection", ".anew")
-"""What the ids of the two rows add to the id of theirs."""
+"""Endings of the ids of the two rows, after the id of the row that they come from."""
 WRONG_OBSERVATION = 0.2
-"""Share of the drafts that decide rightly and name a thing that is not in the picture: answering anew is not always the
+"""Share of drafts that decide rightly but name a thing that is not in the picture, so that the new answer is not always the
 opposite of the draft."""
 
 
 def lessons(row: SFTRow, case: Case) -> list[SFTRow]:
-    """A row that asks for the reflection and one that asks for the new answer; none where no fault can be planted.
+    """One row that asks for the reflection and one that asks for the new answer; none where no fault can be planted.
 
     Args:
         row: with the reference as its completion.
@@ -63,10 +63,10 @@ def lessons(row: SFTRow, case: Case) -> list[SFTRow]:
 
 
 def reflection_on(draft: str, fault: str, labels: Labels) -> str:
-    """What the draft got wrong, in a sentence or two.
+    """The error of the draft, in a sentence or two.
 
     Args:
-        fault: the perturbation that made the draft.
+        fault: name of the perturbation that gave the draft.
     """
     seen = {call.tool: call for call in parse(draft).trace}
     if fault == "wrong_observation":

@@ -1,7 +1,7 @@
-"""Responses and pairs that a source brings: checked, held against their labels, and used as they are. Source: ours.
+"""Checks responses and pairs that a source brings, compares them with the labels, and uses them unchanged. Source: ours.
 
-A response in the surface form of the protocol is taken whole, one without is the answer to which a teacher writes a trace. A
-worse response becomes the rejected side of a pair; it gets a trace too, so that a pair differs in more than its form.
+A response in the protocol's form is used whole. Any other response is an answer for which a teacher writes a trace. A worse
+response becomes the rejected side of a pair; it gets a trace too, so that a pair differs in more than its form.
 """
 
 from dataclasses import replace
@@ -20,18 +20,18 @@ from saferflow.protocol.topologies import BINDING, GATE, KINDS, ROUTES
 from saferflow.protocol.trace import Response, parse, render
 
 TRACED = f"{THEIRS} with a trace by "
-"""Followed by the name of the writer of the trace."""
+"""The name of the trace's writer follows."""
 SHOWN_VIOLATIONS = 5
 SHOWN_CHARS = 300
 
 
 def has_trace(text: str) -> bool:
-    """Whether a text is written in the protocol's form, well or badly."""
+    """Whether a text is in the protocol's form, well-formed or not."""
     return any(tag in text for tag in TAGS)
 
 
 def own_answer(row: Row) -> str:
-    """The response that a row's source brings; nothing for the drawn corpus, whose answers the teacher words anew."""
+    """The response that a row's source brings; empty for the drawn corpus, because the teacher rewords its answers."""
     return "" if row.drawn else row.answer.strip()
 
 
@@ -41,27 +41,27 @@ def own_rejected(row: Row) -> str:
 
 
 def brings_response(row: Row) -> bool:
-    """Whether a judge has to read what the row's source brings."""
+    """Whether the row brings a response that a judge has to read."""
     return bool(own_answer(row) or own_rejected(row))
 
 
 def holding(plan: Plan, text: str, *, topologies: bool) -> tuple[Plan, str]:
-    """The plan that a response in the protocol's form keeps: the planner's, or one of the response's own tools.
+    """Find a plan that a response in the protocol's form follows: the planner's, or one of the response's own tools.
 
     Args:
-        topologies: False: only a linear one.
+        topologies: False allows only a linear plan.
 
     Returns:
-        The plan, and the violations in words: nothing where the response keeps it, else those of the plan that fits best.
+        The plan that fits best, and the response's violations of it in words; empty where it follows the plan.
     """
     best, least = plan, check(plan, text)
     for kind in KINDS if topologies else ("linear",):
         if not least:
             break
         other = _of_its_tools(plan, text, kind)
-        if other is not None and len(found := check(other, text)) < len(least):
-            best, least = other, found
-    return best, "; ".join(f"{one!s:.{SHOWN_CHARS}}" for one in least[:SHOWN_VIOLATIONS])
+        if other is not None and len(violations := check(other, text)) < len(least):
+            best, least = other, violations
+    return best, "; ".join(f"{violation!s:.{SHOWN_CHARS}}" for violation in least[:SHOWN_VIOLATIONS])
 
 
 def _of_its_tools(plan: Plan, text: str, kind: str) -> Plan | None:
@@ -76,10 +76,10 @@ def _of_its_tools(plan: Plan, text: str, kind: str) -> Plan | None:
 
 
 def contradiction(labels: Labels, text: str, grades: Grades) -> str:
-    """How a response contradicts the label of its row, in words; nothing where it does not.
+    """The contradiction between a response and its row's label, in words; empty where there is none.
 
     Args:
-        grades: the judge's of this response.
+        grades: the judge's grades of this response.
     """
     gate = next((call.get("decision") for call in parse(text).trace if call.tool == GATE), "")
     if gate and (gate in BINDING) != labels.harmful:
@@ -92,14 +92,14 @@ def contradiction(labels: Labels, text: str, grades: Grades) -> str:
 
 
 def rejected_side(case: Case, text: str, *, declines: bool) -> str:
-    """A source's worse response as the rejected side of a pair; nothing where it says what the chosen side says.
+    """Turn a source's worse response into the rejected side of a pair; empty where it equals the chosen side.
 
-    One in the protocol's form stays as it is. Another gets the chosen trace where it decides as the label says, else the trace
-    of a policy that is mistaken about the request; of the two, the one that its answer follows from.
+    A response in the protocol's form stays unchanged. Any other response gets the chosen trace if it decides as the label
+    says, else also the trace of a policy that mistakes the request; we keep the one with fewer violations.
 
     Args:
-        case: of the chosen side.
-        declines: whether the response does, as the judge reads it.
+        case: the case of the chosen side.
+        declines: whether the response declines, according to the judge.
     """
     if has_trace(text):
         return "" if text == render(case.chosen) else text
@@ -109,4 +109,4 @@ def rejected_side(case: Case, text: str, *, declines: bool) -> str:
     if declines != case.labels.harmful:
         traces.insert(0, mistaken(case).trace)
     written = [render(Response(trace, text)) for trace in traces]
-    return min(written, key=lambda one: len(check(case.plan, one)))
+    return min(written, key=lambda completion: len(check(case.plan, completion)))

@@ -1,7 +1,7 @@
 """The rule planner: (question, image) to a plan. It sees what a policy sees, and never a label.
 
-It knows the drawn corpus alone. Of the unsafe requests of other corpora it suspects few (XSTest 25% beside 22% of the safe ones,
-FigStep none): there its suspicion is a line of the plan and no label.
+It knows only the drawn corpus. It suspects few of the unsafe requests of other corpora (XSTest 25%, and 22% of the safe ones;
+FigStep none), so there its suspicion is a line of the plan and no label.
 
 A planner that knew the labels would give the verdict away in the system prompt, in training and in evaluation alike.
 Source: ours; the paper's planner is a large model [K].
@@ -26,7 +26,7 @@ _PERSONA = {
 }
 _SEVERITY = {"S1": 3, "S9": 3, "S11": 3, "S8": 1}
 _UNCLEAR = 20.0
-"""Standard deviation of the grey values (0..255) under which an image counts as unclear."""
+"""An image whose grey values (0..255) have a smaller standard deviation counts as unclear."""
 
 
 def plan_for(question: str, image: bytes | None) -> Plan:
@@ -38,17 +38,17 @@ def plan_for(question: str, image: bytes | None) -> Plan:
     * a term of the hazard lexicon: `mesh`, because words alone leave the intent ambiguous
     * anything else: `linear`
     """
-    hits = {hazard: lexicon.found(terms, question) for hazard, terms in lexicon.TERMS.items()}
+    hits = {hazard: lexicon.matches(terms, question) for hazard, terms in lexicon.TERMS.items()}
     hazard = max(hits, key=lambda code: len(hits[code])) if any(hits.values()) else NONE
     severity = _SEVERITY.get(hazard, 2) if hazard != NONE else 0
     persona = _PERSONA.get(hazard, "guardian") if hazard != NONE else "helper"
     branches: tuple[tuple[str, ...], ...] = ()
     if image is None:
         kind, tools = "linear", ("KEYWORD-FLAGGING", "INTENT-RADAR", "RISK-SCORER")
-    elif lexicon.found(lexicon.READING, question):
+    elif lexicon.matches(lexicon.READING, question):
         kind, persona = "shield", "sentinel"
         tools = ("VISUAL-SCAN", "OCR-EXTRACT", "JAILBREAK-SENTINEL", "RISK-SCORER")
-    elif (blurred := unclear(image)) or lexicon.found(lexicon.POINTING, question):
+    elif (blurred := unclear(image)) or lexicon.matches(lexicon.POINTING, question):
         # What a thing lends itself to, and to whom, comes before the verdict on it.
         flagging = ("KEYWORD-FLAGGING",) if hazard != NONE else ()
         tools = ("VISUAL-SCAN", "OCR-EXTRACT", *flagging, "CONSEQUENCE-MAP", "RISK-SCORER")

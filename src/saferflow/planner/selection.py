@@ -10,13 +10,13 @@ from saferflow.protocol.trace import Call, Response
 
 
 def dropped_layer(case: Case) -> Iterator[Response]:
-    """No reasoning between what is seen and what is decided, or nothing seen at all."""
+    """A layer is missing: no reasoning between perception and decision, or no perception."""
     for layer in (Layer.REASONING, Layer.PERCEPTION):
         yield Response(tuple(c for c in case.chosen.trace if TOOLS[c.tool].layer is not layer), case.chosen.answer)
 
 
 def wrong_tool(case: Case) -> Iterator[Response]:
-    """Two calls of one layer with their observations exchanged: each tool says what another would have found."""
+    """Two calls of one layer swap their observations: each tool reports what the other would have."""
     trace = case.chosen.trace
     places = [(i, j) for i in range(len(trace)) for j in range(i) if _exchangeable(trace[i], trace[j])]
     for i, j in shuffled(case, places):
@@ -24,13 +24,13 @@ def wrong_tool(case: Case) -> Iterator[Response]:
         yield Response(replaced(first, j, Call(trace[j].tool, trace[i].fields, trace[i].text)), case.chosen.answer)
 
 
-def _exchangeable(one: Call, other: Call) -> bool:
-    layer = TOOLS[one.tool].layer
-    return layer is TOOLS[other.tool].layer and layer is not Layer.DECISION and one.tool != other.tool
+def _exchangeable(left: Call, right: Call) -> bool:
+    layer = TOOLS[left.tool].layer
+    return layer is TOOLS[right.tool].layer and layer is not Layer.DECISION and left.tool != right.tool
 
 
 def foreign_tool(case: Case) -> Iterator[Response]:
-    """A call, filled rightly, of a tool that the plan does not have."""
+    """A well-formed call of a tool that the plan does not have."""
     lacking = [t for t, tool in TOOLS.items() if t not in case.plan.tools and tool.layer is not Layer.DECISION]
     for name in shuffled(case, lacking):
         place = next((i for i, c in enumerate(case.chosen.trace) if TOOLS[c.tool].layer > TOOLS[name].layer), None)
@@ -41,7 +41,7 @@ def foreign_tool(case: Case) -> Iterator[Response]:
 
 
 def illegal_order(case: Case) -> Iterator[Response]:
-    """One call before the gate in a place where the graph does not lead to it."""
+    """One call before the gate stands where the graph does not allow it."""
     trace = case.chosen.trace
     gate = next((i for i, call in enumerate(trace) if call.tool == GATE), 0)
     moves = [(old, new) for old in range(gate) for new in range(gate) if abs(old - new) > 0]

@@ -1,7 +1,7 @@
 """From rows to the rows of the tables: each is planned, dealt, given a reference, and paired with perturbations of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from random import Random
 
@@ -63,6 +63,8 @@ class Made:
     rows: list[TableRow | BadRow]
     why: str = ""
     """Of a row in quarantine."""
+    lessons: list[SFTRow] = field(default_factory=list)
+    """Rows of the table sft beside them: an incident is always taught."""
 
 
 @dataclass(slots=True)
@@ -81,6 +83,11 @@ class Planned:
     """Who wrote the reference."""
     rejected: Grades | None = None
     """The judge's grades of the worse response that the row's source brings, where it needs any."""
+
+    @property
+    def taught(self) -> bool:
+        """Whether it needs a reference: for its table, or because an incident of the training split is taught besides."""
+        return self.table in ("sft", "dpo") or (self.row.source == INCIDENTS and self.table == "grpo")
 
     @property
     def pair(self) -> str:
@@ -104,7 +111,7 @@ def fill(rows: Sequence[Row], writer: Writer, params: Params, judge: Judge | Non
     plans = writer.plans([(rows[number].question, images[number]) for number in asking])
     for number, plan in zip(asking, plans, strict=True):
         made[number] = _planned(rows[number], images[number], plan, labels[number], params)
-    taught = [n for n in asking if isinstance(made[n], Planned) and made[n].table in ("sft", "dpo")]
+    taught = [n for n in asking if isinstance(made[n], Planned) and made[n].taught]
     problems = _refer([made[number] for number in taught], writer, judge or RuleJudge(), params)
     for number, problem in zip(taught, problems, strict=True):
         made[number] = problem or made[number]
@@ -256,15 +263,21 @@ def _placed(one: Planned, params: Params) -> Made:
     row, plan, labels, earlier = one.row, one.plan, one.labels, turns_to_json(one.row.earlier)
     common = (one.image, plan.system_prompt(params.plan.prompt_detail), row.question)
     if one.table == "sft":
-        told = (one.completion, plan.to_json(), labels.to_json(), earlier, one.writer)
-        made = SFTRow(row.id, row.source, "safety", *common, *told)
-        random = rng(params.run.seed, "reflect", row.id)
-        drawn = random.random() < params.plan.reflection_share
-        return Made("sft", [made, *(lessons(made, case_of(one, random)) if drawn else ())])
+        return Made("sft", taught_rows(one, common, params))
+    also = taught_rows(one, common, params) if one.taught and row.source == INCIDENTS else []
     if one.table == "dpo":
-        return Made("dpo", pairs(one, common, params))
+        return Made("dpo", pairs(one, common, params), lessons=also)
     made = PromptRow(row.id, row.source, "safety", *common, plan.to_json(), labels.to_json(), earlier)
-    return Made(one.table, [made])
+    return Made(one.table, [made], lessons=also)
+
+
+def taught_rows(one: Planned, common: tuple, params: Params) -> list[SFTRow]:
+    """The row of the table sft, and the two that teach reflection where `plan.reflection_share` draws it."""
+    row, told = one.row, (one.completion, one.plan.to_json(), one.labels.to_json())
+    made = SFTRow(row.id, row.source, "safety", *common, *told, turns_to_json(row.earlier), one.writer)
+    random = rng(params.run.seed, "reflect", row.id)
+    drawn = random.random() < params.plan.reflection_share
+    return [made, *(lessons(made, case_of(one, random)) if drawn else ())]
 
 
 def case_of(one: Planned, random: Random) -> Case:

@@ -1,6 +1,6 @@
-"""What a writer of plans and reference responses is asked for, and how it answers.
+"""The interface of a writer of labels, plans and reference responses.
 
-A failure is text that says why, in the place of the plan or of the response; the stage moves such rows to quarantine.
+A failure is a text with the reason in place of the result; the stage moves such rows to quarantine.
 """
 
 from collections.abc import Sequence
@@ -14,27 +14,27 @@ from saferflow.protocol.trace import Response
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A reference response to be written."""
+    """A reference response to write."""
 
     row: Row
     image: bytes | None
     plan: Plan
     labels: Labels
     answer: str = ""
-    """The answer that the row's source brings, to be kept word for word; empty where the writer words it."""
+    """The answer that the row's source brings, to keep word for word; empty where the writer words it."""
 
 
 class Writer(Protocol):
-    """All methods answer in the order in which they are asked."""
+    """All methods return results in the order of their arguments."""
 
     name: str
     """`rules`, or the model."""
 
-    def labels(self, asked: Sequence[tuple[str, bytes | None]]) -> list[Labels | str | None]:
-        """What a safe assistant does with each question and image; None where the writer cannot know."""
+    def labels(self, questions: Sequence[tuple[str, bytes | None]]) -> list[Labels | str | None]:
+        """Labels for each question and image; None where the writer cannot know."""
 
-    def plans(self, asked: Sequence[tuple[str, bytes | None]]) -> list[Plan | str]:
-        """A plan for each question and image; no label is known here."""
+    def plans(self, questions: Sequence[tuple[str, bytes | None]]) -> list[Plan | str]:
+        """A plan for each question and image, without any label."""
 
     def references(self, tasks: Sequence[Task]) -> list[Response | str]:
-        """A response that keeps its plan, for each task."""
+        """A response that follows its plan, for each task."""

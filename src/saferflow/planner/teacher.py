@@ -28,14 +28,14 @@ _ALTERNATIVE = {
     "S14": "test only on a system that is yours",
 }
 MISUSED = {name: MISUSE[group] for group, names in CLASSES.items() if group in MISUSE for name in names} | MARK_MISUSE
-"""Object or mark -> the worst that it lends itself to."""
+"""Object or mark -> its worst misuse."""
 _VERDICT = frozenset({"RISK-SCORER"})
-"""Called after what it rests on, wherever the automaton leaves the choice."""
+"""Tools called after the ones they rest on, wherever the automaton leaves the choice."""
 _DEFAULT_ALTERNATIVE = "choose a goal that harms nobody"
 
 
 def write(plan: Plan, question: str, labels: Labels, answer: str, rng: random.Random, coverage: float) -> Response:
-    """The reference response.
+    """Write the reference response.
 
     Args:
         answer: a plain reference answer, used where the decision is to answer; may be empty.
@@ -47,6 +47,11 @@ def write(plan: Plan, question: str, labels: Labels, answer: str, rng: random.Ra
 
 
 def fields_of(tool: str, question: str, labels: Labels) -> tuple[tuple[str, str], ...]:
+    """The (name, value) fields of a call of `tool`, from gold labels.
+
+    Raises:
+        ValueError: the teacher does not know the tool.
+    """
     terms = _terms(question)
     risk = HAZARDS[labels.hazard].phrase if labels.hazard in HAZARDS else "no risk found"
     match tool:
@@ -87,11 +92,12 @@ def fields_of(tool: str, question: str, labels: Labels) -> tuple[tuple[str, str]
 
 
 def alternative(labels: Labels) -> str:
+    """What the user could do instead of the hazard in the labels."""
     return _ALTERNATIVE.get(labels.hazard, _DEFAULT_ALTERNATIVE)
 
 
 def _terms(question: str) -> list[str]:
-    return [term for terms in lexicon.TERMS.values() for term in lexicon.found(terms, question)][:3]
+    return [term for terms in lexicon.TERMS.values() for term in lexicon.matches(terms, question)][:3]
 
 
 def _relation(labels: Labels) -> str:
@@ -107,7 +113,7 @@ def _intent(labels: Labels) -> str:
 
 
 def reason(labels: Labels) -> str:
-    """Why the gate decides as it does."""
+    """The reason for the gate's decision, as a field of its call."""
     if labels.harmful:
         return f"risk from the {_SOURCE.get(labels.risk_source, 'request')}"
     return "instruction in the image ignored" if labels.attack != "none" else "no risk found"
@@ -117,7 +123,7 @@ _SOURCE = {"text": "words", "image": "image", "combination": "image and words to
 
 
 def answer_for(labels: Labels, answer: str) -> str:
-    """What the user gets to read, whatever the plan.
+    """The answer to the user, whatever the plan.
 
     Args:
         answer: as in `write`.

@@ -1,1 +1,1 @@
-"""The safety protocol: one compiled graph over virtual tools, read by everything that asks what a legal trace is."""
+"""The safety protocol: one compiled graph over virtual tools, which alone defines a legal trace."""

@@ -24,12 +24,12 @@ LEADING = re.compile(rf"\s+|{TAG.pattern}")
 
 
 def check(plan: "Plan | None", text: str) -> tuple[Violation, ...]:
-    """Every violation in a completion, in the order of its lines. Never raises; linear in the length of `text`.
+    """Every violation in a completion, in the order of its lines. Never raises; takes time linear in the length of `text`.
 
-    On one line, what is wrong with its place comes before what is wrong with its fields, those as they are written.
+    On one line, violations of order come before those of fields; those of fields come in the order of the text.
 
-    Without a plan (a trace in the released form, which knows no fields and lets a model invent tools), only what needs
-    no plan is checked: the tags, the text around them, the answer, and the values of calls that are written as fields.
+    Without a plan (a trace in the released form, which has no fields and lets a model invent tools), the check covers only
+    what needs no plan: the tags, the text around them, the answer, and the values of calls that are written as fields.
     """
     blocks = find_blocks(text)
     steps: list[Step] = []
@@ -42,13 +42,13 @@ def check(plan: "Plan | None", text: str) -> tuple[Violation, ...]:
                 within.append(Violation(code, len(steps), line.number, seen, legal))
         elif plan is not None:
             within.append(Violation("T003", 0, line.number, quote(line.text), CALL))
-    found = list(_tags(blocks, text))
+    violations = list(_tags(blocks, text))
     if plan is not None:
-        found.extend(check_order(plan, steps, _line(text, blocks.thinking.end) if blocks.thinking else 1))
-    found.extend(within)
-    found.extend(_answer(blocks.answer, text, steps))
-    found.sort(key=LINE)
-    return tuple(found)
+        violations.extend(check_order(plan, steps, _line(text, blocks.thinking.end) if blocks.thinking else 1))
+    violations.extend(within)
+    violations.extend(_answer(blocks.answer, text, steps))
+    violations.sort(key=LINE)
+    return tuple(violations)
 
 
 def _tags(blocks: Blocks, text: str) -> Iterator[Violation]:
@@ -72,7 +72,7 @@ def _malformed(names: tuple[str, ...], blocks: Blocks, text: str) -> Iterator[Vi
 
 
 def _gaps(blocks: Blocks, length: int) -> Iterator[Span]:
-    """The pieces before, between and after the blocks; tags may stand in them."""
+    """Yield the pieces before, between and after the blocks; they may hold tags."""
     at = 0
     for start, end in sorted(span for span in (blocks.thinking, blocks.answer) if span):
         yield Span(at, max(at, start))
@@ -81,7 +81,7 @@ def _gaps(blocks: Blocks, length: int) -> Iterator[Span]:
 
 
 def _first_word(text: str, gap: Span) -> int:
-    """Where the first character stands that is neither white space nor part of a tag."""
+    """Offset of the first character that is neither white space nor part of a tag."""
     at = gap.start
     while match := LEADING.match(text, at, gap.end):
         at = match.end()

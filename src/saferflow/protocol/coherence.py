@@ -1,4 +1,4 @@
-"""What makes a plan incoherent. Each finding is one line that says what it got, what it expected and the way out."""
+"""The rules of a coherent plan. Each problem is one line: what was given, what was expected, and the remedy."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,24 +9,24 @@ from saferflow.protocol.tools import TOOLS, Layer
 from saferflow.protocol.topologies import GATE, GUARDS, KINDS
 
 MAX_BRANCH = 3
-"""Tools on one branch of a tree: each is a short path."""
+"""Most tools on one branch of a tree: a branch is a short path."""
 
 MAX_RETURNS = 2
 MAX_LOOP_TOOLS = 6
-"""Perception and reasoning tools of a loop that may return twice: keeps its automaton under ten thousand states."""
+"""Most perception and reasoning tools of a loop that may return twice, so that its automaton has under ten thousand states."""
 
 
 def problems(plan: PlanFields) -> tuple[str, ...]:
-    """Everything that is wrong with a plan; empty for a coherent one. Total on values of any type.
+    """All problems of a plan; empty for a coherent one. Never raises, whatever the fields' types.
 
-    A rule that reads a field of the wrong type is left out; all others are looked at all the same.
+    A rule that reads a field of the wrong type is skipped; all other rules apply.
     """
     mistyped = dict(_types(plan))
-    found = [f"{name}: {problem}" for name, problem in mistyped.items()]
+    lines = [f"{name}: {problem}" for name, problem in mistyped.items()]
     for fields, rule in _RULES:
         if not mistyped.keys() & fields:
-            found += rule(plan)
-    return tuple(found)
+            lines += rule(plan)
+    return tuple(lines)
 
 
 def _types(plan: PlanFields) -> Iterator[tuple[str, str]]:
@@ -127,7 +127,7 @@ def _branches(plan: PlanFields, inner: list[str]) -> Iterator[str]:
 
 
 def _rank(tool: str) -> tuple[int, bool]:
-    """Sorts tools by layer, the gate before the other decision tools."""
+    """Sort key of tools: by layer, the gate before the other decision tools."""
     layer = TOOLS[tool].layer
     return layer.order, layer is Layer.DECISION and tool != GATE
 

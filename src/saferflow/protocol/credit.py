@@ -1,4 +1,4 @@
-"""The credit of each step of a trace: which calls were legal, and which well typed (process-level reward; ours)."""
+"""The credit of each step of a trace: whether a call was legal and well typed (process-level reward; ours)."""
 
 from typing import NamedTuple
 
@@ -23,25 +23,25 @@ class Credit(NamedTuple):
 
     @property
     def earned(self) -> bool:
-        """Whether the step is worth anything: 1 if legal and well typed, else 0."""
+        """True if the step is legal and well typed."""
         return self.legal and self.typed
 
 
 def step_credits(text: str, violations: tuple[Violation, ...]) -> tuple[Credit, ...]:
-    """The steps of a completion in the order of its lines, judged by what `check` found in that same text.
+    """The steps of a completion in the order of its lines, judged by `check`'s violations of the same text.
 
-    Total on any text, linear in its length. The mean of `earned` is the share of good steps that the protocol reward
-    pays; without a plan (`check(None, text)`) lines that are no call are no steps.
+    Never raises; takes time linear in the length of the text. The mean of `earned` is the share of good steps that the
+    protocol reward pays. Without a plan (`check(None, text)`), lines that are no call are no steps.
     """
     illegal = {violation.step for violation in violations if not violation.code.startswith("T2")}
     mistyped = {violation.step for violation in violations if violation.code.startswith("T2")}
     prose = {violation.line for violation in violations if violation.code == "T003"}
-    found: list[Credit] = []
+    steps: list[Credit] = []
     step = 0
     for line in lines(text, find_blocks(text).thinking):
         if line.call:
             step += 1
-            found.append(Credit(step, line.number, line.call.tool, step not in illegal, step not in mistyped))
+            steps.append(Credit(step, line.number, line.call.tool, step not in illegal, step not in mistyped))
         elif line.number in prose:
-            found.append(Credit(0, line.number, "", legal=False, typed=False))
-    return tuple(found)
+            steps.append(Credit(0, line.number, "", legal=False, typed=False))
+    return tuple(steps)

@@ -1,4 +1,4 @@
-"""What a plan says, before anybody has looked whether it is coherent."""
+"""The fields of a plan, before the check for coherence."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from saferflow.protocol.tools import TOOLS, Layer
 
 @dataclass(frozen=True, slots=True)
 class PlanFields:
-    """What the planner specifies for one image and question [K]; the fields' values are ours.
+    """The planner's specification for one image and question [K]; the fields' values are ours.
 
     `tools` is in the order in which a linear plan calls them. `branches` is for a tree: the paths over the perception
-    and reasoning tools other than the root (the first perception tool); empty means one branch a tool. `max_returns`
+    and reasoning tools other than the root (the first perception tool); empty means one branch per tool. `max_returns`
     is for a loop: how often a trace may go from reasoning back to perception.
     """
 

@@ -1,9 +1,9 @@
 """A plan's automaton as a grammar, so that a served model cannot leave its plan.
 
 The text is a Lark grammar in llguidance's dialect. llguidance takes it in the transformers loop (`training.constrained`),
-vLLM as a structured output. One rule a state of the automaton, one alternative an edge: right-linear, so that it says
-exactly what the automaton says. Free text is bounded, so that a completion ends whatever the policy. What no grammar can
-say stays with the check: an answer that contradicts the gate.
+vLLM as a structured output. One rule per state of the automaton, one alternative per edge: right-linear, and so equal to
+the automaton. Free text is bounded, so that every completion ends. Only the check can see an answer that contradicts the
+gate.
 """
 
 import json
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CONTROL = r"\x00-\x1f\x7f-\x9f"
 UTF8 = 4
-"""Bytes of the longest character, and so the most tokens that one character can take."""
+"""Bytes of the longest character, and so the most tokens per character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,11 @@ class Bounds:
     items: int = 8
     answer: int = 800
     calls: int = 32
-    """Of a trace that follows no plan; a plan says itself how many."""
+    """Most calls of a trace without a plan; a plan sets its own limit."""
 
 
 def lark_without_plan(bounds: Bounds = Bounds()) -> str:
-    """The grammar of the protocol's form: declared calls in any order, then an answer. For a server that is given no plans."""
+    """The grammar of the protocol's form: declared calls in any order, then an answer. For a server without plans."""
     calls = {_call_rule(tool, ""): _call(tool, "") for tool in TOOLS if tool != GATE}
     calls |= {_call_rule(GATE, decision): _call(GATE, decision) for decision in DECISIONS}
     lines = [
@@ -66,7 +66,7 @@ def lark(plan: "Plan", bounds: Bounds = Bounds()) -> str:
 
 
 def vllm_request(plan: "Plan", bounds: Bounds = Bounds()) -> dict[str, Any]:
-    """What a request to vLLM's OpenAI-compatible server holds beside the messages (`extra_body`), from vLLM 0.12 on.
+    """The fields of a request to vLLM's OpenAI-compatible server beside the messages (`extra_body`), from vLLM 0.12 on.
 
     Its backend has to be guidance: `vllm serve … --structured-outputs-config.backend guidance`.
     """
@@ -74,7 +74,7 @@ def vllm_request(plan: "Plan", bounds: Bounds = Bounds()) -> dict[str, Any]:
 
 
 def longest(plan: "Plan", bounds: Bounds = Bounds()) -> int:
-    """The most tokens, by any byte-level tokenizer, that a completion of the grammar takes before its end."""
+    """The most tokens of a completion of the grammar before its end, by any byte-level tokenizer."""
     automaton = plan.automaton
     most: dict[State, int] = {}
     for state in targets_first(automaton):
@@ -130,8 +130,8 @@ def _call_bytes(tool: str, bounds: Bounds) -> int:
 
 
 def _ending(bounds: Bounds) -> list[str]:
-    """The answer, and the terminals. Free text begins and ends with a character that no reader strips, and holds nothing that
-    the form uses.
+    """The rules of the answer, and the terminals. Free text begins and ends with a character that no reader strips, and holds
+    none of the form's own marks.
     """
     text = _words(rf";<{CONTROL}", bounds.text)
     item = _words(rf",;<{CONTROL}", bounds.item)

@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 NONE = "none"
-"""Stands where no hazard is suspected."""
+"""The hazard of a plan that suspects none."""
 REDIRECTED = ("S6", "S11")
-"""Hazards that are answered by naming who can help; others are refused. Ours."""
+"""Hazards whose answer names who can help; requests of other hazards are refused. Ours."""
 
 
 class Hazard(NamedTuple):

@@ -15,11 +15,11 @@ END = "the end"
 
 
 Step = tuple[int, str, str]
-"""A call as the automaton sees it: its line, its tool, and the decision that guards it."""
+"""A call as (line, tool, the decision that guards it)."""
 
 
 def check_order(plan: "Plan", steps: list[Step], last_line: int) -> Iterator[Violation]:
-    """Walk the calls through the plan's automaton; after an illegal one, go on where the trace can be picked up."""
+    """Yield the violations of order by a walk through the plan's automaton; after an illegal call, resume where possible."""
     automaton = plan.automaton
     if _accepted(automaton, steps):
         return
@@ -64,7 +64,7 @@ def check_order(plan: "Plan", steps: list[Step], last_line: int) -> Iterator[Vio
 
 
 def _accepted(automaton: Automaton, steps: list[Step]) -> bool:
-    """Whether the steps, and no more, are a legal trace: the usual case, in which there is nothing to find."""
+    """Whether the steps form a complete legal trace: the usual case, without violations."""
     state = automaton.start
     for _, tool, decision in steps:
         state = automaton.after(state, tool, decision)
@@ -74,7 +74,7 @@ def _accepted(automaton: Automaton, steps: list[Step]) -> bool:
 
 
 def _code(plan: "Plan", tool: str, called: set[str], layer: Layer | None) -> str:
-    """Why a call that the automaton does not allow is illegal."""
+    """The code of the violation for a call that the automaton does not allow."""
     if tool not in TOOLS:
         return "T101"
     if tool not in plan.tools:

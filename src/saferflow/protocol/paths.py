@@ -1,4 +1,4 @@
-"""Questions about an automaton that take a walk over its states."""
+"""Questions about an automaton that need a walk over its states."""
 
 from collections import deque
 from functools import lru_cache
@@ -6,23 +6,23 @@ from functools import lru_cache
 from saferflow.protocol.topologies import GATE, Automaton, State
 
 REACH_LIMIT = 4096
-"""States that `resume` looks at before it gives up; only a loop with two returns has more."""
+"""Most states that `resume` visits; only a loop with two returns has more."""
 
 
 def states(automaton: Automaton) -> tuple[State, ...]:
     """Every reachable state, nearest first."""
-    found = {automaton.start: None}
-    queue = deque(found)
+    reached = {automaton.start: None}
+    queue = deque(reached)
     while queue:
         for edge in automaton.edges(queue.popleft()):
-            if edge.target not in found:
-                found[edge.target] = None
+            if edge.target not in reached:
+                reached[edge.target] = None
                 queue.append(edge.target)
-    return tuple(found)
+    return tuple(reached)
 
 
 def targets_first(automaton: Automaton) -> list[State]:
-    """Every reachable state, after all states that its edges lead to; the automaton has no cycle."""
+    """Every reachable state, each after its successors; the automaton has no cycle."""
     order, seen, stack = [], set(), [(automaton.start, False)]
     while stack:
         state, left = stack.pop()
@@ -37,17 +37,17 @@ def targets_first(automaton: Automaton) -> list[State]:
 
 @lru_cache(maxsize=65536)
 def reach(automaton: Automaton, state: State, decision: str, within: frozenset[str]) -> frozenset[str] | None:
-    """The tools that legal traces with this gate decision, of tools `within` alone, still call after `state`.
+    """The tools that legal traces with this gate decision still call after `state`, with tools of `within` only.
 
-    None where no such trace comes to its end.
+    None where no such trace can end.
     """
-    found: set[str] | None = set() if automaton.accepting(state) else None
+    tools: set[str] | None = set() if automaton.accepting(state) else None
     for edge in automaton.edges(state):
         if edge.tool in within and (edge.tool != GATE or edge.decision == decision):
             rest = reach(automaton, edge.target, decision, within)
             if rest is not None:
-                found = (found or set()) | {edge.tool} | rest
-    return None if found is None else frozenset(found)
+                tools = (tools or set()) | {edge.tool} | rest
+    return None if tools is None else frozenset(tools)
 
 
 def allowed(automaton: Automaton, decision: str) -> frozenset[str]:
@@ -63,19 +63,19 @@ def required(automaton: Automaton, decision: str) -> frozenset[str]:
 
 @lru_cache(maxsize=65536)
 def resume(automaton: Automaton, state: State, tool: str, decision: str) -> State | None:
-    """Where a checker goes on after an illegal call: the state after `tool`, called as early as skipping steps allows.
+    """The state from which a check goes on after an illegal call: the nearest one after `tool`, with steps skipped before it.
 
     None where `tool` cannot be called from `state` on. The gate is never skipped.
     """
-    found = {state}
-    queue = deque(found)
-    while queue and len(found) < REACH_LIMIT:
+    reached = {state}
+    queue = deque(reached)
+    while queue and len(reached) < REACH_LIMIT:
         here = queue.popleft()
         for edge in automaton.edges(here):
             if edge.tool == tool and edge.decision == decision:
                 return edge.target
-            if edge.tool != GATE and edge.target not in found:
-                found.add(edge.target)
+            if edge.tool != GATE and edge.target not in reached:
+                reached.add(edge.target)
                 queue.append(edge.target)
     return None
 

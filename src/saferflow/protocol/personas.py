@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Persona(NamedTuple):
-    """An answer style: what it does, in one sentence, and when it applies."""
+    """An answer style: its behaviour in one sentence, and when it applies."""
 
     name: str
     stance: str

@@ -16,16 +16,16 @@ class Plan(PlanFields):
     """The fields of a plan, coherent.
 
     Raises:
-        PlanError: listing everything that is incoherent.
+        PlanError: lists everything that is incoherent.
     """
 
     def __post_init__(self) -> None:
-        found = problems(self)
-        if found:
-            raise PlanError("the plan is incoherent:\n" + "\n".join(f"  {problem}" for problem in found))
+        faults = problems(self)
+        if faults:
+            raise PlanError("the plan is incoherent:\n" + "\n".join(f"  {problem}" for problem in faults))
 
     def linear(self) -> "Plan":
-        """The same tools without a graph of their own: one after the other, in the plan's order."""
+        """The linear plan of the same tools, in the same order."""
         return replace(self, topology="linear", branches=())
 
     @property
@@ -34,7 +34,7 @@ class Plan(PlanFields):
         return compile_plan(self)
 
     def system_prompt(self, detail: Literal["brief", "full"]) -> str:
-        """The configuration as the responder reads it: a few lines, or with fields, form and rules."""
+        """The plan as the responder reads it: a few lines (`brief`), or with fields, form and rules (`full`)."""
         return render_prompt(self, self.automaton, detail)
 
     def to_json(self) -> str:

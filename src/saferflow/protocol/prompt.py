@@ -1,4 +1,4 @@
-"""A plan as the system prompt that the responder reads; every rule in it is read off the automaton."""
+"""Renders a plan as the responder's system prompt; every rule in it comes from the automaton."""
 
 from typing import Literal
 
@@ -27,7 +27,7 @@ def render_prompt(plan: PlanFields, automaton: Automaton, detail: Literal["brief
         automaton: of the plan.
 
     Raises:
-        ValueError: another detail.
+        ValueError: `detail` is neither.
     """
     if detail == "brief":
         return _brief(plan)
@@ -46,7 +46,7 @@ def _brief(plan: PlanFields) -> str:
 
 
 def _topology(plan: PlanFields) -> str:
-    """The kind with what sets this plan apart from the kind's default."""
+    """The kind, with this plan's differences from the kind's default."""
     if plan.branches:
         return f"tree, branches {', '.join(' > '.join(branch) for branch in plan.branches)}"
     return f"loop, returns {plan.max_returns}" if plan.topology == "loop" and plan.max_returns != 1 else plan.topology
@@ -78,7 +78,7 @@ def _tool(name: str) -> str:
 
 
 def rules(automaton: Automaton) -> tuple[str, ...]:
-    """What the automaton allows, in words: what must be called, what may repeat, what follows what."""
+    """The automaton's rules in words: required calls, repeats, and what may follow what."""
     must = frozenset.intersection(*(required(automaton, decision) for decision in DECISIONS))
     tools = automaton.tools
     always = ", ".join(tool for tool in tools if tool in must)
@@ -91,7 +91,7 @@ def rules(automaton: Automaton) -> tuple[str, ...]:
 
 
 def _successions(automaton: Automaton, tools: tuple[str, ...]) -> list[str]:
-    """One line for the start, each tool and each decision: what may come right after it, in some legal trace."""
+    """One line for the start, each tool and each decision: what may follow it directly in some legal trace."""
     follows: dict[tuple[str, str], set[str]] = {("", ""): set(automaton.legal(automaton.start))}
     for state in states(automaton):
         for edge in automaton.edges(state):
@@ -107,8 +107,8 @@ def _successions(automaton: Automaton, tools: tuple[str, ...]) -> list[str]:
     return lines
 
 
-def _either(found: set[str], tools: tuple[str, ...]) -> str:
-    return " or ".join(tool for tool in (*tools, END) if tool in found)
+def _either(followers: set[str], tools: tuple[str, ...]) -> str:
+    return " or ".join(tool for tool in (*tools, END) if tool in followers)
 
 
 def _most_calls(automaton: Automaton, tools: tuple[str, ...]) -> dict[str, int]:

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from saferflow.protocol.plan import Plan
 
 BLANK = "..."
-"""Stands in a skeleton where words belong; a legal text, and a legal list of one item."""
+"""Placeholder for words in a skeleton; a legal text, and a legal list of one item."""
 
 AGAIN = 0.5
-"""Chance of a call that is legal but wanted by nothing: a loop's second look (ours)."""
+"""Chance of a legal call that nothing requires: a loop's second look (ours)."""
 
 
 def sample(
@@ -30,10 +30,10 @@ def sample(
     Args:
         coverage: chance, in [0, 1], with which each optional tool is taken; at 1 every tool that the decision
             allows is called.
-        last: tools put off as long as another wanted one is legal.
+        last: tools called only when no other wanted tool is legal.
 
     Raises:
-        ValueError: a decision that is none of the four.
+        ValueError: `decision` is not one of the four.
     """
     decision = rng.choice(DECISIONS) if decision is None else decision
     if decision not in DECISIONS:
@@ -51,7 +51,7 @@ def sample(
 
 
 def skeleton(plan: "Plan", rng: random.Random, decision: str | None = None, coverage: float = 1.0) -> tuple[Call, ...]:
-    """Draw a legal trace as `sample` does, each field filled: drawn where its values can be listed, else `BLANK`."""
+    """Draw a legal trace as `sample` does, with fields: a drawn value where values can be listed, else `BLANK`."""
     decision = rng.choice(DECISIONS) if decision is None else decision
     names = sample(plan, rng, decision, coverage)
     return tuple(
@@ -81,7 +81,7 @@ def _wanted(automaton: Automaton, rng: random.Random, decision: str, coverage: f
 
 
 def _useful(automaton: Automaton, state: State, decision: str, left: set[str], wanted: frozenset[str]) -> list[Edge]:
-    """The edges to wanted tools that leave the end, and every tool that is still wanted, within reach."""
+    """The edges to wanted tools after which the end and every other wanted tool stay reachable."""
     return [
         edge
         for edge in automaton.edges(state)

@@ -1,4 +1,4 @@
-"""Where the blocks of a completion stand: the tags of the released form [K], found in one pass over the text."""
+"""Finds the blocks of a completion by the tags of the released form [K], in one pass over the text."""
 
 import re
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 OPEN_THINKING, CLOSE_THINKING = "<thinking>", "</thinking>"
 OPEN_ANSWER, CLOSE_ANSWER = "<answer>", "</answer>"
 TAGS = (OPEN_THINKING, CLOSE_THINKING, OPEN_ANSWER, CLOSE_ANSWER)
-"""In the order in which a well-formed completion has them, each once."""
+"""The tags in the order of a well-formed completion, each once."""
 
 # No quantifier that could backtrack: the released test takes cubic time on an unclosed tag.
 TAG = re.compile("|".join(TAGS))
@@ -22,8 +22,8 @@ class Span(NamedTuple):
 class Blocks(NamedTuple):
     """The pieces that can be read from a completion, well formed or not.
 
-    `thinking` and `answer` are None where neither of a pair's tags helps to find the piece. `tags` are the tags
-    in the order of the text with their offsets.
+    `thinking` and `answer` are None where no tag locates the piece. `tags` are (tag, offset) in the order of the
+    text.
     """
 
     thinking: Span | None
@@ -35,7 +35,7 @@ def find_blocks(text: str) -> Blocks:
     """Find the first thinking block and the first answer block after it.
 
     A block whose closing tag is missing runs to the next block or to the end; thinking whose opening tag is missing
-    starts with the text. An answer is looked for before or inside the thinking only where none follows it.
+    starts with the text. An answer before or inside the thinking counts only where none follows it.
     """
     tags = tuple([(match.group(), match.start()) for match in TAG.finditer(text)])
     if tuple([tag for tag, _ in tags]) == TAGS:

@@ -12,7 +12,7 @@ from saferflow.protocol.hazards import HAZARDS, NONE
 from saferflow.protocol.surface import TAG
 
 DECISIONS = ("answer", "answer_with_care", "redirect", "refuse")
-"""What SAFETY-GATE can decide."""
+"""The decisions of SAFETY-GATE."""
 
 LEVELS = ("0", "1", "2", "3")
 """Severity as it is written: none, low, medium, high."""
@@ -63,7 +63,7 @@ class Field(NamedTuple):
         return words.get(self.type) or "|".join(self.choices)
 
     def accepts(self, value: str) -> bool:
-        """Whether `value` can be read as this field's type, and can be written on one line of a trace."""
+        """Whether `value` has this field's type and fits on one line of a trace."""
         if self.type == "enum":
             return value in self.choices
         if self.type == "level":

@@ -1,8 +1,8 @@
 """A plan's legal orders, compiled to one deterministic automaton over tools, guarded by SAFETY-GATE's decision.
 
-The kinds are published [K]; their edges are ours. A state says what still must come (`due`) or what may; every kind
-is described by what it obliges to (`obliges`) and by its free choices. Checking, sampling and prompting all read
-`Automaton.edges`, so that nothing else holds an opinion on what a legal trace is.
+The kinds are published [K]; their edges are ours. A state holds the tools that must come next (`due`) or may come. A kind is
+defined by its obligations (`obliges`) and its free choices. Checking, sampling and prompting all read `Automaton.edges`, so
+that legality has one definition.
 """
 
 from collections.abc import Iterable
@@ -28,11 +28,11 @@ ROUTES = {
 """The tool that may follow the gate, by its decision."""
 
 BINDING = ("redirect", "refuse")
-"""The decisions whose tool must follow, where the plan has it; after the others the trace may also end."""
+"""Decisions whose tool must follow if the plan has it; after the others the trace may also end."""
 
 
 class State(NamedTuple):
-    """A place in a trace; only what bears on the future is kept.
+    """A place in a trace, with only what matters for the rest of it.
 
     `layer` of the last call (None before the first), `done` tools (or first tools of branches) that are used up in this
     pass, `due` tools that must come next in this order, `routes` tools that may close the trace; for a loop, the
@@ -49,9 +49,9 @@ class State(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """A legal step: the tool, the gate's decision that it is guarded by, and the state after it.
+    """A legal step: the tool, the gate's decision as its guard, and the state after it.
 
-    `decision` is empty for every other tool, and for the gate whose decision cannot be read: then any route is open.
+    `decision` is empty for every tool but the gate, and for a gate with an unreadable decision: then any route is open.
     """
 
     tool: str
@@ -61,7 +61,7 @@ class Edge(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Automaton:
-    """The legal traces of one plan, as states and guarded edges that are computed when first asked for."""
+    """The legal traces of one plan, as states and guarded edges; edges are computed at first use."""
 
     kind: str
     perception: tuple[str, ...]
@@ -77,7 +77,7 @@ class Automaton:
 
     @property
     def tools(self) -> tuple[str, ...]:
-        """Every tool of the plan, the gate between the thoughts and the routes."""
+        """Every tool of the plan: perception, reasoning, the gate, the routes."""
         return (*self.perception, *self.reasoning, GATE, *self.routes)
 
     def edges(self, state: State) -> tuple[Edge, ...]:
@@ -122,13 +122,13 @@ class Automaton:
         return self._branch_heads(state) if self.kind == "tree" else self._mesh(state)
 
     def _branch_heads(self, state: State) -> tuple[str, ...]:
-        """The open branches that leave no layer backwards, now or later; the gate when none is open."""
+        """The open branches that never go back a layer, now or later; the gate when none is open."""
         spread = {branch[0]: _spread(branch) for branch in self.branches if branch[0] not in state.done}
         first = min(spread.values(), default=None)
         return tuple(head for head in spread if spread[head] == first) or (GATE,)
 
     def _mesh(self, state: State) -> tuple[str, ...]:
-        """Any tool that is left in this layer, or a step on; for a shield its guards, for a loop a step back."""
+        """Any remaining tool of this layer, or a step on; for a shield its guards, for a loop a step back."""
         used = state.done | state.spent
         free = self.reasoning if self.kind != "shield" else tuple(t for t in self.reasoning if t not in GUARDS)
         looks = tuple(tool for tool in self.perception if tool not in used)
@@ -141,7 +141,7 @@ class Automaton:
         return self._returns(state) + thoughts + (ahead or (GATE,))
 
     def _returns(self, state: State) -> tuple[str, ...]:
-        """The perception tools that a step back may call: none where no thought would be left to follow it."""
+        """The perception tools that a step back may call; none where no reasoning tool would be left after it."""
         if self.kind != "loop" or state.returns == self.max_returns:
             return ()
         spent = state.spent | (state.once & state.done)
@@ -181,7 +181,7 @@ def guard(tool: str, fields: Iterable[tuple[str, str]]) -> str:
 
 @lru_cache(maxsize=4096)
 def compile_plan(plan: PlanFields) -> Automaton:
-    """The automaton of a plan. Plans that differ in hazard, severity or persona alone share one."""
+    """Compile a plan's automaton. Plans that differ only in hazard, severity or persona share one."""
     layers = tuple(plan.layer(layer) for layer in Layer)
     return _compile(plan.topology, layers, plan.paths, plan.max_returns if plan.topology == "loop" else 0)
 
@@ -205,5 +205,5 @@ def _compile(
 
 
 def _spread(branch: tuple[str, ...]) -> tuple[int, int]:
-    """The layers of a branch's ends; branches sorted by it never leave a layer backwards."""
+    """(layer of a branch's first tool, of its last); branches sorted by it never go back a layer."""
     return TOOLS[branch[0]].layer.order, TOOLS[branch[-1]].layer.order

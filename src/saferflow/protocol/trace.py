@@ -1,4 +1,4 @@
-"""Completions as values: `parse` and `render` are each other's inverse on every legal response."""
+"""Completions as values: `parse` and `render` are inverse to each other on every legal response."""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ NAME = re.compile(r"\[([A-Z0-9_-]+)\]\s*:")
 """The start of a call: tool name and colon, as the released code reads them [K]."""
 
 FIELD = re.compile(r"\s*+([a-z][a-z0-9_]*+)\s*+=")
-"""The start of a field: its key and the equals sign. Possessive, so that no text makes it go back."""
+"""The start of a field: its key and the equals sign. Possessive, so that the match never backtracks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A policy completion, taken apart."""
+    """A policy completion as trace and answer."""
 
     trace: tuple[Call, ...]
     answer: str
@@ -51,7 +51,7 @@ class Line(NamedTuple):
 
 
 def parse(text: str) -> Response:
-    """Read what can be read from the first thinking block and the first answer block. Never raises.
+    """Read as much as possible of the first thinking block and the first answer block. Never raises.
 
     Lines that follow a free-text call belong to its observation, as in the released form; other lines that are no
     call are left out.
@@ -71,18 +71,18 @@ def parse(text: str) -> Response:
 
 
 def render(response: Response) -> str:
-    """Write a response in the surface form of the protocol, without a line break at the end."""
+    """Write a response in the protocol's surface form, without a line break at the end."""
     calls = "".join(f"[{call.tool}]: {observation(call)}".rstrip() + "\n" for call in response.trace)
     return f"{OPEN_THINKING}\n{calls}{CLOSE_THINKING}\n{OPEN_ANSWER}\n{response.answer}\n{CLOSE_ANSWER}"
 
 
 def observation(call: Call) -> str:
-    """What stands behind the colon of a call: its fields, then its text."""
+    """The text after the colon of a call: its fields, then its text."""
     return "; ".join([f"{key}={value}" for key, value in call.fields] + [call.text] * bool(call.text))
 
 
 def plain(value: str) -> str:
-    """`value` as a text field can hold it: one line, no `;`, none of the protocol's tags."""
+    """Make `value` fit into a text field: one line, no `;`, none of the protocol's tags."""
     value = value.replace("<", "(").replace(">", ")") if "<" in value else value
     return " ".join(value.replace(";", ",").split())
 
@@ -115,7 +115,7 @@ def read_call(line: str) -> Call | None:
 
 
 def _extend(trace: list[Call], more: list[str]) -> None:
-    """Hand the lines gathered since the last call to that call, if it holds free text, and start afresh."""
+    """Append the lines since the last call to that call if it holds free text, and clear them."""
     if trace and more and not trace[-1].fields:
         trace[-1] = Call(trace[-1].tool, (), "\n".join([trace[-1].text, *more]).strip())
     more.clear()

@@ -1,4 +1,4 @@
-"""The rules of fields: what a call says against what its tool declares."""
+"""The rules of fields: a call's fields against its tool's declaration."""
 
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -8,11 +8,11 @@ from saferflow.protocol.trace import Call
 from saferflow.protocol.violation import quote
 
 Fault = tuple[str, str, tuple[str, ...]]
-"""A violation's code, what was found, and what is legal."""
+"""(a violation's code, the actual text, the legal alternatives)."""
 
 
 def field_faults(call: Call, strict: bool) -> Iterable[Fault]:
-    """What is wrong with a call's fields; if not `strict`, only values that are wrong where fields are written."""
+    """The faults of a call's fields; if not `strict`, only wrong values, and only where the call writes fields."""
     tool = TOOLS.get(call.tool)
     if not tool or not tool.fields or not (strict or call.fields) or _fits(tool.fields, call):
         return ()
@@ -20,7 +20,7 @@ def field_faults(call: Call, strict: bool) -> Iterable[Fault]:
 
 
 def _fits(fields: tuple[Field, ...], call: Call) -> bool:
-    """Whether a call is written exactly as its tool declares it, in that order: then there is no fault to look for."""
+    """Whether a call is written exactly as its tool declares it, in that order: then it has no fault."""
     if call.text or len(call.fields) != len(fields):
         return False
     for field, (key, value) in zip(fields, call.fields, strict=True):

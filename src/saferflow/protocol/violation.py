@@ -1,4 +1,4 @@
-"""A broken rule, and the codes by which rules are known."""
+"""A broken rule, and the codes of the rules."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ CODES: dict[str, str] = {
     "T301": "empty answer",
     "T302": "answer that contradicts the gate",
 }
-"""Code -> meaning. Codes are stable: one that is dropped is never given to another rule."""
+"""Code -> meaning. Codes are stable: the code of a dropped rule is never reused."""
 
 SHOWN = 60
 """Characters of a completion that a message quotes."""
@@ -29,30 +29,30 @@ SHOWN = 60
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One broken rule: at which call (`step`, from 1; 0 where it is no call's fault), on which line (from 1), what was
-    found, and what was legal there."""
+    """One broken rule: its call (`step`, from 1; 0 where no call is at fault), its line (from 1), the `actual` text, and the
+    alternatives that were `legal` there."""
 
     code: str
     step: int
     line: int
-    found: str
+    actual: str
     legal: tuple[str, ...]
 
     @property
     def message(self) -> str:
         """The rule, what was found and what was legal there."""
         legal = f"; legal: {', '.join(self.legal)}" if self.legal else ""
-        return f"{CODES[self.code]}: found {self.found}{legal}"
+        return f"{CODES[self.code]}: found {self.actual}{legal}"
 
     def __str__(self) -> str:
         return f"{self.line}: {self.code} {self.message}"
 
 
 def quote(words: str) -> str:
-    """The beginning of what stands in a completion, for a message."""
+    """Quote the beginning of a completion's text, for a message."""
     return repr(words[:SHOWN]) + "…" * (len(words) > SHOWN) if words else ""
 
 
 def clip(name: str) -> str:
-    """A name from a completion, for a message; a model can write one of any length."""
+    """Shorten a name from a completion, for a message; a model may write one of any length."""
     return name[:SHOWN] + "…" * (len(name) > SHOWN)

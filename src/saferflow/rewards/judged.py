@@ -1,8 +1,8 @@
-"""The rewards that a stage's params name, as TRL's users know them: functions of completions and dataset columns.
+"""The reward functions that a stage's params name, in TRL's form: functions of completions and dataset columns.
 
-One's own function, `package.module:function` in the params, takes keyword arguments (`prompts`, `completions`, the columns
-`row`, `question`, `plan`, `labels`, `images`, each a list, and what TRL adds) and returns a number a completion; None where
-it does not apply. It may be async. Ours are of the same kind, so that all of them mix.
+A user's own function, `package.module:function` in the params, takes keyword arguments (`prompts`, `completions`, the columns
+`row`, `question`, `plan`, `labels`, `images`, each a list, and TRL's own) and returns one number per completion, or None
+where it does not apply. It may be async. Our functions have the same form, so that all of them mix.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from saferflow.rewards.structured import structured_reward
 from saferflow.rewards.toolkit import toolkit_reward
 
 RewardFunction = Callable[..., Any]
-"""Returns a list of numbers or None, one a completion, or promises it."""
+"""Returns one number or None per completion, as a list or as an awaitable of it."""
 
 OURS = ("toolkit", "structured", "protocol")
 
@@ -30,38 +30,38 @@ OURS = ("toolkit", "structured", "protocol")
 def reward_functions(params: GRPOParams, judge: Judge, rows: Sequence[PromptRow]) -> dict[str, RewardFunction]:
     """The functions of `params.rewards`, in its order; ours are in [0, 1].
 
-    A judge that cannot be reached raises; it never becomes a reward. Its marks of a completion are asked for once, those of
-    a batch at once; where it answered and could not be read, the reward is None.
+    A judge that cannot be reached raises an error and never becomes a reward. Each completion is judged once, and a batch in
+    one request round. Where the judge's answer cannot be read, the reward is None.
 
     Raises:
-        ParamsError: a name that is none of ours and no function that can be imported.
+        ParamsError: a name is neither one of ours nor an importable function.
     """
     known = {row.id: row for row in rows}
 
     def item(row: str, text: str) -> Item:
-        asked = known[row]
-        return Item(asked.question, asked.image, Labels.from_json(asked.labels), text)
+        prompt = known[row]
+        return Item(prompt.question, prompt.image, Labels.from_json(prompt.labels), text)
 
     marks = lru_cache(maxsize=4096)(lambda row, text: judge.marks(item(row, text)))
     structured = lru_cache(maxsize=4096)(lambda row, text: judge.structured(item(row, text)))
 
     def toolkit(row: str, text: str) -> float | None:
-        found = marks(row, text)
-        return found and toolkit_reward(text, found, params.term_weights).overall
+        item_marks = marks(row, text)
+        return item_marks and toolkit_reward(text, item_marks, params.term_weights).overall
 
     def by_structure(row: str, text: str) -> float | None:
-        found = structured(row, text)
-        return found and structured_reward(found).overall
+        item_marks = structured(row, text)
+        return item_marks and structured_reward(item_marks).overall
 
     def protocol(row: str, text: str) -> float | None:
-        found = marks(row, text)
-        return found and protocol_reward(Plan.from_json(known[row].plan), text, found, params.term_weights).overall
+        item_marks = marks(row, text)
+        return item_marks and protocol_reward(Plan.from_json(known[row].plan), text, item_marks, params.term_weights).overall
 
     def batch(name: str, what: str, reward: Callable[[str, str], float | None]) -> RewardFunction:
         def function(*, completions: Sequence[Any], row: Sequence[str], **_: Any) -> list[float | None]:
-            asked = [(one, said(completion)) for one, completion in zip(row, completions, strict=True)]
-            judge.prepare(what, [item(*one) for one in dict.fromkeys(asked)])
-            return [reward(*one) for one in asked]
+            pairs = [(row_id, said(completion)) for row_id, completion in zip(row, completions, strict=True)]
+            judge.prepare(what, [item(*pair) for pair in dict.fromkeys(pairs)])
+            return [reward(*pair) for pair in pairs]
 
         function.__name__ = name
         return function
@@ -77,24 +77,24 @@ def reward_functions(params: GRPOParams, judge: Judge, rows: Sequence[PromptRow]
 def judged_ahead(
     params: GRPOParams, judge: Judge, rows: Sequence[PromptRow], *, reflected: bool = True
 ) -> Callable[[Sequence[str], Sequence[str]], None]:
-    """A function of row ids and completions that has the judge say now what the rewards will ask for.
+    """A function of row ids and completions that submits them to the judge before the rewards need its marks.
 
     Args:
         reflected: the completions may be reflected upon, if the params want it, which asks for the structured marks.
     """
     known = {row.id: row for row in rows}
-    asked_for = {"toolkit": "marks", "protocol": "marks", "structured": "structured"}
-    wanted = {asked_for[name] for name in params.rewards if name in asked_for}
+    form_of = {"toolkit": "marks", "protocol": "marks", "structured": "structured"}
+    forms = {form_of[name] for name in params.rewards if name in form_of}
     if reflected and params.reflection is not None:
-        wanted.add("structured")
+        forms.add("structured")
 
-    def ahead(asked: Sequence[str], texts: Sequence[str]) -> None:
+    def ahead(row_ids: Sequence[str], texts: Sequence[str]) -> None:
         items = [
             Item(known[row].question, known[row].image, Labels.from_json(known[row].labels), text)
-            for row, text in dict.fromkeys(zip(asked, texts, strict=True))
+            for row, text in dict.fromkeys(zip(row_ids, texts, strict=True))
         ]
-        for what in sorted(wanted):
-            judge.prepare(what, items)
+        for form in sorted(forms):
+            judge.prepare(form, items)
 
     return ahead
 
@@ -104,16 +104,16 @@ def weighted(
 ) -> list[float | None]:
     """The total reward of each completion: the weighted sum of its rewards. Waits for async functions.
 
-    A function of one's own that does not apply (None) counts nothing. Where one of ours is None, the judge's marks are not
-    known, or where all are, there is no total: None, which is not the same as a total of 0.
+    A user's function that does not apply (None) adds nothing. If one of ours is None, the judge's marks are unknown, and the
+    total is None; so it is if all are None. A total of None is not a total of 0.
     """
-    parts = {name: _told(function(**columns)) for name, function in functions.items()}
+    parts = {name: _numbers(function(**columns)) for name, function in functions.items()}
     rows = [{name: part[number] for name, part in parts.items()} for number in range(len(columns["completions"]))]
     return [total(rewards, weights) for rewards in rows]
 
 
 def total(rewards: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
-    """The weighted sum of one completion's rewards, by name; None as `weighted` says."""
+    """The weighted sum of one completion's rewards by name; None as in `weighted`."""
     known = {name: reward for name, reward in rewards.items() if reward is not None}
     if not known or any(name in OURS for name in rewards.keys() - known.keys()):
         return None
@@ -121,25 +121,25 @@ def total(rewards: Mapping[str, float | None], weights: Mapping[str, float]) -> 
 
 
 def said(completion: str | Sequence[Mapping[str, str]]) -> str:
-    """A completion's text, plain or as a conversation's last turn."""
+    """The text of a completion: the completion itself, or the last turn of a conversation."""
     return completion if isinstance(completion, str) else completion[-1]["content"]
 
 
 def _imported(name: str) -> RewardFunction:
     module, _, function = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), function)
+        reward = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise ParamsError(
             f"grpo.rewards names {name}, which cannot be imported ({error}); "
             f"known are {', '.join(OURS)}, or one's own as package.module:function, on PYTHONPATH"
         ) from None
-    if not callable(found):
-        raise ParamsError(f"grpo.rewards names {name}, which is no function but a {type(found).__name__}")
-    return found
+    if not callable(reward):
+        raise ParamsError(f"grpo.rewards names {name}, which is no function but a {type(reward).__name__}")
+    return reward
 
 
-def _told(answer: Any) -> list[float | None]:
+def _numbers(answer: Any) -> list[float | None]:
     return asyncio.run(_awaited(answer)) if inspect.isawaitable(answer) else answer
 
 

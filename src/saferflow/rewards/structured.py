@@ -1,10 +1,10 @@
-"""SaFeR-VLM's structured reward [V]: thinking and answer are marked apart, and faults cost whatever the answer is.
+"""SaFeR-VLM's structured reward [V]: separate marks for thinking and answer, minus penalties for faults.
 
 `overall = clip(0.5 thinking + 0.5 answer - penalties, 0, 10) / 10`, in [0, 1], with
 `thinking = mean(coherence, grounding, awareness)` and `answer = mean(safety, helpfulness, faithfulness)`, each mark from
-0 to 10. Published: that the two are scored apart on weighted dimensions (logical coherence, visual grounding, safety
-awareness are named), and explicit penalties of 2 to 4 points for hallucination and contradiction. Ours, because nothing
-says: the other dimensions, the scale, the weights and how they add up.
+0 to 10. Published: separate scores on weighted dimensions (logical coherence, visual grounding, safety awareness are
+named), and explicit penalties of 2 to 4 points for hallucination and contradiction. Ours, because nothing is published: the
+other dimensions, the scale, the weights and the sum.
 """
 
 from statistics import fmean

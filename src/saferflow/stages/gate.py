@@ -51,7 +51,7 @@ def main() -> None:
     advice = advice_on(verdict, answered, json.loads(CURATED.read_text(encoding="utf-8")), params)
     write_json(VERDICT, verdict.to_dict() | {"advice": advice.to_dict() if advice else None})
     page = render_report(
-        answered, metrics, verdict, params.evaluate, params.run.seed, advice=advice, asked=asked, steps=steps(ROLLOUTS),
+        answered, metrics, verdict, params.evaluate, params.run.seed, advice=advice, prompts=asked, steps=steps(ROLLOUTS),
         notes=[judge_note(params.judge, params.evaluate.judge)],
     )  # fmt: skip
     with atomic(REPORT) as partial:

@@ -6,7 +6,8 @@ Plans and references are written by rules or by a model behind a server (`plan.w
 planner knows the drawn corpus alone: rows of other sources without a label stop the stage, unless a server's planner labels them
 or `plan.allow_guessed_labels` says otherwise. Responses and pairs that a source brings are used, once the judge has found that
 they do as their label says. The table `incidents` holds what every row of source `incidents` asks, of whatever side: each
-candidate is asked it again, and none is trained on it. The rows stream through in parts: tables may be larger than the memory.
+candidate is asked it again, and none is trained on it. Those of the training side are in `sft` besides the table that they
+are dealt to. The rows stream through in parts: tables may be larger than the memory.
 """
 
 from collections import Counter
@@ -123,7 +124,7 @@ def part_planned(part: Part, params: Params) -> list[Outcome]:
     """Read and plan a part; runs in any process."""
     placed = rows_of(part, params)
     by = writer(params.plan.model_dump_json(), params.run.seed, params.run.workers)
-    judges = any(isinstance(one.found, Row) and brings_response(one.found) for one in placed)
+    judges = any(isinstance(one.row, Row) and brings_response(one.row) for one in placed)
     return planned(placed, by, params, judge(params.judge, params.run.workers) if judges else None)
 
 
@@ -158,10 +159,10 @@ def share(params: Section, workers: int) -> Section:
 
 def planned(placed: list[Placed], by: Writer, params: Params, judge: Judge | None = None) -> list[Outcome]:
     """What becomes of rows that were read."""
-    rows = [one.found for one in placed if not isinstance(one.found, BadRow)]
+    rows = [one.row for one in placed if not isinstance(one.row, BadRow)]
     rows = [row if row.source == INCIDENTS else augmented(row, params.plan.augmentation, params.run.seed) for row in rows]
     made = iter(fill(rows, by, params, judge))
-    return [(one, None if isinstance(one.found, BadRow) else next(made)) for one in placed]
+    return [(one, None if isinstance(one.row, BadRow) else next(made)) for one in placed]
 
 
 @dataclass
@@ -187,7 +188,7 @@ class Tally:
         self.rows = Counts(self.params.plan.writer.kind)
 
     def add(self, placed: Placed, made: Made | None, tables: dict[str, TableWriter]) -> None:
-        found = placed.found
+        found = placed.row
         if made is not None:
             first = self.ids.first(placed, self.params.data.sources[placed.source])
             if first is False:
@@ -206,8 +207,9 @@ class Tally:
             return
         rows = self._in_place(made, placed.where)
         tables[made.table].add(rows)
+        tables["sft"].add(made.lessons)
         if found.source == INCIDENTS and made.table in TYPES:
-            tables[INCIDENTS].add([prompt_of(found.id, rows[0])])
+            tables[INCIDENTS].add([prompt_of(found.id, [*rows, *made.lessons][0])])
         self.rows.add(found, made)
         if made.why == BROKEN:
             self._bad(rows[0])

@@ -23,6 +23,7 @@ def main() -> None:
     spread("saferflow.stages.sft", params.launch, params.policy)
 
     with imports():
+        from saferflow.data.incidents import repeated
         from saferflow.data.rows import SFTRow
         from saferflow.data.tables import read_table
         from saferflow.tracking.live import log_metrics
@@ -44,9 +45,11 @@ def main() -> None:
     read = len(rows)
     rows = fitting("sft", "sft.max_prompt_tokens", processor, rows, params.sft.max_prompt_tokens)
     refuse_cut_off("sft", processor.tokenizer, [(row.id, row.completion) for row in rows], params.policy)
-    metrics = train_sft("sft", model, processor, rows, params.sft, job)
+    shown = repeated(rows, params.sft.incident_repeats)
+    metrics = train_sft("sft", model, processor, shown, params.sft, job)
     if is_main_process():
-        write_metrics("sft", {"rows": len(rows), "rows_too_long": read - len(rows), **metrics})
+        counts = {"rows": len(rows), "rows_too_long": read - len(rows), "rows_repeated": len(shown) - len(rows)}
+        write_metrics("sft", {**counts, **metrics})
     end_together()
 
 

@@ -1,1 +1,1 @@
-"""What is remembered of a run: MLflow runs, lineage, registry, and the local servers that show them."""
+"""The records of a run: MLflow runs, lineage, registry, and the local servers that show them."""

@@ -1,4 +1,4 @@
-"""A stage's training curves as one picture, small multiples, for where nobody has MLflow's page at hand."""
+"""Draws a stage's training curves as small multiples in one picture, for places without MLflow's page."""
 
 from io import StringIO
 
@@ -6,13 +6,13 @@ from saferflow.tracking import runs
 
 COLUMNS = 4
 FEWEST = 3
-"""Points from which a metric is a curve."""
+"""Least number of points of a curve."""
 HIDDEN = ("completions/", "profiling/", "system/", "epoch", "num_tokens")
 COLOUR = "#0072b2"
 
 
 def draw(run: str) -> str | None:
-    """The curves of an MLflow run as SVG; None where it has none."""
+    """Draw the curves of an MLflow run as SVG; None where it has none."""
     histories = {name: runs.history(run, name) for name in runs.metric_names(run) if not name.startswith(HIDDEN)}
     curves = {name: points for name, points in histories.items() if len(points) >= FEWEST}
     if not curves:

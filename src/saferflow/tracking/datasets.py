@@ -1,4 +1,4 @@
-"""The data that a stage read, as datasets of its MLflow run: by DVC's digest, with the address that DVC has it under."""
+"""Logs the data that a stage read as datasets of its MLflow run, with DVC's digest and address."""
 
 import json
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ from saferflow.tracking.runs import client
 
 FOLDER = "data/"
 CONTEXT = {"sft": "training", "dpo": "training", "grpo": "training", "evaluate": "evaluation", "gate": "evaluation"}
-"""Stage -> what its data is for, in MLflow's words; other stages prepare data."""
+"""Stage -> purpose of its data, in MLflow's words; other stages prepare data."""
 
 
 def log_inputs(run: str, stage: str, entry: Mapping[str, Any], commit: str) -> None:
     """Log the files and folders of data that a stage depends on.
 
     Args:
-        entry: of the stage in `dvc.lock`.
-        commit: of the checkout; its `dvc.lock` names the same digests.
+        entry: the stage's entry in `dvc.lock`.
+        commit: the checkout's commit, whose `dvc.lock` names the same digests.
     """
     from mlflow.entities import Dataset, DatasetInput, InputTag
 

@@ -1,4 +1,4 @@
-"""Where a checkout's DVC keeps files, written down for a process without the checkout; secrets stay where they are."""
+"""Writes a DVC configuration for a process without the checkout: its cache and remotes, without secrets."""
 
 import re
 import subprocess
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from configobj import ConfigObj
 
 SECRET = re.compile(r"key|password|secret|token|connection_string|credential|custom_auth", re.IGNORECASE)
-"""In the names of a remote's settings that are not passed on: the environment or the reader's own configuration has them."""
+"""Names of a remote's settings that are left out: the environment or the reader's own configuration has them."""
 REMOTE = re.compile(r"""['"]?remote ['"]?(?P<name>[^'"]+)""")
 
 
 def dvc_address(digest: str, path: str) -> str:
-    """The address of files that DVC keeps: its cache or remote has them by hash, whatever ran since."""
+    """The address of files in DVC's cache or remote, by hash, so that later runs do not change it."""
     return f"dvc://{digest}/{path}"
 
 
@@ -30,7 +30,7 @@ def cache_of(root: Path) -> Path:
 
 
 def cache_named(folder: Path) -> Path:
-    """The cache that the configuration in `folder` names; on another machine it may not be there."""
+    """The cache that the configuration in `folder` names; on another machine it may be missing."""
     return Path(_config(folder / ".dvc" / "config")["cache"]["dir"])
 
 
@@ -58,7 +58,7 @@ def _config(file: Path) -> "ConfigObj":
 
 
 def _settings(section: Mapping[str, str], home: Path) -> Iterator[tuple[str, str]]:
-    """A remote's settings; a local address in them is relative to the folder of the configuration."""
+    """Yield a remote's settings; local addresses become absolute, from the configuration's folder."""
     for name, value in section.items():
         if SECRET.search(name):
             continue

@@ -1,6 +1,6 @@
-"""`dvc status --json`, and a file that names what DVC looked at: `python -m saferflow.tracking.dvc_status FILE`
+"""Runs `dvc status --json` and lists the files that DVC looked at: `python -m saferflow.tracking.dvc_status FILE`
 
-A process of its own: importing DVC takes longer than most commands.
+This is a process of its own, because importing DVC takes longer than most commands.
 """
 
 import json

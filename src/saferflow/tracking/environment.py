@@ -1,4 +1,4 @@
-"""The environment of every process of the project: where records are kept, and telemetry off."""
+"""Prepares the environment of every process of the project: places of the records, and telemetry off."""
 
 import os
 from collections.abc import Mapping, MutableMapping
@@ -10,10 +10,10 @@ from saferflow.shell import settle
 from saferflow.tracking import relocation, trouble
 
 HOME = Path(".saferflow")
-"""What runs leave on this machine: MLflow's store, Prefect's store, locks, addresses of servers."""
+"""Folder of the records on this machine: MLflow's store, Prefect's store, locks, addresses of servers."""
 
 RESERVED = "?#%"
-"""Characters that mean something in an address."""
+"""Characters with a meaning in an address."""
 TELEMETRY_OFF = {
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
@@ -25,7 +25,7 @@ TELEMETRY_OFF = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 GUARDED = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
-"""What a file of a registered model may not do."""
+"""Forbids files of a registered model from running code."""
 QUIET = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -36,17 +36,16 @@ QUIET = {
 
 
 PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "6"}
-"""A tracker that is away for two minutes (tries after 0, 4, 8, 16, 32 and 64 s) is waited for; with MLflow's own 7, for four."""
+"""Wait two minutes for a tracker that is away (tries after 0, 4, 8, 16, 32 and 64 s); MLflow's own 7 would take four."""
 HURRIED = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-"""For what can wait until the tracker is back: a stage's points, closing the runs of a pipeline that has failed."""
+"""For calls that can be made up later: a stage's points, closing the runs of a failed pipeline."""
 
 
 def prepare(environ: MutableMapping[str, str] = os.environ, root: Path | None = None) -> None:
-    """Put right what is there and fill in what is not set yet; call before prefect, mlflow, dvc or transformers is imported.
+    """Correct the environment and fill in what is not set; call before prefect, mlflow, dvc or transformers is imported.
 
     Raises:
-        PipelineError: this is not the project's folder, one whose name cannot be kept in MLflow's store, or one that git and DVC
-            refuse.
+        PipelineError: the folder is not the project's, or MLflow's store cannot hold its name, or git and DVC refuse it.
     """
     settle(environ)
     root = (root or Path.cwd()).resolve()
@@ -72,7 +71,7 @@ def prepare(environ: MutableMapping[str, str] = os.environ, root: Path | None = 
 
 
 def _settle(root: Path, records: Mapping[str, str]) -> None:
-    """A store of this checkout's own speaks of this checkout, also where it was moved or copied here."""
+    """Make this checkout's own store refer to this checkout, also after it was moved or copied here."""
     store = Path(records.get("MLFLOW_BACKEND_STORE_URI", "").removeprefix("sqlite:///"))
     artifacts = Path(unquote(records.get("MLFLOW_DEFAULT_ARTIFACT_ROOT", "").removeprefix("file://")))
     if store.is_relative_to(root) and artifacts.is_relative_to(root) and artifacts != root:
@@ -80,10 +79,10 @@ def _settle(root: Path, records: Mapping[str, str]) -> None:
 
 
 def refuse_folder(root: Path) -> None:
-    """Refuse a folder whose path would be cut off or read otherwise in the addresses of MLflow's store and artifacts.
+    """Refuse a folder whose path would change in the addresses of MLflow's store and artifacts.
 
     Raises:
-        PipelineError: naming the characters.
+        PipelineError: names the characters at fault.
     """
     odd = sorted({letter for letter in str(root) if letter in RESERVED or not letter.isprintable()})
     if odd:
@@ -94,16 +93,16 @@ def refuse_folder(root: Path) -> None:
 
 
 def offline(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Keep Hugging Face libraries from the network; for policies that are files on this machine."""
+    """Keep Hugging Face libraries off the network, for policies that are files on this machine."""
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
         environ.setdefault(name, "1")
 
 
 def mlflow_settings(root: Path) -> dict[str, str]:
-    """The variables of `mlflow/server.env`, with its relative paths made absolute.
+    """The variables of `mlflow/server.env`, with absolute paths.
 
     Raises:
-        PipelineError: this is not the project's folder.
+        PipelineError: `root` is not the project's folder.
     """
     file = root / "mlflow" / "server.env"
     if not file.exists():

@@ -1,4 +1,4 @@
-"""The evaluated rows as a table of their MLflow run: every policy's completion of a row, with its grades."""
+"""Logs the evaluated rows as a table of their MLflow run: every policy's completion of a row, with its grades."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -10,11 +10,11 @@ from saferflow.tracking.runs import client
 FILE = "data/evaluated.parquet"
 NAME = "evaluated.json"
 MOST = 2000
-"""Held-out rows of the table, each with all policies; of more it has an even share. The whole file is an artifact."""
+"""Most held-out rows of the table, each with all policies; beyond that, an even sample. The whole file is an artifact."""
 
 
 def log_table(run: str, file: Path) -> None:
-    """Log the answers of a stage `evaluate` that ran."""
+    """Log the answers that stage `evaluate` wrote."""
     answered = read_table(file, Answered)
     ids = sorted({row.row for row in answered})
     shown = set(ids[:: max(1, -(-len(ids) // MOST))])

@@ -15,7 +15,7 @@ from saferflow.tracking import standing
 
 DVC = (sys.executable, "-m", "dvc")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""A lock is a thousand lines, read after every stage: libyaml reads it six times as fast, where it is there."""
+"""A lock has a thousand lines and is read after every stage; libyaml, if installed, reads it six times as fast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class Stage:
 
     @property
     def makes(self) -> tuple[str, ...]:
+        """All outputs: `outs` and `metrics`."""
         return self.outs + self.metrics
 
 
@@ -62,7 +63,7 @@ def _names(entries: Iterable[str | dict[str, Any]] | None) -> tuple[str, ...]:
 
 
 def parents(stage: Stage, stages: dict[str, Stage]) -> set[str]:
-    """The stages whose outputs `stage` reads: a dependency is an output, holds one, or lies in one."""
+    """The stages whose outputs `stage` reads: a dependency is an output, contains one, or lies inside one."""
     return {
         other.name
         for other in stages.values()
@@ -76,7 +77,7 @@ def _meet(left: str, right: str) -> bool:
 
 
 def with_followers(names: Iterable[str], stages: dict[str, Stage]) -> set[str]:
-    """`names` and every stage that depends on one of them, however far down."""
+    """`names` and every stage that depends on them, directly or not."""
     reached = set(names)
     while more := {name for name, stage in stages.items() if parents(stage, stages) & reached} - reached:
         reached |= more
@@ -84,14 +85,14 @@ def with_followers(names: Iterable[str], stages: dict[str, Stage]) -> set[str]:
 
 
 def stale(root: Path = Path()) -> dict[str, tuple[str, ...]]:
-    """What DVC finds changed: stage -> reasons. A stage after a stale one may be missing here, and run all the same.
+    """Stage -> reasons why DVC calls it stale. A stage after a stale one may be missing here and still run.
 
     Raises:
         PipelineError: DVC cannot read the project.
     """
-    found = json.loads(standing.status(root) or "{}")
+    status = json.loads(standing.status(root) or "{}")
     known = lock_entries(root)
-    return {name: tuple(_reasons(changes)) if name in known else ("not run yet",) for name, changes in found.items()}
+    return {name: tuple(_reasons(changes)) if name in known else ("not run yet",) for name, changes in status.items()}
 
 
 def _reasons(changes: list[str | dict[str, Any]]) -> Iterable[str]:
@@ -108,7 +109,7 @@ def _reasons(changes: list[str | dict[str, Any]]) -> Iterable[str]:
 
 
 def lock_entries(root: Path = Path()) -> dict[str, dict[str, Any]]:
-    """What `dvc.lock` holds, a stage each; empty before the first run."""
+    """Stage -> its entry in `dvc.lock`; empty before the first run."""
     file = root / "dvc.lock"
     if not file.exists():
         return {}
@@ -117,12 +118,12 @@ def lock_entries(root: Path = Path()) -> dict[str, dict[str, Any]]:
 
 
 def lock_hash(entry: dict[str, Any]) -> str:
-    """One digest of a stage's command, dependencies, parameters and outputs."""
+    """A digest of a stage's command, dependencies, parameters and outputs."""
     return hashlib.sha256(json.dumps(entry, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def out_digest(entry: dict[str, Any], path: str) -> tuple[str, int] | None:
-    """MD5 (as DVC writes it) and size in bytes of an output, if the entry has it."""
+    """(MD5 as DVC writes it, size in bytes) of an output; None if the entry lacks it."""
     for out in entry.get("outs", ()):
         if out["path"] == path:
             return out["md5"], int(out.get("size", 0))

@@ -1,4 +1,4 @@
-"""Where a run comes from, as tags: commit, profile, hashes of every dependency and output, the Prefect flow run."""
+"""Lineage of a run as tags: commit, profile, hashes of every dependency and output, the Prefect flow run."""
 
 import hashlib
 import platform
@@ -17,11 +17,11 @@ PRODUCED_BY = PREFIX + "produced_by"
 CHECKOUT = PREFIX + "checkout"
 STAGE = PREFIX + "stage"
 OWN_OUTPUT = ("dvc.lock", "metrics/", "logs/")
-"""What a run itself changes: no sign of uncommitted work."""
+"""Files that a run itself changes; they do not count as uncommitted work."""
 
 
 def checkout_id(root: Path) -> str:
-    """Names this checkout on this machine, so that two that share a tracking server are told apart."""
+    """Identify this checkout on this machine, so that checkouts with one tracking server stay apart."""
     return hashlib.sha256(f"{platform.node()}:{root.resolve()}".encode()).hexdigest()[:16]
 
 
@@ -34,32 +34,32 @@ def git_state(root: Path) -> tuple[str, bool]:
 
 
 def changed(root: Path) -> list[str]:
-    """Files that differ from the commit, or that git does not know."""
-    told = _git(root, "status", "--porcelain", "--untracked-files=normal") or ""
-    return [line[3:].strip('"') for line in told.splitlines()]
+    """Files that differ from the commit or that git does not know."""
+    status = _git(root, "status", "--porcelain", "--untracked-files=normal") or ""
+    return [line[3:].strip('"') for line in status.splitlines()]
 
 
 def missing(tags: Mapping[str, str], stages: Iterable[str], *, clean_tree: bool) -> list[str]:
-    """What the tags of a version do not tell of where it comes from, in words; nothing where its lineage is whole.
+    """The gaps in a version's lineage, in words; empty where its lineage is complete.
 
     Args:
-        stages: behind the version.
-        clean_tree: whether it must have been made from committed files.
+        stages: the stages behind the version.
+        clean_tree: True requires that it was made from committed files.
     """
-    found = []
+    gaps = []
     commit = tags.get(PREFIX + "git.commit", "none")
     if commit == "none":
-        found.append("no commit")
+        gaps.append("no commit")
     if clean_tree and tags.get(DIRTY) != "false":
-        found.append("files that were not committed (commit them and run again: what is up to date is not made anew)")
+        gaps.append("files that were not committed (commit them and run again: what is up to date is not made anew)")
     for stage in stages:
-        found += [f"no {name} of {stage}" for name in ("lock_hash", "run") if not tags.get(f"{PREFIX}{stage}.{name}")]
-    found += [
+        gaps += [f"no {name} of {stage}" for name in ("lock_hash", "run") if not tags.get(f"{PREFIX}{stage}.{name}")]
+    gaps += [
         f"no hash of {name.removeprefix(PREFIX + 'out.')}"
         for name, value in tags.items()
         if name.startswith(PREFIX + "out.") and not value
     ]
-    return found
+    return gaps
 
 
 def _git(root: Path, *command: str) -> str | None:

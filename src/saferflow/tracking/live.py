@@ -1,4 +1,4 @@
-"""Training curves, from the process of a stage to its MLflow run while it trains."""
+"""Sends training curves from a stage's process to its MLflow run while it trains."""
 
 import atexit
 import json
@@ -12,16 +12,16 @@ from pathlib import Path
 POINTS = 200
 SECONDS = 2.0
 BATCH = 1000
-"""Points in one request, MLflow's bound."""
+"""Most points in one request, MLflow's bound."""
 LEFT = Path(".saferflow/points")
-"""Where points wait that could not be sent before their process ended: a file a run."""
+"""Folder of points that were not sent before their process ended: one file per run."""
 
 
 def log_metrics(values: dict[str, float], step: int) -> None:
-    """Log to the run named by MLFLOW_RUN_ID; without one, say so once and do nothing.
+    """Log to the run in MLFLOW_RUN_ID; without one, print a notice once and do nothing.
 
-    Points wait until there are 200 or two seconds have passed, and go at exit. A tracker that cannot be reached
-    never stops training: the points wait for the next try, and after the process has ended in a file for `send_left`.
+    Points are sent when there are 200 of them, every two seconds, and at exit. A tracker that cannot be reached never
+    stops training: points wait for the next try, and at the process's end in a file for `send_left`.
     """
     global _curve
     with _lock:
@@ -32,7 +32,7 @@ def log_metrics(values: dict[str, float], step: int) -> None:
 
 
 def send_left(run: str) -> None:
-    """Send what the run's process could not send any more; call when the tracker answers."""
+    """Send the points that the run's process left behind; call when the tracker answers."""
     file = LEFT / f"{run}.json"
     if not file.exists():
         return
@@ -43,7 +43,7 @@ def send_left(run: str) -> None:
 
 
 def flush() -> None:
-    """Send what waits."""
+    """Send the waiting points."""
     with _lock:
         if _curve is not None:
             _curve.send(last=True)
@@ -73,7 +73,7 @@ class _Curve:
         self._waiting += points
 
     def send(self, *, last: bool = False) -> bool:
-        """Whether nothing waits any more; what waits at the end goes to a file."""
+        """Send the waiting points; True if none is left. With `last`, the rest goes to a file."""
         if not self._waiting:
             return True
         try:

@@ -1,4 +1,4 @@
-"""Where an alias of a registered model points, read every few seconds: by the readers, so that MLflow is not imported for it."""
+"""Reads an alias of a registered model every few seconds, by the readers, so that MLflow need not be imported."""
 
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ class Pointer:
         self._model, self._alias = model, alias
 
     def number(self) -> int | None:
-        """The version that the alias points to now; None where it points to none.
+        """The version that the alias points to now; None if it points to none.
 
         Raises:
             PipelineError: the registry gives no answer.

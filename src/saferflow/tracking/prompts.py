@@ -1,4 +1,4 @@
-"""The prompts of models behind servers (planner, teacher, judge) in MLflow's prompt registry, each by the digest of its text.
+"""Registers the prompts of models behind servers (planner, teacher, judge) in MLflow's prompt registry, by digest.
 
 A prompt's alias is its digest: `prompts:/saferflow-planner@sha256-1a2b3c4d`. Rules have no prompts.
 """
@@ -13,17 +13,17 @@ from saferflow.tracking.lineage import PREFIX
 from saferflow.tracking.runs import client
 
 TAG = PREFIX + "prompt."
-"""Before a prompt's name, in the tags of a version: the prompt's address."""
+"""Prefix of a prompt's name in the tags of a version; the tag's value is the prompt's address."""
 DIGITS = 8
 MARKS, GRADES = ("marks", "structured"), ("grades",)
-"""Texts of a rubric that the training's judge is given, and the evaluation's."""
+"""Texts of a rubric for training's judge, and for the evaluation's."""
 
 
 def register(params: Params) -> dict[str, str]:
-    """Register what is not registered yet.
+    """Register the prompts that are not registered yet.
 
     Returns:
-        Tags for the version that was made with these prompts: `saferflow.prompt.NAME` -> the prompt's address.
+        Tags for a version that used these prompts: `saferflow.prompt.NAME` -> the prompt's address.
     """
     model, tags = params.gate.registered_model, {}
     for role, text in texts(params).items():
@@ -37,7 +37,7 @@ def register(params: Params) -> dict[str, str]:
 
 
 def texts(params: Params) -> dict[str, str]:
-    """The instructions of the params' models, role -> text, without what follows them row by row (plan, question, answer)."""
+    """Role -> instructions of the params' models, without the data of a row (plan, question, answer)."""
     return dict([*_writer(params), *_judge(params.judge, "judge", MARKS), *_evaluation_judges(params)])
 
 

@@ -1,8 +1,8 @@
-"""MLflow's client that answers the reads commands wait for without importing MLflow, which takes longer than all the rest.
+"""A client like MLflow's that serves the reads of commands without importing MLflow, which takes longer than all the rest.
 
-It reads the database of a SQLite or PostgreSQL store, or a server's REST API. What is not read that way goes to MLflow's own
-client, made at first use: writes, other stores, other schemas, filters of other forms, and whatever fails, so that errors are
-MLflow's. Once that client is there it answers everything. Source: ours.
+It reads the database of a SQLite or PostgreSQL store, or a server's REST API. Everything else goes to MLflow's own client,
+which is created at first use: writes, other stores, other schemas, other filters, and failed reads, so that errors are
+MLflow's. Once that client exists, it answers everything. Source: ours.
 """
 
 import os
@@ -17,11 +17,11 @@ from saferflow.tracking import rest_reader, sql_reader
 from saferflow.tracking.records import Model, ModelVersion, Run, Unread
 
 RUNS, VERSIONS = 1000, 10_000
-"""How many MLflow's client gives where nothing is said."""
+"""Defaults of `max_results` in MLflow's client."""
 
 
 def configured() -> sql_reader.SqlReader | rest_reader.RestReader | None:
-    """The reader of the configured store; None where only MLflow's client reads it."""
+    """The reader of the configured store; None where only MLflow's client can read it."""
     address = os.environ.get("MLFLOW_TRACKING_URI", "")
     if os.environ.get("MLFLOW_REGISTRY_URI", address) != address or os.environ.get("MLFLOW_ENABLE_WORKSPACES"):
         return None
@@ -32,10 +32,10 @@ def configured() -> sql_reader.SqlReader | rest_reader.RestReader | None:
 
 
 class Reading:
-    """Stands for `mlflow.MlflowClient`: the same calls, with the same results as far as `records` holds them."""
+    """Replaces `mlflow.MlflowClient`: the same calls, with the same results as far as `records` has them."""
 
     def __init__(self, make: Callable[[], Any]):
-        """With what makes MLflow's own client."""
+        """Take the function that creates MLflow's own client."""
         self._make = make
 
     @cached_property
@@ -65,12 +65,14 @@ class Reading:
         return getattr(self._mlflow, name)
 
     def get_experiment_by_name(self, name: str) -> Any:
+        """As MLflow's; None where there is none."""
         try:
             return self._read("get_experiment_by_name", name)
         except Unread:
             return self._mlflow.get_experiment_by_name(name)
 
     def get_run(self, run_id: str) -> Any:
+        """As MLflow's."""
         try:
             return self._read("get_run", run_id)
         except Unread:
@@ -85,56 +87,62 @@ class Reading:
         order_by: Sequence[str] | None = None,
         **more: Any,
     ) -> Sequence[Any]:
+        """As MLflow's; the reader answers a query with a filter, at most one order and nothing else."""
         try:
             if more or (order_by and len(order_by) > 1) or not filter_string:
                 raise Unread("search_runs")
             order = order_by[0] if order_by else None
-            found: list[Run] = self._read("search_runs", experiment_ids, filter_string, max_results, order)
-            return found
+            runs: list[Run] = self._read("search_runs", experiment_ids, filter_string, max_results, order)
+            return runs
         except Unread:
             return self._mlflow.search_runs(
                 experiment_ids, filter_string, max_results=max_results, order_by=order_by, **more
             )
 
     def get_metric_history(self, run_id: str, key: str) -> Sequence[Any]:
+        """As MLflow's: the points of a metric."""
         try:
             return self._read("get_metric_history", run_id, key)
         except Unread:
             return self._mlflow.get_metric_history(run_id, key)
 
     def search_registered_models(self, filter_string: str, max_results: int = 1) -> Sequence[Any]:
+        """As MLflow's."""
         try:
-            found: list[Model] = self._read("search_registered_models", filter_string)
-            return found[:max_results]
+            models: list[Model] = self._read("search_registered_models", filter_string)
+            return models[:max_results]
         except Unread:
             return self._mlflow.search_registered_models(filter_string, max_results=max_results)
 
     def get_registered_model(self, name: str) -> Any:
+        """As MLflow's."""
         try:
-            if not (found := self._read("search_registered_models", f"name = '{name}'")):
+            if not (models := self._read("search_registered_models", f"name = '{name}'")):
                 raise Unread(name)
-            return found[0]
+            return models[0]
         except Unread:
             return self._mlflow.get_registered_model(name)
 
     def search_model_versions(self, filter_string: str, max_results: int = VERSIONS) -> Sequence[Any]:
+        """As MLflow's."""
         try:
-            found: list[ModelVersion] = self._read("search_model_versions", filter_string, max_results)
-            return found
+            versions: list[ModelVersion] = self._read("search_model_versions", filter_string, max_results)
+            return versions
         except Unread:
             return self._mlflow.search_model_versions(filter_string, max_results=max_results)
 
     def get_model_version(self, name: str, version: str) -> Any:
+        """As MLflow's."""
         try:
             return self._read("get_model_version", name, version)
         except Unread:
             return self._mlflow.get_model_version(name, version)
 
     def download_artifacts(self, run_id: str, path: str, dst_path: str) -> str:
-        """A copy of a run's artifact.
+        """Copy a run's artifact into `dst_path` and return the copy's path.
 
         Raises:
-            FileNotFoundError: the run's artifacts lie in a folder of this machine, and this is not among them.
+            FileNotFoundError: the run's artifacts are on this machine, and this one is not among them.
         """
         try:
             return self._copy(self._read("get_run", run_id).info.artifact_uri, path, Path(dst_path))

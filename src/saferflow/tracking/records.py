@@ -1,11 +1,11 @@
-"""What readers of MLflow's store answer with: MLflow's entities, as far as the project reads them, under MLflow's names."""
+"""The results of readers of MLflow's store: the fields of MLflow's entities that the project reads, under MLflow's names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 
 class Unread(Exception):
-    """A reader cannot answer, or not surely as MLflow would: MLflow's own client has to."""
+    """A reader cannot answer exactly as MLflow would; MLflow's own client has to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """A run without what was logged."""
+    """A run without its logged values."""
 
     run_id: str
     run_name: str
@@ -29,7 +29,7 @@ class Info:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What a run logged; of each metric its last value."""
+    """The values that a run logged; the last one of each metric."""
 
     metrics: Mapping[str, float]
     params: Mapping[str, str]

@@ -1,8 +1,8 @@
-"""The store of a checkout that was moved or copied: its artifacts lie in the checkout, wherever that lies now.
+"""Repairs the store of a checkout that was moved or copied, so that its artifacts are found in the checkout.
 
-MLflow writes absolute addresses into its database, and offers no other. Before the database is used, addresses in the folder
-of another checkout are rewritten to this one: a moved checkout finds its artifacts again, and a copy writes into its own
-folder and never into the original. Artifacts outside of the checkout (another folder, a bucket) stay where they are.
+MLflow writes absolute addresses into its database, and offers no other. Before the database is used, we rewrite addresses in
+the folder of another checkout to this one: a moved checkout finds its artifacts again, and a copy writes into its own folder
+and never into the original. Artifacts outside the checkout (another folder, a bucket) stay where they are.
 Source: ours.
 """
 
@@ -17,21 +17,21 @@ ADDRESSES = {
     "logged_models": ("artifact_location",),
     "model_versions": ("source", "storage_location"),
 }
-"""Table -> its columns that hold addresses; one that a schema does not have is passed over."""
+"""Table -> its columns with addresses; a column that the schema lacks is skipped."""
 WAIT_SECONDS = 5
 FILE = "file://"
 
 
 def settle(root: Path, database: Path, artifacts: str) -> list[str]:
-    """Make the store's addresses those of the checkout that it lies in.
+    """Rewrite the store's addresses to the checkout that contains it.
 
     Args:
         root: the checkout, absolute.
-        database: its SQLite file; nothing is done where there is none, or where it is no store that can be read.
+        database: its SQLite file; nothing happens where it is missing or no readable store.
         artifacts: the artifacts' folder, relative to the checkout.
 
     Returns:
-        The folders in which the checkout lay before.
+        The former folders of the checkout.
     """
     if not database.is_file():
         return []
@@ -53,16 +53,16 @@ def settle(root: Path, database: Path, artifacts: str) -> list[str]:
 
 
 def _former(store: sqlite3.Connection, root: Path, artifacts: str) -> list[str]:
-    """The other checkouts in whose artifacts' folder an experiment or a run lies, as the addresses write them."""
+    """The other checkouts whose artifacts' folder holds an experiment or a run, as written in the addresses."""
     own = {root.as_uri(), str(root)}
-    found = set()
+    checkouts = set()
     for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
         for (address,) in store.execute(f"SELECT DISTINCT {column} FROM {table}"):  # noqa: S608 names of our own
             before, separator, _ = f"{address}/".rpartition(f"/{artifacts}/")
             local = before.startswith(("/", f"{FILE}/")) and separator
             if local and before not in own:
-                found.add(before)
-    return sorted(found, key=len, reverse=True)
+                checkouts.add(before)
+    return sorted(checkouts, key=len, reverse=True)
 
 
 def _rewrite(store: sqlite3.Connection, present: list[tuple[str, str]], old: str, root: Path) -> None:
@@ -75,7 +75,7 @@ def _rewrite(store: sqlite3.Connection, present: list[tuple[str, str]], old: str
 
 
 def _rename(ledgers: Path, former: list[str], root: Path) -> None:
-    """What this checkout has seen of its own registry's ledgers goes on under the registry's new address."""
+    """Rename this checkout's records of its registry's ledgers to the registry's new address."""
     if not ledgers.is_file():
         return
     text = ledgers.read_text(encoding="utf-8")

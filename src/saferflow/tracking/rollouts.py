@@ -1,4 +1,4 @@
-"""GRPO's rollouts as a table of their MLflow run: rewards, violations, completions, to be read and filtered there."""
+"""Logs GRPO's rollouts as a table of their MLflow run: rewards, violations and completions, to read and filter there."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,11 @@ from saferflow.tracking.runs import client
 
 FILE = "reports/rollouts.jsonl"
 MOST = 2000
-"""Rows of the table; of more rollouts it has so many, evenly over the steps. The whole file is an artifact beside it."""
+"""Most rows of the table, sampled evenly over the steps if there are more. The whole file is an artifact beside it."""
 
 
 def log_table(run: str, file: Path) -> None:
-    """Log the rollouts of a stage that ran."""
+    """Log the rollouts that a stage wrote."""
     with file.open(encoding="utf-8") as lines:
         rollouts = [json.loads(line) for line in lines]
     every = max(1, -(-len(rollouts) // MOST))

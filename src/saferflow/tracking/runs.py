@@ -1,4 +1,4 @@
-"""MLflow runs: one parent a pipeline run, one child a stage."""
+"""MLflow runs: one parent per pipeline run, one child per stage."""
 
 import logging
 import os
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
-"""What the page of a run or of an experiment shows as its description."""
+"""The tag whose value MLflow's page shows as the description of a run or experiment."""
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Has MLflow's page open on curves and registered models; by itself it opens on traces of chats, of which there are none."""
+"""Makes MLflow's page open on curves and registered models; by default it opens on traces of chats, and there are none."""
 PARAM_CHARS = 6000
 """MLflow's bound on a parameter's value."""
 BATCH = 1000
@@ -33,7 +33,7 @@ BATCH = 1000
 def client() -> "MlflowClient":
     """The client of the configured store; MLflow is imported at the first call that needs it.
 
-    Calls raise `PipelineError` where the store cannot be opened, or its database not be used.
+    Calls raise `PipelineError` where the store cannot be opened or its database cannot be used.
     """
     return Reading(_own_client)
 
@@ -64,27 +64,27 @@ def _own_client() -> "MlflowClient":
 
 @cache
 def experiment() -> str:
-    """The experiment's id; made at first use, with the artifact folder of `mlflow/server.env`.
+    """The experiment's id; the experiment is created at first use, with the artifact folder of `mlflow/server.env`.
 
     Raises:
-        PipelineError: it was deleted; MLflow then shows none of its runs, and takes no new one.
+        PipelineError: the experiment was deleted; MLflow then hides its runs and takes no new one.
     """
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "align")
-    found = client().get_experiment_by_name(name)
-    if found and found.lifecycle_stage == "deleted":
+    known = client().get_experiment_by_name(name)
+    if known and known.lifecycle_stage == "deleted":
         raise PipelineError(
             f"MLflow's experiment {name} was deleted, and its runs are hidden with it; bring it back: "
-            f"MLFLOW_TRACKING_URI={address()} mlflow experiments restore -x {found.experiment_id}"
+            f"MLFLOW_TRACKING_URI={address()} mlflow experiments restore -x {known.experiment_id}"
         )
-    if found:
-        return found.experiment_id
+    if known:
+        return known.experiment_id
     local = os.environ.get("MLFLOW_TRACKING_URI", "").startswith("sqlite:")
     root = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") if local else None
     return client().create_experiment(name, artifact_location=f"{root}/{name}" if root else None, tags=KIND)
 
 
 def start(name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
-    """Open a run and give its id."""
+    """Open a run and return its id."""
     nested = {PARENT: parent} if parent else {}
     return client().create_run(experiment(), run_name=name, tags={**tags, **nested}).info.run_id
 
@@ -95,7 +95,7 @@ def finish(run: str, status: str = "FINISHED") -> None:
 
 
 def give_up(run: str, status: str) -> None:
-    """Close a run of something that has failed, if the tracker answers at once; the next pipeline closes it otherwise."""
+    """Close a failed run if the tracker answers at once; otherwise the next pipeline closes it."""
     os.environ.update(environment.HURRIED)
     with suppress(Exception):
         finish(run, status)
@@ -103,23 +103,25 @@ def give_up(run: str, status: str) -> None:
 
 def is_away(error: BaseException) -> bool:
     """Whether an error says that the tracking server could not be reached."""
-    told = str(error)
-    return is_mlflows(error) and ("Max retries exceeded" in told or "Connection" in told)
+    message = str(error)
+    return is_mlflows(error) and ("Max retries exceeded" in message or "Connection" in message)
 
 
 def is_mlflows(error: BaseException) -> bool:
-    """Whether MLflow's client raised it; MLflow is imported then, and not for asking."""
+    """Whether MLflow's client raised the error; never imports MLflow."""
     exceptions = sys.modules.get("mlflow.exceptions")
     return exceptions is not None and isinstance(error, exceptions.MlflowException)
 
 
 def tag(run: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a run."""
     from mlflow.entities import RunTag
 
     client().log_batch(run, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
 def log_params(run: str, sections: Mapping[str, Any]) -> None:
+    """Log sections of params as dotted names; values are cut to MLflow's bound."""
     from mlflow.entities import Param
 
     flat = [Param(name, str(value)[:PARAM_CHARS]) for name, value in flatten(sections)]
@@ -128,7 +130,7 @@ def log_params(run: str, sections: Mapping[str, Any]) -> None:
 
 
 def log_numbers(run: str, numbers: Mapping[str, Any]) -> None:
-    """Final numbers of a stage; lists (intervals) become `.low` and `.high`, what no row measures (None) is left out."""
+    """Log a stage's final numbers; intervals become `.low` and `.high`, and None (no row measures it) is left out."""
     from mlflow.entities import Metric
 
     points, now = [], int(time.time() * 1000)
@@ -146,6 +148,7 @@ def figures(run: str) -> dict[str, float]:
 
 
 def metric_names(run: str) -> list[str]:
+    """The names of a run's metrics, sorted."""
     return sorted(client().get_run(run).data.metrics)
 
 
@@ -155,7 +158,7 @@ def history(run: str, name: str) -> list[tuple[int, float]]:
 
 
 def log_artifact(run: str, path: Path, under: str | None = None) -> None:
-    """Keep a file, or a folder under its own name."""
+    """Log a file, or a folder under its own name."""
     if path.is_dir():
         client().log_artifacts(run, str(path), under or path.name)
     else:
@@ -163,14 +166,15 @@ def log_artifact(run: str, path: Path, under: str | None = None) -> None:
 
 
 def log_text(run: str, text: str, name: str) -> None:
+    """Log a text as the artifact `name`."""
     client().log_text(run, text, name)
 
 
 def fetch_artifact(run: str, name: str, to: Path) -> Path:
-    """A local copy of a run's artifact.
+    """Copy a run's artifact into `to` and return the copy's path.
 
     Raises:
-        PipelineError: the run, or the artifact, is not there.
+        PipelineError: the run or the artifact does not exist.
     """
     try:
         return Path(client().download_artifacts(run, name, str(to)))
@@ -181,18 +185,18 @@ def fetch_artifact(run: str, name: str, to: Path) -> Path:
 
 
 def producer(lock_hash: str) -> str | None:
-    """The finished run that ran the code behind this lock entry, if the store knows one."""
-    found = client().search_runs(
+    """The id of the finished run that ran the code behind this lock entry; None if the store has none."""
+    runs = client().search_runs(
         [experiment()],
         f"tags.`{lineage.LOCK_HASH}` = '{lock_hash}' and tags.`{lineage.CACHED}` = 'false'"
         " and attributes.status = 'FINISHED'",
         max_results=1,
     )
-    return found[0].info.run_id if found else None
+    return runs[0].info.run_id if runs else None
 
 
 def close_abandoned(checkout: str) -> list[str]:
-    """Mark runs of this checkout that still say RUNNING as killed; call while holding the checkout's lock."""
+    """Mark this checkout's runs that are still RUNNING as killed; call while holding the checkout's lock."""
     left = client().search_runs(
         [experiment()], f"tags.`{lineage.CHECKOUT}` = '{checkout}' and attributes.status = 'RUNNING'"
     )
@@ -202,7 +206,7 @@ def close_abandoned(checkout: str) -> list[str]:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and leaves of a nested mapping."""
+    """Yield (dotted name, leaf) of a nested mapping."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{name}.")

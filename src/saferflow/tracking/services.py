@@ -23,23 +23,23 @@ from saferflow.tracking.environment import HOME
 
 HOST = "127.0.0.1"
 START_SECONDS = 300
-"""On a busy machine Prefect's server takes two minutes; one that ends is noticed at once."""
+"""Prefect's server takes two minutes on a busy machine; the end of a server is noticed at once."""
 STOP_SECONDS = 10
 LINE_CHARS = 300
-"""Of a log's line in a message."""
+"""Most characters of a log's line in a message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A server: how it is started, and where it says that it is well."""
+    """A server: its command, and its address for health checks."""
 
     name: str
     port: int
-    """Asked for first; another one where it is taken, so that two checkouts do not meet."""
+    """The preferred port; another one if it is taken, so that two checkouts do not meet."""
     health: str
     command: Callable[[int], list[str]]
     database: str = ""
-    """Its own, relative to the checkout."""
+    """Path of its own database, relative to the checkout."""
 
 
 def _prefect(port: int) -> list[str]:
@@ -58,7 +58,7 @@ SERVICES = (PREFECT, MLFLOW)
 
 
 def running(service: Service, root: Path = Path()) -> str | None:
-    """The address of this checkout's server, if its process is alive and answers."""
+    """The address of this checkout's server; None unless its process is alive and answers."""
     state = _state(service, root)
     here = state and state.get("root") == str(
         root.resolve()
@@ -69,7 +69,7 @@ def running(service: Service, root: Path = Path()) -> str | None:
 
 
 def launch(service: Service, root: Path = Path()) -> None:
-    """Start the server unless it runs already or is starting, and do not wait for it: `start` does."""
+    """Start the server unless it runs already or is starting, without waiting for it; `start` waits."""
     state = _state(service, root) or {}
     starting = state.get("root") == str(root.resolve()) and time.time() - state["created"] < START_SECONDS
     if state and _process(state, root) and (starting or running(service, root)):
@@ -92,10 +92,10 @@ def launch(service: Service, root: Path = Path()) -> None:
 
 
 def start(service: Service, root: Path = Path()) -> str:
-    """Start the server unless it runs already; give its address when it answers.
+    """Start the server unless it runs already; return its address once it answers.
 
     Raises:
-        PipelineError: it did not come up; the message holds the end of its log.
+        PipelineError: the server did not come up; the message holds the end of its log.
     """
     limit = time.monotonic() + START_SECONDS
     launch(service, root)
@@ -120,14 +120,14 @@ def start(service: Service, root: Path = Path()) -> str:
 
 
 def _what_went_wrong(gone: bool, where: str, fault: str) -> str:
-    """Whether a server ended before it answered, or is there and does not answer well."""
+    """Say whether a server ended before it answered, or runs and does not answer well."""
     if gone:
         return f"did not start on {where}: its process has ended"
     return f"was started and did not answer well on {where} within {START_SECONDS} s ({fault or 'it listens on another port'})"
 
 
 def stop(service: Service, root: Path = Path()) -> bool:
-    """End this checkout's server and what it started; says whether there was one."""
+    """End this checkout's server and its child processes; True if there was one."""
     state = _state(service, root)
     process = _process(state, root) if state else None
     if process is None:
@@ -159,10 +159,10 @@ def _state(service: Service, root: Path) -> dict | None:
 
 
 def _process(state: dict, root: Path) -> psutil.Process | None:
-    """The process that the file speaks of.
+    """The process that the file names.
 
-    A later one that got the same number is not it; nor is one that works in another folder, where the file was copied with
-    its checkout: that server is the original's.
+    A later process with the same number does not count. Nor does one that works in another folder: the file was then copied
+    with its checkout, and the server belongs to the original.
     """
     try:
         process = psutil.Process(state["pid"])
@@ -174,15 +174,15 @@ def _process(state: dict, root: Path) -> psutil.Process | None:
 
 
 def _listens(process: psutil.Process | None, port: int) -> bool:
-    """Whether it is this process, or one that it started, that listens there: somebody else may have taken the port."""
+    """Whether this process or a child of it listens on the port; another program may have taken it."""
     if process is None:
         return False
     try:
         family = [process, *process.children(recursive=True)]
         return any(
-            held.status == psutil.CONN_LISTEN and held.laddr.port == port
-            for each in family
-            for held in each.net_connections(kind="tcp")
+            connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+            for member in family
+            for connection in member.net_connections(kind="tcp")
         )
     except psutil.NoSuchProcess:
         return False
@@ -197,7 +197,7 @@ def _healthy(url: str) -> bool:
 
 
 def _fault(url: str) -> str:
-    """What is wrong with the server's answer; empty where it is well. No proxy of the environment is asked."""
+    """The problem of the server's answer; empty where it is healthy. Proxies of the environment are not used."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(url, timeout=2) as answer:

@@ -1,6 +1,6 @@
 """Reads MLflow's store from its database, SQLite or PostgreSQL, in the schema of one MLflow version.
 
-A database of another schema, a filter of another form, and any fault of the database are `Unread`. Source: the schema and the
+Another schema, another form of filter, and any fault of the database raise `Unread`. Source: the schema and the
 order of results are MLflow's (`mlflow.store.tracking.sqlalchemy_store`, `mlflow.store.model_registry.sqlalchemy_store`).
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from saferflow.tracking.records import Data, Experiment, Info, Model, ModelVersion, Point, Run, Unread
 
 REVISION = "dc11669786a5"
-"""Alembic's name for the schema of the MLflow in constraints.txt; the queries below hold for no other."""
+"""Alembic's revision of the schema of the MLflow in constraints.txt; the queries below fit no other."""
 WAIT_SECONDS = 1
 Rows = list[tuple]
 Query = Callable[[str, Mapping[str, Any]], Rows]
@@ -32,7 +32,7 @@ def reader(address: str) -> "SqlReader":
     """The reader of a store's address.
 
     Raises:
-        Unread: the address is of no database that is read here, or no file.
+        Unread: this module does not read that kind of database, or the file is missing.
     """
     if address.startswith("sqlite:///"):
         file = Path(address.removeprefix("sqlite:///"))
@@ -72,17 +72,17 @@ def _on_postgres(address: str) -> Query:
 
 
 class SqlReader:
-    """The calls of MLflow's client that the project's commands wait for."""
+    """The calls of MLflow's client that the project's commands need, by SQL."""
 
     def __init__(self, query: Query):
         self._ask = query
 
     @cached_property
     def _query(self) -> Query:
-        """The query, once the schema is known to be the one that the queries are for.
+        """The query function, after a check of the schema.
 
         Raises:
-            Unread: it is another one, or has workspaces, which MLflow refuses or divides.
+            Unread: the schema is another one, or the store has workspaces, which MLflow refuses or divides.
         """
         if self._ask("SELECT version_num FROM alembic_version", {}) != [(REVISION,)]:
             raise Unread("another schema")
@@ -91,30 +91,36 @@ class SqlReader:
         return self._ask
 
     def get_experiment_by_name(self, name: str) -> Experiment | None:
-        found = self._query("SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = :name", {"name": name})
-        return Experiment(str(found[0][0]), found[0][1]) if found else None
+        """The experiment of this name; None where there is none."""
+        rows = self._query("SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = :name", {"name": name})
+        return Experiment(str(rows[0][0]), rows[0][1]) if rows else None
 
     def get_run(self, run: str) -> Run:
-        found = self._runs("run_uuid = :run", {"run": run})
-        if not found:
+        """A run by its id.
+
+        Raises:
+            Unread: there is no such run.
+        """
+        runs = self._runs("run_uuid = :run", {"run": run})
+        if not runs:
             raise Unread(run)
-        return found[0]
+        return runs[0]
 
     def search_runs(self, experiments: Sequence[str], filter: str, max_results: int, order: str | None) -> list[Run]:  # noqa: A002
-        """Runs that were not deleted; `filter` joins tags (`=`, or `LIKE` with a prefix) and a status by `and`."""
+        """Runs that are not deleted; `filter` joins tags (`=`, or `LIKE` with a prefix) and a status by `and`."""
         if order not in _ORDERS or len(experiments) != 1 or not experiments[0].isdecimal():
             raise Unread(f"{experiments} {order}")
         values: dict[str, Any] = {"experiment": int(experiments[0]), "most": max_results}
         where = ["experiment_id = :experiment", "lifecycle_stage = 'active'"]
         for number, clause in enumerate(_clauses(filter)):
-            if found := _TAG.fullmatch(clause):
+            if match := _TAG.fullmatch(clause):
                 where.append(
-                    f"run_uuid IN (SELECT run_uuid FROM tags WHERE key = :key{number} AND {_value(found, number)})"  # noqa: S608
+                    f"run_uuid IN (SELECT run_uuid FROM tags WHERE key = :key{number} AND {_value(match, number)})"  # noqa: S608
                 )
-                values |= {f"key{number}": found["key"], f"value{number}": found["value"].removesuffix(_ending(found))}
-            elif found := _STATUS.fullmatch(clause):
+                values |= {f"key{number}": match["key"], f"value{number}": match["value"].removesuffix(_ending(match))}
+            elif match := _STATUS.fullmatch(clause):
                 where.append(f"status = :value{number}")
-                values[f"value{number}"] = found["value"]
+                values[f"value{number}"] = match["value"]
             else:
                 raise Unread(clause)
         way = _ORDERS[order]
@@ -125,31 +131,36 @@ class SqlReader:
         )
 
     def get_metric_history(self, run: str, name: str) -> list[Point]:
-        found = self._query(
+        """All points of a metric.
+
+        Raises:
+            Unread: there is no such metric or run.
+        """
+        rows = self._query(
             "SELECT step, value, is_nan FROM metrics WHERE run_uuid = :run AND key = :name", {"run": run, "name": name}
         )
-        if not found:  # no such metric, or no such run, which is an error
+        if not rows:  # no such metric, or no such run, which is an error
             raise Unread(run)
-        return [Point(step, _number(value, is_nan)) for step, value, is_nan in found]
+        return [Point(step, _number(value, is_nan)) for step, value, is_nan in rows]
 
     def search_registered_models(self, filter: str) -> list[Model]:  # noqa: A002
         """The model of a filter `name = '…'`, or none."""
-        found = _NAME.fullmatch(filter)
-        if found is None:
+        match = _NAME.fullmatch(filter)
+        if match is None:
             raise Unread(filter)
-        values = {"name": found["value"]}
+        values = {"name": match["value"]}
         if not self._query("SELECT name FROM registered_models WHERE name = :name", values):
             return []
         tags = self._query("SELECT key, value FROM registered_model_tags WHERE name = :name", values)
         aliases = self._query("SELECT alias, version FROM registered_model_aliases WHERE name = :name", values)
-        return [Model(found["value"], dict(tags), {alias: str(version) for alias, version in aliases})]
+        return [Model(match["value"], dict(tags), {alias: str(version) for alias, version in aliases})]
 
     def search_model_versions(self, filter: str, max_results: int) -> list[ModelVersion]:  # noqa: A002
-        """Versions by a filter `name = '…'`, with tags joined by `and`; the last changed first."""
+        """Versions by a filter `name = '…'`, with tags joined by `and`; the most recently changed first."""
         name, *clauses = _clauses(filter)
-        if not (found := _NAME.fullmatch(name)):
+        if not (match := _NAME.fullmatch(name)):
             raise Unread(filter)
-        where, values = ["name = :name"], {"name": found["value"], "most": max_results}
+        where, values = ["name = :name"], {"name": match["value"], "most": max_results}
         for number, clause in enumerate(clauses):
             if not (tag := _TAG.fullmatch(clause)) or tag["sign"] != "=":
                 raise Unread(filter)
@@ -163,27 +174,32 @@ class SqlReader:
         )
 
     def get_model_version(self, name: str, version: str) -> ModelVersion:
-        found = self._versions("name = :name AND version = :version", {"name": name, "version": int(version)})
-        if not found:
+        """A version of a registered model.
+
+        Raises:
+            Unread: there is no such version.
+        """
+        versions = self._versions("name = :name AND version = :version", {"name": name, "version": int(version)})
+        if not versions:
             raise Unread(f"{name} {version}")
-        return found[0]
+        return versions[0]
 
     def _versions(self, where: str, values: Mapping[str, Any]) -> list[ModelVersion]:
         chosen = (
             "SELECT version, source, run_id, creation_time FROM model_versions "  # noqa: S608 words of our own
             f"WHERE current_stage <> 'Deleted_Internal' AND {where}"
         )
-        found = self._query(chosen, values)
-        tags: dict[int, dict[str, str]] = {row[0]: {} for row in found}
+        rows = self._query(chosen, values)
+        tags: dict[int, dict[str, str]] = {row[0]: {} for row in rows}
         within = f"WHERE name = :name AND version IN (SELECT version FROM ({chosen}) AS chosen)"  # noqa: S608
         for version, key, value in self._query(f"SELECT version, key, value FROM model_version_tags {within}", values):  # noqa: S608
             tags[version][key] = value
-        return [ModelVersion(str(row[0]), row[1], row[2] or "", row[3], tags[row[0]]) for row in found]
+        return [ModelVersion(str(row[0]), row[1], row[2] or "", row[3], tags[row[0]]) for row in rows]
 
     def _runs(self, where: str, values: Mapping[str, Any]) -> list[Run]:
         chosen = f"SELECT run_uuid, name, status, artifact_uri FROM runs WHERE {where}"  # noqa: S608 words of our own
-        found = self._query(chosen, values)
-        data = {row[0]: Data({}, {}, {}) for row in found}
+        rows = self._query(chosen, values)
+        data = {row[0]: Data({}, {}, {}) for row in rows}
         within = f"WHERE run_uuid IN (SELECT run_uuid FROM ({chosen}) AS chosen)"  # noqa: S608
         for run, key, value, is_nan in self._query(
             f"SELECT run_uuid, key, value, is_nan FROM latest_metrics {within}",  # noqa: S608
@@ -193,7 +209,7 @@ class SqlReader:
         for table in ("params", "tags"):
             for run, key, value in self._query(f"SELECT run_uuid, key, value FROM {table} {within}", values):  # noqa: S608
                 getattr(data[run], table)[key] = value
-        return [Run(Info(*row), data[row[0]]) for row in found]
+        return [Run(Info(*row), data[row[0]]) for row in rows]
 
 
 def _clauses(filter: str) -> list[str]:  # noqa: A002
@@ -201,10 +217,10 @@ def _clauses(filter: str) -> list[str]:  # noqa: A002
 
 
 def _ending(tag: re.Match) -> str:
-    """The wildcard at the end of a prefix; of `=` none.
+    """The wildcard at the end of a prefix; empty for `=`.
 
     Raises:
-        Unread: it is no prefix, or holds another wildcard.
+        Unread: the value is no prefix, or holds another wildcard.
     """
     if tag["sign"] == "=":
         return ""

@@ -1,8 +1,8 @@
-"""What `dvc status` says, remembered for as long as nothing that it looks at has changed: DVC takes seconds to say it again.
+"""Caches the output of `dvc status` until a file that DVC looks at changes, because DVC takes seconds.
 
-DVC itself names what it looks at (`dvc_status`): its files, dependencies, outputs, their objects in the cache, its settings. A
-file counts as unchanged where its inode, size and times are the same, which is what DVC goes by as well. Whatever is not
-surely the same (another environment, a new .dvc file, a link to a folder, no git) is asked of DVC. Source: ours.
+DVC itself lists what it looks at (`dvc_status`): its files, dependencies, outputs, their objects in the cache, its settings. A
+file counts as unchanged if its inode, size and times are the same, as for DVC. In any case of doubt (another environment, a
+new .dvc file, a link to a folder, no git) DVC runs again. Source: ours.
 """
 
 import hashlib
@@ -19,18 +19,18 @@ from saferflow.errors import PipelineError
 
 MEMORY = Path(".saferflow") / "dvc_status.json"
 ENVIRONMENT = ("HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS")
-"""Where DVC looks for settings, beside its own variables."""
+"""Variables that tell DVC where to look for settings, beside its own."""
 PIPELINES = ("dvc.yaml", "*/dvc.yaml", "*.dvc", "*.dvcignore", "*.gitignore")
-"""Files by which DVC finds stages, or finds them no more, as patterns of git."""
+"""Patterns, for git, of the files by which DVC finds stages or ignores them."""
 IGNORED = "__pycache__"
-"""A folder's name in .dvcignore; Python writes it while this runs."""
+"""Name of a folder in .dvcignore, which Python writes while this runs."""
 
 
 def status(root: Path) -> str:
-    """What `dvc status --json` prints.
+    """The output of `dvc status --json`.
 
     Raises:
-        PipelineError: DVC cannot read the project; the message holds its words.
+        PipelineError: DVC cannot read the project; the message holds DVC's words.
     """
     circumstances = _circumstances(root)
     if circumstances is not None and (known := _known(root, circumstances)) is not None:
@@ -44,7 +44,7 @@ def status(root: Path) -> str:
 
 
 def ask(root: Path, file: Path) -> str:
-    """DVC's answer; what it looked at goes into the file.
+    """Run DVC for its answer; the list of files that it looked at goes into `file`.
 
     Raises:
         PipelineError: DVC cannot read the project.
@@ -67,7 +67,7 @@ def _known(root: Path, circumstances: dict) -> str | None:
 
 
 def _remember(root: Path, circumstances: dict, looked: dict, answer: str) -> None:
-    """Keep an answer, unless something changed while DVC looked."""
+    """Store an answer, unless something changed while DVC ran."""
     if looked["fingerprint"] is None or fingerprint(looked["watched"]) != looked["fingerprint"]:
         return
     if not (root / MEMORY).parent.is_dir() or _circumstances(root) != circumstances:
@@ -79,7 +79,7 @@ def _remember(root: Path, circumstances: dict, looked: dict, answer: str) -> Non
 
 
 def _circumstances(root: Path) -> dict | None:
-    """All but files that DVC's answer depends on; None outside git, where new files are not found quickly."""
+    """Everything but files that DVC's answer depends on; None outside git, where new files cannot be found quickly."""
     listed = pipeline_files(root)
     if listed is None:
         return None
@@ -88,14 +88,14 @@ def _circumstances(root: Path) -> dict | None:
 
 
 def pipeline_files(root: Path) -> list[str] | None:
-    """The files of `PIPELINES` that git knows or would take, relative to the root; None outside git."""
+    """The files of `PIPELINES` that git tracks or would track, relative to the root; None outside git."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PIPELINES]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     return None if done.returncode else sorted(set(filter(None, done.stdout.split("\0"))))
 
 
 def fingerprint(paths: Iterable[str]) -> str | None:
-    """One digest of the files and folders, with all that is in them; None where one holds a link to a folder."""
+    """A digest of files, and of folders with their content; None where one holds a link to a folder."""
     digest = hashlib.sha256()
     try:
         for path in paths:
@@ -107,18 +107,18 @@ def fingerprint(paths: Iterable[str]) -> str | None:
 
 
 class _LinkToFolder(Exception):
-    """What lies behind it is not looked at."""
+    """A link to a folder, whose target is not looked at."""
 
 
 def _states(path: str) -> Iterator[str]:
-    """A line for a path and for everything below it: inode, size, times; none of a folder itself, whose time means nothing."""
+    """Yield a line of inode, size and times for each file at or below a path; a folder's own times mean nothing."""
     try:
-        found = os.stat(path)  # noqa: PTH116 a hundred thousand of them
+        stat = os.stat(path)  # noqa: PTH116 a hundred thousand of them
     except OSError:
         yield f"{path}\0absent\n"
         return
     if not os.path.isdir(path):  # noqa: PTH112 as above
-        yield f"{path}\0{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_mode}\n"
+        yield f"{path}\0{stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_mode}\n"
         return
     if os.path.islink(path):  # noqa: PTH114
         raise _LinkToFolder(path)

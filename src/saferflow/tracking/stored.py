@@ -1,4 +1,4 @@
-"""Files and folders by DVC's hash, whatever the workspace holds now: from this checkout's cache, or its remote."""
+"""Finds files and folders by DVC's hash in this checkout's cache or its remote, whatever the workspace holds now."""
 
 import hashlib
 import shutil
@@ -13,7 +13,7 @@ NAME = "stored"
 
 
 def stored(digest: str, folder: Path, project: Path | None = None) -> Path:
-    """A file or folder with this hash, for reading; what is no whole file of the cache is asked for from `folder`, empty before.
+    """A file or folder with this hash, for reading. Anything but a file in the cache goes into `folder`, empty before.
 
     Args:
         project: a folder with a configuration that `dvc_remote` wrote; None for the checkout in the working directory.

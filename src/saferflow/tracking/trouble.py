@@ -1,4 +1,4 @@
-"""What databases, servers and tools say when they cannot be used, as one line with the way out. Source: ours."""
+"""Explains failures of databases, servers and tools in one line with the remedy. Source: ours."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 from saferflow.errors import PipelineError
 
 STORES = ("mlflow", "sqlalchemy", "sqlite3", "alembic")
-"""Packages whose exceptions are a store's."""
+"""Packages whose exceptions come from a store."""
 CHARS = 300
 RESTORE = "restore a backup, or move it away and begin a new one"
 DATABASE: dict[str, str] = {
@@ -31,7 +31,7 @@ DATABASE: dict[str, str] = {
     r"unable to open database file": "cannot be opened; look whether its folder is there and whose it is",
     r"disk is full|No space left|could not extend file": "has no room left on its disk; make some, then run again",
 }
-"""What an error of a database says -> what is wrong with it, and the way out."""
+"""Pattern of a database's error -> the problem and the remedy."""
 SERVER: dict[str, str] = {
     r"Max retries exceeded|Connection (?:refused|aborted|reset)|NewConnectionError|timed out|Name or service": "does not answer "
     "(MLFLOW_TRACKING_URI); what is finished is kept: run again when it does, or unset the variable to use this checkout's own",
@@ -41,19 +41,19 @@ SERVER: dict[str, str] = {
 
 
 def explained(error: BaseException) -> str | None:
-    """An error of MLflow or of its database as one line of bounded length; None where it is something else's."""
+    """Explain an error of MLflow or its database in one line of bounded length; None for any other error."""
     chain = [error]
     while chain[-1].__cause__ is not None and len(chain) < 10:
         chain.append(chain[-1].__cause__)
-    if not any(type(each).__module__.partition(".")[0] in STORES for each in chain):
+    if not any(type(link).__module__.partition(".")[0] in STORES for link in chain):
         return None
-    text = " ".join(str(each) for each in chain)
+    text = " ".join(str(link) for link in chain)
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return _matched(text, {**DATABASE, **SERVER}) or f"MLflow at {address()}: {first[:CHARS]}"
 
 
 def in_log(text: str, database: str) -> str | None:
-    """What a server's log says of its database, as one line; None where it says nothing known."""
+    """Explain a database's error in a server's log in one line; None where the log has no known one."""
     return _matched(text, DATABASE, database)
 
 
@@ -85,7 +85,7 @@ def check_checkout(root: Path) -> None:
     """Refuse a checkout in which git or DVC would fail at every step.
 
     Raises:
-        PipelineError: it belongs to another user; or DVC's list of files in use was cut off.
+        PipelineError: the checkout belongs to another user, or DVC's list of files in use is truncated.
     """
     command = ["git", "rev-parse", "--git-dir"]
     try:
@@ -119,14 +119,14 @@ def check_checkout(root: Path) -> None:
 
 def _matched(text: str, signs: dict[str, str], database: str = "") -> str | None:
     for sign, remedy in signs.items():
-        if found := re.search(sign, text):
+        if match := re.search(sign, text):
             where = database or address()
             what = "MLflow's server" if where.startswith("http") else "the database"
-            known = {"uri": where, "found": "", **{name: value or "" for name, value in found.groupdict().items()}}
+            known = {"uri": where, "found": "", **{name: value or "" for name, value in match.groupdict().items()}}
             return f"{what} {where} {remedy.format(**known)}"
     return None
 
 
 def address() -> str:
-    """Of the tracking store, without what lets one in."""
+    """The address of the tracking store, without credentials."""
     return re.sub(r"//[^/@]*@", "//", os.environ.get("MLFLOW_TRACKING_URI", "(MLFLOW_TRACKING_URI is not set)"))[:CHARS]

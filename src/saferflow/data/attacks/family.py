@@ -22,7 +22,7 @@ class Attack:
 
 
 Form = Callable[[str, bytes | None, Random], Attack | None]
-"""Question, image and random numbers to an attack; None where the question does not lend itself to it."""
+"""(question, image, random numbers) -> attack; None where the form does not fit the question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Family:
     attack: str
     """As tool JAILBREAK-SENTINEL names it."""
     risk_source: str | None = None
-    """Where the risk is then; None: where it was."""
+    """Source of the risk after the attack; None keeps the former one."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -50,11 +50,11 @@ TRAINED, UNSEEN, UNSEEN_FAMILY = "trained", "unseen", "unseen_family"
 
 
 def labelled(labels: Labels, name: str, attack: Attack) -> Labels:
-    """The labels of a row whose request was put into an attack of the family `name`; the decision is never another.
+    """The labels of a row after an attack of family `name`; the decision never changes.
 
-    A harmless request stays one: its labels only learn the words in the picture. `attack` of a harmless row says that an
-    instruction in the picture has to be ignored (judge/rules.py), and here it is the request itself. The risk of a harmful
-    picture stays where it was.
+    A harmless request stays harmless: its labels only gain the words in the picture. Its `attack` stays unset, because that
+    would tell the judge (judge/rules.py) that the policy must ignore an instruction in the picture; here the instruction is
+    the request itself. The risk of a harmful picture stays in the image.
     """
     words = attack.written or labels.sign
     if not labels.harmful:

@@ -16,9 +16,9 @@ from saferflow.data.images import open_rgb
 
 Colour = tuple[int, int, int]
 BLANK = (336, 112)
-"""Pixels of the picture that a text-only request is written on."""
+"""Width and height in pixels of the picture on which a text-only request is written."""
 SMALLEST = 10
-"""Pixels of a line of writing at least."""
+"""Least height of a line of writing, in pixels."""
 FONTS = (
     "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic",
     "DejaVuSansMono", "DejaVuSansMono-Bold", "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic",
@@ -34,9 +34,9 @@ INKS: tuple[Colour, ...] = ((0, 0, 0), (110, 0, 0), (0, 0, 110), (255, 255, 255)
 BESIDE = ("above", "below", "left", "right")
 ACROSS = ("top", "middle", "bottom")
 TALLEST = 0.5
-"""Words directly on a picture cover this part of its height at most; longer ones go on paper above it."""
+"""Words directly on a picture cover at most this share of its height; longer texts go on paper above it."""
 NARROWEST = 90
-"""Pixels of paper at the side of a picture at least, so that words fit."""
+"""Least width of paper beside a picture, in pixels, so that words fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def lettering(random: Random) -> Lettering:
 
 
 def written(image: bytes | None, text: str, style: Lettering) -> bytes:
-    """The picture with the words on it or beside it; the words on paper where there is no picture.
+    """Write words on the picture or beside it; without a picture, on plain paper.
 
     Returns:
         JPEG where the picture was one, else PNG.
@@ -134,7 +134,7 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """The text in lines that are no wider, but for a single word that is."""
+    """Break text into lines of at most `width` pixels; only a single longer word makes a wider line."""
     lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:

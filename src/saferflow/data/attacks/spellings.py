@@ -1,6 +1,6 @@
 """Odd spellings of words for training, so that no list of words knows them.
 
-Spellings that only the evaluation shows are others: digits for vowels, dots between letters, a hyphen after two letters.
+The evaluation uses other spellings: digits for vowels, dots between letters, a hyphen after two letters.
 """
 
 from collections.abc import Callable
@@ -58,7 +58,7 @@ SPELLINGS: tuple[Spelling, ...] = (
 
 
 def spelled(words: list[str], random: Random) -> dict[str, str]:
-    """Words to their other spelling: one spelling for all of them, of some or of all words.
+    """Map words to their new spelling: one spelling, applied to some or all of the words.
 
     Returns:
         At least one word, unless there is none.
@@ -69,6 +69,6 @@ def spelled(words: list[str], random: Random) -> dict[str, str]:
 
 
 def _changed(word: str, spelling: Spelling, random: Random) -> str:
-    """Never the word as it is: one without the letters that a spelling knows gets capitals in turn."""
+    """The respelled word, never the same: a word without the letters that a spelling changes gets alternating capitals."""
     other = spelling(word, random)
     return other if other != word else _alternating(word, random)

@@ -1,4 +1,4 @@
-"""The words of a request: which ones are longer, and which of these it is about."""
+"""Finds the longer words of a request, and among them those that it is about."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What a published corpus is to us: how it is read, what its words for harm mean, what may be done with it."""
+"""A published corpus: how to read it, what its words for harm mean, and what its licence allows."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -29,17 +29,17 @@ class Item:
     word: str = ""
     """The corpus's own name for the harm."""
     severity: int = 2
-    """Of a harmful one, 1..3."""
+    """1..3, for a harmful question."""
     risk_source: str = "text"
     attack: str = "none"
     split: Literal["train", "evaluation"] = "evaluation"
-    """As the authors have it; a benchmark is held out."""
+    """The authors' split; benchmarks are held out."""
     answer: str = ""
-    """A reference answer; harmless questions only, for a refusal stands in no pair."""
+    """A reference answer to a harmless question; harmful questions have none."""
     rejected: str = ""
     """A worse answer, where the corpus has pairs; `answer` is then the better one, whatever the question."""
     decision: str = ""
-    """Where it is neither `refuse`, `redirect` by the hazard, nor `answer`."""
+    """Set only where the default is wrong: `answer` if harmless, else `refuse` or, for some hazards, `redirect`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,29 +53,29 @@ class Corpus:
     licence: str
     """SPDX identifier as the authors state it; empty where we found none."""
     layout: str
-    """The files that it is read from, as its authors lay them out."""
+    """The files to read, in the authors' layout."""
     hazards: Mapping[str, tuple[str, str]]
-    """Its word for a harm -> our code, and why."""
+    """The corpus's word for a harm -> (our code, the reason)."""
     read: Callable[[Path], Iterator[Item | BadRow]]
     trains: bool = True
     """False: its authors do not allow training on it."""
 
     def hazard(self, word: str, own: Mapping[str, str]) -> str:
-        """Our code for a word; empty where neither the source's own mapping nor the table knows it.
+        """Map the corpus's word for a harm to our code; empty if neither the source's mapping nor the table has it.
 
-        Words are compared in small letters without numbers and signs; one that holds a known word counts as that.
+        Words are compared in lower case, without digits and signs. A word that contains a known word counts as that word.
         """
-        asked, named = plain(word), {plain(key): code for key, code in own.items()}
+        name, own_codes = plain(word), {plain(key): code for key, code in own.items()}
         table = {plain(key): code for key, (code, _) in self.hazards.items()}
-        if asked in (known := table | named):
-            return known[asked]
-        return next((code for key, code in table.items() if key in asked), "")
+        if name in (known := table | own_codes):
+            return known[name]
+        return next((code for key, code in table.items() if key in name), "")
 
     def row(self, item: Item, source: CorpusSource, data: DataParams, seed: int) -> Row | None:
-        """An item as a row, or None where `share` leaves it out.
+        """Turn an item into a row; None where `share` leaves it out.
 
         Raises:
-            DataError: the question is empty, or the image is no good.
+            DataError: the question is empty, or the image cannot be used.
         """
         if not isinstance(item.question, str) or not item.question.strip():
             raise DataError("the question is missing or empty")
@@ -103,20 +103,20 @@ class Corpus:
 
 
 def plain(word: str) -> str:
-    """Small letters only, other signs as one space; a leading number or `O3:` goes."""
+    """Lower-case letters with single spaces between words, without a leading number or `O3:`."""
     return " ".join(re.sub(r"[^a-z]+", " ", re.sub(r"^\s*[oO]?\d+\s*[:_-]?", "", str(word)).casefold()).split())
 
 
 def missing(folder: Path, what: str) -> BadRow:
-    """Stands for a corpus of which a part is not where its authors have it."""
+    """A bad row that reports a missing part of a corpus."""
     return BadRow(str(folder), WHOLE, f"holds no {what}; give data.sources the folder as its authors publish it", "")
 
 
 def inner(folder: Path, *names: str) -> Path:
-    """The folder itself, or the first of these folders in it: archives are unpacked at different depths."""
+    """The first of these folders inside `folder`, else `folder` itself: archives unpack at different depths."""
     return next((folder / name for name in names if (folder / name).is_dir()), folder)
 
 
 def word_of(values: Mapping[str, Any], *names: str) -> str:
-    """The first of the fields that holds text."""
+    """The value of the first of these fields that holds text; empty if none does."""
     return next((str(values[name]) for name in names if isinstance(values.get(name), str) and values[name]), "")

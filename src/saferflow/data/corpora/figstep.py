@@ -16,6 +16,7 @@ COLUMNS = ("category_id", "task_id", "category_name")
 
 
 def read(folder: Path) -> Iterator[Item | BadRow]:
+    """Yield the pictured requests under `folder`; a `BadRow` stands for what cannot be read."""
     root = inner(folder, "data")
     file = next((path for path in sorted(root.rglob("*.csv")) if path.name.casefold() == "safebench.csv"), None)
     if file is None:

@@ -16,10 +16,11 @@ ATTACKS = {
     "typo": ("typographic", "typographic"),
     "sd": ("none", "combination"),
 }
-"""A word in its field `format` -> the attack as tool JAILBREAK-SENTINEL names it, and where the risk is. Ours."""
+"""Word in field `format` -> (attack, as tool JAILBREAK-SENTINEL names it; source of the risk). Ours."""
 
 
 def read(folder: Path) -> Iterator[Item | BadRow]:
+    """Yield the jailbreak queries under `folder`; a `BadRow` stands for what cannot be read."""
     root = inner(folder, "JailBreakV_28K")
     file = next(
         (root / name for name in ("JailBreakV_28K.csv", "mini_JailBreakV_28K.csv") if (root / name).exists()), None
@@ -33,7 +34,7 @@ def read(folder: Path) -> Iterator[Item | BadRow]:
             continue
         values = record.values
         form = values["format"].casefold()
-        attack, risk = next((found for word, found in ATTACKS.items() if word in form), ("none", "text"))
+        attack, risk = next((kind for word, kind in ATTACKS.items() if word in form), ("none", "text"))
         picture = str(root.relative_to(folder) / values["image_path"]) if values["image_path"] else None
         yield Item(
             record.file, record.number, values["jailbreak_query"], picture, harmful=True, word=values["policy"],

@@ -12,10 +12,11 @@ VARIANTS = {
     "SD_TYPO": ("Rephrased Question", "typographic", "typographic"),
     "TYPO": ("Rephrased Question", "typographic", "typographic"),
 }
-"""Folder of pictures -> the question that its authors ask about them, where the risk is, and the attack."""
+"""Folder of pictures -> (field of the authors' question about them, source of the risk, attack)."""
 
 
 def read(folder: Path) -> Iterator[Item | BadRow]:
+    """Yield each question under `folder` once per variant; a `BadRow` stands for what cannot be read."""
     root = inner(folder, "data")
     pictures = inner(root, "imgs", "MM-SafetyBench(imgs)").relative_to(folder)
     files = sorted((root / "processed_questions").glob("*.json"))
@@ -27,13 +28,13 @@ def read(folder: Path) -> Iterator[Item | BadRow]:
             yield document
             continue
         for number, (key, values) in enumerate(document.items() if isinstance(document, dict) else [], 1):
-            for variant, (asked, risk, attack) in VARIANTS.items():
-                if not isinstance(values, dict) or not values.get(asked):
-                    yield Record(str(file), number, {"id": key}).bad(f"question {key} has no field {asked!r}")
+            for variant, (field, risk, attack) in VARIANTS.items():
+                if not isinstance(values, dict) or not values.get(field):
+                    yield Record(str(file), number, {"id": key}).bad(f"question {key} has no field {field!r}")
                     continue
                 picture = pictures / file.stem / variant / f"{key}.jpg"
                 yield Item(
-                    str(file), number, values[asked], str(picture), harmful=True, word=file.stem, risk_source=risk,
+                    str(file), number, values[field], str(picture), harmful=True, word=file.stem, risk_source=risk,
                     attack=attack,
                 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""MOSSBench: harmless questions about pictures that look alarming; who declines one is over-sensitive."""
+"""MOSSBench: harmless questions about pictures that look alarming; a policy that declines one is over-sensitive."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +9,7 @@ from saferflow.data.rows import BadRow
 
 
 def read(folder: Path) -> Iterator[Item | BadRow]:
+    """Yield the questions under `folder`; a `BadRow` stands for what cannot be read."""
     root = inner(folder, "data")
     file = root / "images_information" / "information.json"
     document = json_document(file) if file.exists() else missing(root, "images_information/information.json")

@@ -11,28 +11,29 @@ SIDES = {
     "chat": ("safe_image_path", "unsafe_image_path", "queries", "queries"),
     "embodied": ("safe", "unsafe", "safe_instructions", "unsafe_instructions"),
 }
-"""Part -> fields of the safe picture, the unsafe one, what is asked about the one, and about the other."""
+"""Part -> its four fields: safe picture, unsafe picture, questions about the safe one, questions about the unsafe one."""
 
 
 def read(folder: Path) -> Iterator[Item | BadRow]:
+    """Yield each request with its safe and its unsafe picture; a `BadRow` stands for what cannot be read."""
     file = folder / "combined.json"
     document = json_document(file) if file.exists() else missing(folder, "combined.json")
     if isinstance(document, BadRow):
         yield document
         return
-    for part, (safe, unsafe, safe_asked, unsafe_asked) in SIDES.items():
+    for part, (safe, unsafe, safe_field, unsafe_field) in SIDES.items():
         entries = document.get(part, []) if isinstance(document, dict) else []
         for record in json_objects(file, entries):
             if isinstance(record, BadRow):
                 yield record
                 continue
             values = record.values
-            if lacking := [name for name in (safe, unsafe, safe_asked, unsafe_asked) if not values.get(name)]:
+            if lacking := [name for name in (safe, unsafe, safe_field, unsafe_field) if not values.get(name)]:
                 yield record.bad(f"entry {record.number} of {part} has no {', '.join(lacking)}")
                 continue
             word = word_of(values, "Type", "category", "type")
-            for picture, asked, harmful in ((safe, safe_asked, False), (unsafe, unsafe_asked, True)):
-                for question in values[asked]:
+            for picture, field, harmful in ((safe, safe_field, False), (unsafe, unsafe_field, True)):
+                for question in values[field]:
                     yield Item(
                         str(file), record.number, question, f"{part}/{values[picture]}", harmful=harmful,
                         word=word, risk_source="combination" if harmful else "none",

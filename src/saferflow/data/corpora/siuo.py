@@ -1,4 +1,4 @@
-"""SIUO: a picture and a question, each safe alone, whose answer would not be. What is wanted is a warning: `redirect`."""
+"""SIUO: a picture and a question, each safe alone, whose answer would not be. The right decision is a warning: `redirect`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +9,7 @@ from saferflow.data.rows import BadRow
 
 
 def read(folder: Path) -> Iterator[Item | BadRow]:
+    """Yield the questions under `folder`; a `BadRow` stands for what cannot be read."""
     file = next(iter(sorted(folder.rglob("siuo_gen.json"))), None)
     document = json_document(file) if file else missing(folder, "siuo_gen.json")
     if isinstance(document, BadRow):

@@ -1,7 +1,7 @@
 """SPA-VL: preference pairs about images in six domains of harm, as Parquet files with the images inside.
 
-Its questions run from plain to hostile, and no field says which one is which: a planner behind a server labels them, but
-for the test set of harm, whose questions are all to be declined.
+Its questions run from plain to hostile, and no field says which is which. A planner behind a server labels them, except in
+the test set of harm, where every question is to be declined.
 """
 
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from saferflow.data.rows import BadRow
 
 
 def read(folder: Path) -> Iterator[Item | BadRow]:
+    """Yield the questions of every Parquet file under `folder`; a `BadRow` stands for what cannot be read."""
     files = sorted(folder.rglob("*.parquet"))
     if not files:
         yield missing(folder, "*.parquet file")

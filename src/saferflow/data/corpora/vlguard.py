@@ -7,7 +7,7 @@ from saferflow.data.corpora.corpus import Corpus, Item, missing, word_of
 from saferflow.data.records import json_document, json_objects
 from saferflow.data.rows import BadRow
 
-ASKED = {
+INSTRUCTIONS = {
     "instruction": (True, "image"),
     "safe_instruction": (False, "none"),
     "unsafe_instruction": (True, "text"),
@@ -16,10 +16,11 @@ ASKED = {
 
 
 def read(folder: Path) -> Iterator[Item | BadRow]:
-    found = [(folder / f"{split}.json", split) for split in ("train", "test") if (folder / f"{split}.json").exists()]
-    if not found:
+    """Yield every instruction of both splits under `folder`; a `BadRow` stands for what cannot be read."""
+    files = [(folder / f"{split}.json", split) for split in ("train", "test") if (folder / f"{split}.json").exists()]
+    if not files:
         yield missing(folder, "train.json or test.json")
-    for file, split in found:
+    for file, split in files:
         document = json_document(file)
         if isinstance(document, BadRow):
             yield document
@@ -30,14 +31,14 @@ def read(folder: Path) -> Iterator[Item | BadRow]:
                 continue
             values = record.values
             pairs = [pair for pair in values.get("instr-resp") or () if isinstance(pair, dict)]
-            asked = [(name, pair) for pair in pairs for name in ASKED if pair.get(name)]
-            if not asked or not values.get("image"):
+            instructions = [(name, pair) for pair in pairs for name in INSTRUCTIONS if pair.get(name)]
+            if not instructions or not values.get("image"):
                 yield record.bad(
-                    f"entry {record.number} has no {'image' if asked else 'instr-resp with an instruction'}"
+                    f"entry {record.number} has no {'image' if instructions else 'instr-resp with an instruction'}"
                 )
                 continue
-            for name, pair in asked:
-                harmful, risk = ASKED[name]
+            for name, pair in instructions:
+                harmful, risk = INSTRUCTIONS[name]
                 yield Item(
                     str(file), record.number, pair[name], f"{split}/{values.get('image')}", harmful=harmful,
                     word=word_of(values, "harmful_subcategory", "harmful_category"), risk_source=risk,

@@ -11,6 +11,7 @@ LABELS = {"safe": False, "unsafe": True}
 
 
 def read(folder: Path) -> Iterator[Item | BadRow]:
+    """Yield the prompts of a CSV file, or of the first one under a folder; a `BadRow` stands for what cannot be read."""
     file = folder if folder.is_file() else next(iter(sorted(folder.rglob("xstest*prompts.csv"))), None)
     if file is None:
         yield missing(folder, "xstest_prompts.csv")

@@ -44,10 +44,10 @@ TRAINING_MIX = (
     ("bait", 0.06),
     ("plain", 0.03),
 )
-"""Those of training's rows: words want more rows to be learnt than signs and marks do."""
+"""Kinds of training rows and their shares: words take more rows to learn than signs and marks."""
 
 OTHER_CLASS_SHARE = 0.75
-"""Share of training's controls of the combination that show a thing of another class, and not an everyday one."""
+"""Share of training's combination controls that show a thing of another class instead of an everyday one."""
 
 DESCRIBE_SHARE = 0.8
 """Share of whole descriptions among the general questions: they teach the most about a picture."""
@@ -74,7 +74,7 @@ def held_out_setting(name: str) -> str:
 
 
 def held_out_hazard(name: str) -> str:
-    """The hazard that training never joins with the object.
+    """The hazard that training never combines with the object.
 
     Two of a class's four objects leave out its first hazard, two its second, so that both hazards and all objects are
     seen and only their combination is new. An everyday object leaves out one hazard of the text, image and sign rows.
@@ -156,7 +156,7 @@ def _scene(draw: _Draw, name: str, *, sign: str = "", mark: str = "", count: int
 
 
 def _object(draw: _Draw, hazard: str = "none", groups: tuple[str, ...] = tuple(CLASSES)) -> str:
-    """An object for a hazard: in held-out rows half of the time one that training never joins with that hazard."""
+    """Draw an object for a hazard; half of the held-out rows get one that training never combines with that hazard."""
     names = [name for group in groups for name in CLASSES[group]]
     if hazard == "none":
         return draw.pick(names)
@@ -210,7 +210,7 @@ def _safety(
 
 
 def plain_answer(scene: Scene, tip: str) -> str:
-    """How the base policy answers: to the point, and with no thought of risk."""
+    """The answer of the base policy: to the point, without thought of risk."""
     return f"Sure. With the {scene.object} in the {scene.setting}: {tip}" if tip else ""
 
 
@@ -357,6 +357,6 @@ def _general(draw: _Draw, row_id: str, split: str) -> Row:
 
 
 def _caption(scene: Scene) -> str:
-    """Everything in a picture, in a fixed order."""
+    """A caption of everything in a picture, in a fixed order."""
     parts = (f"{scene.colour} {scene.object}", scene.mark, scene.setting, scene.sign)
     return ", ".join(part for part in parts if part)

@@ -1,4 +1,4 @@
-"""A scene's description to pixels (PIL). Equal scenes give equal images.
+"""Draws a scene's description as pixels (PIL). Equal scenes give equal images.
 
 Source: ours.
 """
@@ -78,7 +78,7 @@ HELD_OUT_PLACE = 3
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a picture shows."""
+    """The content of a picture."""
 
     object: str
     colour: str
@@ -108,6 +108,7 @@ def png(scene: Scene) -> bytes:
 
 
 def draw(scene: Scene) -> Image.Image:
+    """Draw a scene: RGB, `SIDE` x `SIDE` pixels."""
     image = Image.new("RGB", (SIDE, SIDE))
     canvas = ImageDraw.Draw(image)
     _background(canvas, scene)

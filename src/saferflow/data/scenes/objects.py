@@ -21,14 +21,14 @@ MISUSE: dict[str, str] = {
     "record": "loss of privacy",
     "work": "unfair use",
 }
-"""The worst that a thing of a class lends itself to; an everyday thing lends itself to nothing much."""
+"""The worst misuse of a thing of a class; everyday things have none."""
 MARK_MISUSE: dict[str, str] = {
     "skull label": "mass poisoning",
     "red drops": "bloodshed",
     "barred person": "exclusion",
     "black mask": "theft",
 }
-"""The harm that a mark shows under way."""
+"""The harm in progress that a mark shows."""
 
 OBJECTS: tuple[str, ...] = tuple(name for names in CLASSES.values() for name in names)
 

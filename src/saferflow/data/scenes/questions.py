@@ -42,12 +42,12 @@ HELD_OUT_FRAMES = (
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """Something that a person asks for in several wordings."""
+    """A request in several wordings."""
 
     name: str
     templates: tuple[str, ...]
     tip: str
-    """What a helpful answer to the harmless reading says."""
+    """The helpful answer to the harmless reading."""
     fact: tuple[str, ...] = ()
     """Wordings of the tip's key word, one of which a helpful answer holds."""
     hazard: str = "none"
@@ -56,22 +56,24 @@ class Intent:
     object_class: str = ""
     """Combination only: the class of object that makes it risky."""
     harmless: tuple[str, ...] = ()
-    """Combination only: classes of object with which it is plainly harmless; the others are not asked about."""
+    """Combination only: classes of object with which it is plainly harmless; no row asks about the others."""
     topic: str = ""
-    """What the words are about, as somebody says who only knows what words mean; the base policy learns it."""
+    """The topic of the words, without any judgement; the base policy learns it."""
 
     @property
     def training(self) -> tuple[str, ...]:
+        """The cores that training rows use."""
         return tuple(core for template in self.templates for core, held in cores(template) if not held)
 
     @property
     def held_out(self) -> tuple[str, ...]:
+        """The cores that only held-out rows use."""
         return tuple(core for template in self.templates for core, held in cores(template) if held)
 
 
 @cache
 def cores(template: str) -> tuple[tuple[str, bool], ...]:
-    """Each wording of a template, and whether it is kept for held-out rows.
+    """(core, whether it is kept for held-out rows), for each core of a template.
 
     Held out is every combination whose alternatives' places add up to a multiple of three (a Latin square: each pair of
     slots shows every alternative to training). A template with one slot is training's alone.
@@ -448,5 +450,5 @@ RISK = (
     "What harm could come of it?",
     "What could the thing be misused for?",
 )
-"""What the base policy learns about words and things, as a model that has read a lot knows it. No decision rests on it."""
+"""Facts about words and things that the base policy learns, as a well-read model knows them. No decision rests on them."""
 NUMBERS = ("one", "two", "three", "four")
