@@ -750,6 +750,14 @@ class StoreParams(Section):
     """Names of fields, of requests and responses, whose values are not kept: `user`, `metadata`, `reasoning_content`, ..."""
 
 
+class TraceParams(Section):
+    """A trace of each served request in MLflow, for whoever reads its traces: requests hold what users say of themselves."""
+
+    redact: tuple[Annotated[str, Field(min_length=1)], ...]
+    """Names of fields, of requests, plans and responses, whose values are left out, as of `store.redact`: `content` is every text
+    of user and answer. Pictures are never in a trace, their digests are."""
+
+
 class ServeParams(Section):
     """`saferflow serve`: no stage reads this."""
 
@@ -773,6 +781,8 @@ class ServeParams(Section):
     """Between two looks at where the served alias points."""
     store: StoreParams | None
     """Null: nothing of a request is kept."""
+    traces: TraceParams | None
+    """Null: no trace of a request is written."""
 
 
 class Params(Section):

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from saferflow.cli.export import export
 from saferflow.cli.plain_template import write_plain_template
+from saferflow.cli.served_folders import ServedFolders
 from saferflow.errors import PipelineError
 from saferflow.params import Params
 from saferflow.release import data_versions, registry
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from saferflow.data.profile import Profile
     from saferflow.serving.policy import Identity
     from saferflow.serving.record import Record
+    from saferflow.serving.tracing import Tracer
 
 TRANSFORMERS, VLLM = "transformers", "vllm"
 KEY = "VLLM_API_KEY"
@@ -69,16 +71,19 @@ def serve_system(
     from saferflow.serving.policy import LoadedPolicy
     from saferflow.serving.system import System
 
+    folders = ServedFolders(home_of(root))
+
     def load(version: registry.Version, to: Console) -> LoadedPolicy:
-        policy = LoadedPolicy(write_version(to, root, params, version), _identity(version, alias), params.policy)
-        policy.warm()
+        with folders.serving(folder_of(root, version)):
+            policy = LoadedPolicy(write_version(to, root, params, version), _identity(version, alias), params.policy)
+            policy.warm()
         return policy
 
     policy = load(version, console)
     seconds = params.serve.guarded_seconds
     guarded = GuardedModel(*guard, os.environ.get(GUARD_KEY), seconds) if guard else None
     record = record_of(root, params, version)
-    system = System(policy, params, guarded, record)
+    system = System(policy, params, guarded, record, tracer_of(params))
 
     def successor(number: int) -> LoadedPolicy:
         following = registry.by_number(version.model, number)
@@ -92,6 +97,18 @@ def serve_system(
     who = f"{name}, and {guarded.name} behind its gate," if guarded else name
     console.print(Text(f"{who} at http://{host}:{port}/v1; Ctrl-C ends it"))
     uvicorn.run(build_app(system, key), host=host, port=port, log_level="warning")
+
+
+def tracer_of(params: Params) -> "Tracer":
+    """What writes the traces of requests; nothing where `serve.traces` is null."""
+    from saferflow.serving.tracing import Tracer
+
+    if params.serve.traces is None:
+        return Tracer()
+    from saferflow.tracking.traces import log_request
+
+    os.environ.update(environment.HURRIED)  # a trace is not worth minutes of waiting
+    return Tracer(params.serve.traces, log_request)
 
 
 def record_of(root: Path, params: Params, version: registry.Version) -> "Record":
@@ -139,8 +156,10 @@ def serve_bare(
     if backend == VLLM and find_spec("vllm") is None:
         raise PipelineError("vLLM is not installed: pip install 'saferflow[vllm]' on a machine with a GPU")
     version = registry.named(params.gate.registered_model, asked)
-    folder = write_version(console, root, params, version)
-    home, name = folder.parent, folder.name
+    home, folder = home_of(root), folder_of(root, version)
+    name, folders = folder.name, ServedFolders(home)
+    with folders.serving(folder, inherited=True):  # by the program that takes this process's place
+        write_version(console, root, params, version)
     (home / "hub").mkdir(exist_ok=True)
     if backend == VLLM and "--chat-template" not in arguments:
         template = home / f"{name}.jinja"
@@ -156,13 +175,23 @@ def serve_bare(
     os.execvp(command[0], command)  # noqa: S606 the server takes this process's place, so that signals reach it
 
 
+def home_of(root: Path) -> Path:
+    """Where the files of served versions lie."""
+    return (root / environment.HOME / "served").absolute()
+
+
+def folder_of(root: Path, version: registry.Version) -> Path:
+    """The folder that a version is served from."""
+    return home_of(root) / f"{version.model}-v{version.number}"
+
+
 def write_version(console: Console, root: Path, params: Params, version: registry.Version) -> Path:
     """The folder that a version is served from, each byte and its signature held against the registry.
 
     Raises:
         PipelineError: its files are not what was registered, or not signed where they must be.
     """
-    folder = (root / environment.HOME / "served").absolute() / f"{version.model}-v{version.number}"
+    folder = folder_of(root, version)
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     export(console, root, params, str(version.number), folder)

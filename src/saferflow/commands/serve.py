@@ -48,6 +48,9 @@ def serve(
     A version that is named by an alias is followed: where the alias moves, the other version is loaded beside the served one and
     takes its place. No request is lost; a version that cannot be loaded leaves the served one.
 
+    Where serve.traces of params.yaml is set, each answered request becomes a trace in MLflow: plan, generate, check, redraw. It
+    holds what user and policy said, but for the fields that serve.traces.redact names.
+
     `--guard` puts planner, trace and gate in front of another model: the policy decides, and where it decides `answer` that model
     answers. Its server's key is read from SAFERFLOW_GUARD_KEY.
 

@@ -3,18 +3,30 @@
 import json
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from saferflow.protocol.check import Violation
 from saferflow.protocol.surface import find_blocks
 from saferflow.protocol.topologies import GATE
+from saferflow.protocol.trace import parse
 from saferflow.serving.guard import OtherAnswer
 from saferflow.serving.planning import Planned
 from saferflow.serving.policy import Draw
 
 WITHHELD = "No answer: what the policy wrote does not keep its plan."
 """Stands for an answer that the check refused twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """When a request got so far, nanoseconds since 1970."""
+
+    arrived: int
+    planned: int
+    drawn: int
+    """Its draw was checked, and a second one where there was one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +41,7 @@ class Answer:
     planned: Planned
     draw: Draw
     prompt_tokens: int
+    times: Times
     other: OtherAnswer | None = None
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     """The completion's."""
@@ -56,10 +69,8 @@ class Answer:
         if self.withheld:
             reason = "; ".join(str(violation) for violation in self.draw.violations)
             return {"role": "assistant", "content": WITHHELD, "refusal": f"the check refused it: {reason}"}
-        text, thinking = self.draw.completion, find_blocks(self.draw.completion).thinking
-        trace = text[thinking.start : thinking.end].strip() if thinking else ""
-        content = self.other.content if self.other else self.draw.response.answer
-        return {"role": "assistant", "content": content, "reasoning_content": trace}
+        other = {"content": self.other.content} if self.other else {}
+        return {"role": "assistant", **parts(self.draw.completion), **other}
 
     @property
     def finish_reason(self) -> str:
@@ -76,8 +87,8 @@ class Answer:
             "plan": asdict(self.planned.plan),
             "planner": self.planned.planner,
             **verdict,
-            "violations": [_row(violation) for violation in self.draw.violations],
-            "redrawn": [_row(violation) for violation in self.draw.redrawn],
+            "violations": violation_rows(self.draw.violations),
+            "redrawn": violation_rows(self.draw.redrawn),
             "withheld": self.withheld,
             "answered_by": self.other.model if self.other else identity.name,
             "version": identity.number,
@@ -126,5 +137,13 @@ def _event(chunk: dict[str, Any]) -> str:
     return f"data: {json.dumps(chunk)}\n\n"
 
 
-def _row(violation: Any) -> dict[str, Any]:
-    return {"code": violation.code, "line": violation.line, "step": violation.step, "message": violation.message}
+def parts(text: str) -> dict[str, str]:
+    """A completion's answer and trace, by the names that they have in a message."""
+    thinking = find_blocks(text).thinking
+    trace = text[thinking.start : thinking.end].strip() if thinking else ""
+    return {"content": parse(text).answer, "reasoning_content": trace}
+
+
+def violation_rows(violations: Iterable[Violation]) -> list[dict[str, Any]]:
+    """Violations as JSON."""
+    return [{"code": one.code, "line": one.line, "step": one.step, "message": one.message} for one in violations]

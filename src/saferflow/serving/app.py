@@ -50,11 +50,12 @@ def build_app(system: System, key: str | None) -> FastAPI:
     async def health() -> dict[str, object]:
         identity = system.policy.identity
         about = {"status": "ok", "version": identity.name, "digest": identity.digest}
-        return about | {"follows": system.follows, "trouble": system.trouble, "store": system.record.account}
+        return about | {"follows": system.follows, "trouble": system.trouble, "store": system.record.account,
+                        "traces": system.tracer.account}  # fmt: skip
 
     @app.get("/metrics", dependencies=closed)
     async def metrics() -> Response:
-        text = system.metrics.text(system.waiting) + system.record.text()
+        text = system.metrics.text(system.waiting) + system.record.text() + system.tracer.text()
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/v1/models", dependencies=closed)
@@ -101,6 +102,7 @@ async def _answer(system: System, request: Request) -> tuple[Answer | None, bool
     answer = await _unless_gone(request, lambda: system.answer(conversation))
     if answer is not None:
         await run_in_threadpool(system.record.keep, raw, conversation, answer)
+        system.tracer.trace(raw, conversation, answer)
     return answer, conversation.stream
 
 

@@ -61,6 +61,8 @@ class Draw:
     tokens: int
     redrawn: tuple[Violation, ...] = ()
     """For which the first completion was refused; empty where it was not."""
+    first: str = ""
+    """That completion."""
 
     @property
     def response(self) -> Response:
@@ -87,7 +89,8 @@ def draw_checked(policy: Policy, jobs: Sequence[Job], redraw_temperature: float)
         again = _draw(policy, [jobs[place] for place in refused], redraw_temperature)
         for place, draw in zip(refused, again, strict=True):
             first = draws[place]
-            draws[place] = replace(draw, redrawn=first.violations, tokens=first.tokens + draw.tokens)
+            tokens = first.tokens + draw.tokens
+            draws[place] = replace(draw, redrawn=first.violations, first=first.completion, tokens=tokens)
     return draws
 
 

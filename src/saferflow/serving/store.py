@@ -95,7 +95,7 @@ class Store:
         Raises:
             PipelineError: the file cannot be written.
         """
-        digest = hashlib.sha256(picture).hexdigest() if picture is not None else None
+        digest = picture_digest(picture)
         request = redacted(without_pictures(json.loads(raw), digest), self._params.redact)
         bodies = [_encoded(request), _encoded(redacted(response, self._params.redact))]
         keys = [hashlib.sha256(body).hexdigest() for body in bodies]
@@ -187,6 +187,11 @@ def reading(file: Path) -> Iterator[sqlite3.Connection]:
         )
     with _explained(file), closing(_connect(file)) as database:
         yield database
+
+
+def picture_digest(picture: bytes | None) -> str | None:
+    """SHA-256 of a picture; None where there is none."""
+    return hashlib.sha256(picture).hexdigest() if picture is not None else None
 
 
 def without_pictures(value: Any, digest: str | None) -> Any:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -9,7 +10,7 @@ from dataclasses import replace
 from fastapi.concurrency import run_in_threadpool
 
 from saferflow.params import Params
-from saferflow.serving.answer import Answer
+from saferflow.serving.answer import Answer, Times
 from saferflow.serving.batching import Batcher
 from saferflow.serving.guard import GUARDED, GuardedModel
 from saferflow.serving.metrics import Metrics
@@ -18,6 +19,7 @@ from saferflow.serving.policy import Draw, Job, Policy, draw_checked
 from saferflow.serving.record import Record
 from saferflow.serving.refusal import Refusal
 from saferflow.serving.request import Conversation, read_request
+from saferflow.serving.tracing import Tracer
 from saferflow.training.generate import Prompt
 
 TOKEN_CHARACTERS = 128
@@ -30,12 +32,18 @@ class System:
     Args:
         guarded: a model that answers in the policy's place where the gate lets it.
         record: what is kept of answered requests; None: their drift cannot be told, and none is stored.
+        tracer: writes a trace of each answered request; None: none is written.
     """
 
     def __init__(
-        self, policy: Policy, params: Params, guarded: GuardedModel | None = None, record: Record | None = None
+        self,
+        policy: Policy,
+        params: Params,
+        guarded: GuardedModel | None = None,
+        record: Record | None = None,
+        tracer: Tracer | None = None,
     ):
-        self.record = record or Record()
+        self.record, self.tracer = record or Record(), tracer or Tracer()
         self.policy, self.params, self.metrics, self._guarded = policy, params, Metrics(), guarded
         self.follows: str | None = None
         """The alias whose version is served, wherever it moves; None stays with one version."""
@@ -71,13 +79,14 @@ class System:
         Raises:
             Refusal: another model, too many tokens, no plan, a full queue, or no answer of a guarded model.
         """
-        policy = self._named(conversation.model)
+        policy, arrived = self._named(conversation.model), time.time_ns()
         tokens = await run_in_threadpool(self._count, policy, conversation)
         planned = await run_in_threadpool(self._planner.plan, conversation.user_text, conversation.image)
+        at_plan = time.time_ns()
         system = planned.plan.system_prompt(self.params.plan.prompt_detail)
         prompt = Prompt(system, conversation.question, conversation.image, conversation.earlier)
         draw = await asyncio.wrap_future(self._batches.submit((policy, Job(planned.plan, prompt))))
-        answer = Answer(planned, draw, tokens)
+        answer = Answer(planned, draw, tokens, Times(arrived, at_plan, time.time_ns()))
         if self._guarded and not answer.withheld and answer.decision == GUARDED:
             answer = replace(answer, other=await self._guarded.answer(conversation))
         self.metrics.answer(answer.decision, answer.hazard, draw.redrawn or draw.violations, withheld=answer.withheld)
@@ -88,6 +97,7 @@ class System:
         self.closing.set()
         await run_in_threadpool(self._batches.close)
         self._reader.shutdown()
+        await run_in_threadpool(self.tracer.close)
         if self._guarded:
             await self._guarded.close()
 

@@ -1,12 +1,15 @@
-"""An evaluation as MLflow's traces, one per policy and row: the protocol's steps are spans, the grades are assessments.
+"""Answers as MLflow's traces: the protocol's steps are spans, the grades of an evaluation are assessments.
 
-Rows are answered and graded in batches, so a span's time says when it was written and not how long the step took.
+Of an evaluation there is a trace per policy and row, of a server a trace per request. Rows of an evaluation are answered and
+graded in batches, so a span's time says when it was written and not how long the step took.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from saferflow.data.rows import Answered, PromptRow
+from saferflow.errors import PipelineError
 from saferflow.evaluation.measures import shown_a_plan
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
@@ -104,3 +107,48 @@ def _assess(trace: str, row: Answered, judge: str) -> None:
     if row.kind != "general":
         by = AssessmentSource("CODE", CHECK)
         mlflow.log_feedback(trace_id=trace, name="valid", value=row.valid, source=by, rationale=row.violations or None)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A step of a request."""
+
+    name: str
+    kind: str
+    """MLflow's type of span."""
+    inputs: Any
+    outputs: Any
+    began: int
+    """Nanoseconds since 1970."""
+    ended: int
+
+
+def log_request(spans: Sequence[Span], tags: Mapping[str, str]) -> None:
+    """Write a served request as a trace, and see that the store has it: MLflow itself only logs what it could not write.
+
+    Args:
+        spans: the request as a whole, then its steps.
+
+    Raises:
+        PipelineError: the store does not have it.
+    """
+    import mlflow
+
+    whole, *steps = spans
+    root = _begin(whole, None, {"experiment_id": runs.experiment(), "tags": dict(tags)})
+    for step in steps:
+        _begin(step, root, {}).end(outputs=step.outputs, end_time_ns=step.ended)
+    root.end(outputs=whole.outputs, end_time_ns=whole.ended)
+    mlflow.flush_trace_async_logging()
+    try:
+        mlflow.MlflowClient().get_trace(root.trace_id, display=False)
+    except Exception as error:
+        raise PipelineError(f"the tracking server did not take a trace: {str(error)[:200]}") from error
+
+
+def _begin(span: Span, parent: Any, options: Mapping[str, Any]) -> Any:
+    import mlflow
+
+    return mlflow.start_span_no_context(
+        span.name, span_type=span.kind, parent_span=parent, inputs=span.inputs, start_time_ns=span.began, **options
+    )
