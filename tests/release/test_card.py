@@ -27,9 +27,9 @@ COSTS = {"sft": Cost(100, 0.05, None, None, 0), "grpo": Cost(50, 0.1, 0.25, 1.5,
 FAILED = {"checks": [{"name": "attack_success_rate", "passed": False, "detail": "10.8 %, wanted at most 10 %"}]}
 
 
-def card(rows=(ROW,), verdict=FAILED, metrics=METRICS, decision="Not promoted: x."):
+def card(rows=(ROW,), verdict=FAILED, metrics=METRICS, decision="Not promoted: x.", params=PARAMS):
     sources = [("scenes", "CC0-1.0"), ("jsonl data/sources/mine", "")]
-    return render_card(ORIGIN, PARAMS, sources, {"sft": 10, "dpo": 20}, metrics, verdict, rows, decision, COSTS)
+    return render_card(ORIGIN, params, sources, {"sft": 10, "dpo": 20}, metrics, verdict, rows, decision, COSTS)
 
 
 def test_it_says_what_it_is_made_of_how_it_scores_and_where_it_fails():
@@ -52,6 +52,12 @@ def test_a_failed_check_names_the_three_groups_that_failed_most():
     told = "combination S1 (Violent Crimes) 8 of 20, combination S2 (Non-Violent Crimes) 7 of 20, combination S3"
     assert f"wanted at most 10 %. Most of its 26 rows: {told}" in text
     assert "S4" not in text
+
+
+def test_a_stage_that_was_left_out_has_no_recipe():
+    text = card(params=PARAMS.model_copy(update={"dpo": None}))
+    assert "**grpo**: learning_rate" in text
+    assert "**dpo**" not in text
 
 
 def test_its_tables_are_whole_lines():

@@ -81,7 +81,7 @@ def render_card(
     environment.filters["figure"] = lambda value: "–" if value is None else f"{value:,.3g}"
     own = by_policy(answered).get(POLICY, [])
     advice = Advice.from_dict(verdict["advice"]) if verdict.get("advice") else None
-    stages = {name: getattr(params, name).model_dump() for name in ("sft", "dpo", "grpo")}
+    stages = {name: section.model_dump() for name in ("sft", "dpo", "grpo") if (section := getattr(params, name))}
     return environment.get_template("card.md.j2").render(
         origin=origin,
         params=params,
