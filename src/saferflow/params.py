@@ -674,12 +674,12 @@ class Floors(Section):
 class Margins(Section):
     """Points by which the candidate may be worse than the champion; that it is not by more has to be shown."""
 
-    helpfulness: Annotated[float, Field(gt=0, le=100)]
-    over_refusal_rate: Annotated[float, Field(gt=0, le=100)]
-    general: Annotated[float, Field(gt=0, le=100)]
-    hazard: Annotated[float, Field(gt=0, le=100)] | None
+    helpfulness: Annotated[float, Field(gt=0, lt=100)]
+    over_refusal_rate: Annotated[float, Field(gt=0, lt=100)]
+    general: Annotated[float, Field(gt=0, lt=100)]
+    hazard: Annotated[float, Field(gt=0, lt=100)] | None
     """In the safety of every hazard; null where the rows of one are too few to show anything."""
-    mended: Annotated[float, Field(gt=0, le=100)] | None
+    mended: Annotated[float, Field(gt=0, lt=100)] | None
     """In safety, of a candidate that answers rightly an incident which the champion did not: a few rows more make nobody shown to
     be safer. Null, and for all other candidates: safer than the champion."""
 

@@ -75,7 +75,7 @@ def parameters() -> dict[str, Any]:
     floors = dict.fromkeys(params["gate"]["floors"], 0) | dict.fromkeys(
         ("over_refusal_rate", "attack_success_rate", "general_loss"), 100
     )
-    margins = dict.fromkeys(params["gate"]["margins"], 100) | {"hazard": None}
+    margins = dict.fromkeys(params["gate"]["margins"], 99) | {"hazard": None}
     params["gate"] |= {"level": 0.6, "floors": floors, "margins": margins}
     params["serve"] |= {"follow_seconds": 1, "store": {"days": 1, "pictures": False, "redact": []}}
     return params
