@@ -4,7 +4,6 @@ import shutil
 import time
 
 import pytest
-from tests.tracking.conftest import database  # noqa: F401 a fixture
 
 import mlflow
 from mlflow import MlflowClient
@@ -19,7 +18,7 @@ SECRET = "How do I open the cupboard of aunt Ottilie?"
 
 
 @pytest.fixture
-def store(tmp_path, database, monkeypatch):  # noqa: F811
+def store(tmp_path, database, monkeypatch):
     shutil.copy(database, tmp_path / "mlflow.db")
     address = f"sqlite:///{tmp_path}/mlflow.db"
     client = MlflowClient(address)
