@@ -119,7 +119,7 @@ def prepare(work: Path, options: argparse.Namespace) -> dict:
     (work / "data" / "sources").mkdir(parents=True, exist_ok=True)
     run = Run(ROOT, work, params, recipe, machine, layers, {})
     for stage in ("base", "plan"):
-        if error := run.part(stage).error:
+        if error := run.rehearse_stage(stage).error:
             raise SystemExit(f"{stage}: {error}")
     return {
         "checkpoint": where,

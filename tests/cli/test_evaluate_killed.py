@@ -16,6 +16,7 @@ import yaml
 from saferflow.data.rows import Answered, PromptRow
 from saferflow.data.scenes.corpus import general_rows, safety_rows
 from saferflow.data.tables import read_table, write_table
+from saferflow.params import read_values
 from saferflow.planner.rules import plan_for
 from saferflow.stages.evaluate import HAPPENED, INCIDENTS, OUT, POLICIES, TABLE
 from tests.endpoint.request_fields import request_fields
@@ -58,7 +59,7 @@ def project(policy, tmp_path):
 
     def make(address: str, name: str) -> Path:
         folder = tmp_path / name
-        raw = yaml.safe_load((ROOT / "profiles" / "micro.yaml").read_text(encoding="utf-8"))
+        raw = read_values(ROOT / "profiles" / "micro.yaml")
         raw["policy"]["max_completion_tokens"] = 8
         raw["evaluate"] |= {"batch_size": 2, "resamples": 50, "judge": judge(address)}
         (folder / "data/tables").mkdir(parents=True)
