@@ -224,7 +224,7 @@ def test_no_cluster_is_an_error_that_names_the_address(policy, tmp_path):
 def test_without_a_cluster_nothing_imports_ray(policy):
     script = (
         "import sys; from pathlib import Path; from saferflow.params import load_params\n"
-        "from saferflow.training.engines import Batch, Prompt, sampler\n"
+        "from saferflow.training.engines import sampler\nfrom saferflow.training.generate import Batch, Prompt\n"
         "import saferflow.stages.evaluate, saferflow.stages.curate, saferflow.stages.dpo, saferflow.cli.attack\n"
         f"params = load_params(Path({str(ROOT / 'profiles/micro.yaml')!r}))\n"
         f"drawn = list(sampler(Path({str(policy)!r}), params, 1, 1.0)([Batch([Prompt('', 'what?', None)])]))\n"
