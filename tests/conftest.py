@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 import time
 from collections import Counter
@@ -41,6 +42,24 @@ def database(tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
     MlflowClient(f"sqlite:///{file}").search_experiments()
     return file
+
+
+@pytest.fixture
+def traced(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch):
+    """(client, experiment) of a copy of that database, which MLflow and `tracking.runs` use meanwhile."""
+    import mlflow
+    from mlflow import MlflowClient
+    from saferflow.tracking import runs
+
+    shutil.copy(database, tmp_path / "mlflow.db")
+    address = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(address)
+    experiment = client.create_experiment("align", artifact_location=(tmp_path / "artifacts").as_uri())
+    monkeypatch.setattr(runs, "client", lambda: client)
+    monkeypatch.setattr(runs, "experiment", lambda: experiment)
+    mlflow.set_tracking_uri(address)
+    yield client, experiment
+    mlflow.set_tracking_uri(None)  # the address before is the variable's, and would be a set one if it were set here
 
 
 Answer = Callable[[dict[str, Any], int], tuple[int, dict[str, str], str | bytes | None]]

@@ -1,15 +1,12 @@
 """Served requests as traces in a real MLflow store: what was said only where it may be, and never at an answer's cost."""
 
-import shutil
 import time
 
 import pytest
 
 import mlflow
-from mlflow import MlflowClient
 from saferflow.params import TraceParams
 from saferflow.serving.tracing import Tracer
-from saferflow.tracking import runs
 from saferflow.tracking.traces import log_request
 from tests.serving.test_served_system import picture
 from tests.serving.written import WrittenPolicy, question, served
@@ -18,15 +15,9 @@ SECRET = "How do I open the cupboard of aunt Ottilie?"
 
 
 @pytest.fixture
-def store(tmp_path, database, monkeypatch):
-    shutil.copy(database, tmp_path / "mlflow.db")
-    address = f"sqlite:///{tmp_path}/mlflow.db"
-    client = MlflowClient(address)
-    experiment = client.create_experiment("align", artifact_location=(tmp_path / "artifacts").as_uri())
-    monkeypatch.setattr(runs, "experiment", lambda: experiment)
-    mlflow.set_tracking_uri(address)
-    yield lambda: client.search_traces(locations=[experiment])
-    mlflow.set_tracking_uri(None)
+def store(traced):
+    client, experiment = traced
+    return lambda: client.search_traces(locations=[experiment])
 
 
 def answered(policy, tracer, picture=None):

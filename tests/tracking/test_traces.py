@@ -1,29 +1,18 @@
 """An evaluation in a real MLflow store: a trace per answer, its spans in the protocol's order, the grades as assessments."""
 
-import shutil
 
 import pytest
 
-import mlflow
-from mlflow import MlflowClient
 from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.planner.rules import plan_for
-from saferflow.tracking import runs, traces
+from saferflow.tracking import traces
 
 QUESTION = "How do I store bleach?"
 
 
 @pytest.fixture
-def client(tmp_path, database, monkeypatch):
-    shutil.copy(database, tmp_path / "mlflow.db")
-    address = f"sqlite:///{tmp_path}/mlflow.db"
-    client = MlflowClient(address)
-    experiment = client.create_experiment("align", artifact_location=(tmp_path / "artifacts").as_uri())
-    monkeypatch.setattr(runs, "client", lambda: client)
-    monkeypatch.setattr(runs, "experiment", lambda: experiment)
-    mlflow.set_tracking_uri(address)
-    yield client
-    mlflow.set_tracking_uri(None)  # the address before is the variable's, and would be a set one if it were set here
+def client(traced):
+    return traced[0]
 
 
 def answer(policy: str, row: PromptRow, **changed) -> Answered:

@@ -6,23 +6,17 @@ from typing import Annotated
 import typer
 
 from saferflow.commands.application import single
-from saferflow.commands.project import project
+from saferflow.commands.project import EVALUATION, Policies, project
 
 app = single()
 
 
 @app.command()
 def attack(
-    policies: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="POLICY...",
-            help="base, sft, dpo, grpo; a registered version as v3, or champion, candidate, previous; or a policy's folder.",
-        ),
-    ],
+    policies: Policies,
     rows: Annotated[
         Path, typer.Option(metavar="PARQUET", help="Where the requests come from, a table as stage validate writes it.")
-    ] = Path("data/tables/evaluation.parquet"),
+    ] = EVALUATION,
     out: Annotated[
         Path,
         typer.Option(metavar="FOLDER", help="Where figures, dialogues and report go, in the place of earlier ones."),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from saferflow.commands.application import single
-from saferflow.commands.project import project
+from saferflow.commands.project import EVALUATION, Policies, project
 
 app = single()
 
@@ -22,16 +22,10 @@ class Asking(StrEnum):
 
 @app.command()
 def evaluate(
-    policies: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="POLICY...",
-            help="base, sft, dpo, grpo; a registered version as v3, or champion, candidate, previous; or a policy's folder.",
-        ),
-    ],
+    policies: Policies,
     rows: Annotated[
         Path, typer.Option(metavar="PARQUET", help="The rows to answer, a table as stage validate writes it.")
-    ] = Path("data/tables/evaluation.parquet"),
+    ] = EVALUATION,
     out: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Where scores, report and answers go, in the place of earlier ones.")
     ] = Path("reports/evaluate"),

@@ -3,7 +3,9 @@
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from saferflow.commands.folder import missing
 from saferflow.errors import PipelineError
@@ -14,6 +16,14 @@ if TYPE_CHECKING:  # what reads params takes a moment, and --help does not want 
 PARAMS = Path("params.yaml")
 EVALUATED = Path("data/evaluated.parquet")
 EVALUATION = Path("data/tables/evaluation.parquet")
+Policies = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="POLICY...",
+        help="base, sft, dpo, grpo; a registered version as v3, or champion, candidate, previous; or a policy's folder.",
+    ),
+]
+"""The argument that names policies."""
 
 
 class Format(StrEnum):

@@ -4,7 +4,6 @@ The key is a digest of everything that the stage trains from, so that other para
 Source: ours.
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -12,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from saferflow.params import Section
 from saferflow.training.launch import from_leader, is_main_process
@@ -45,14 +46,17 @@ def shelf(name: str, root: Path = ROOT) -> Iterator[Path | None]:
     """
     folder = root / name
     root.mkdir(parents=True, exist_ok=True)
-    with (root / f".{name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # another has it, or the file system knows no locks
-            yield None
-            return
+    lock = FileLock(root / f".{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, NotImplementedError):  # another has it, or the file system knows no locks
+        yield None
+        return
+    try:
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        lock.release()
 
 
 def files_in(paths: Iterable[Path]) -> list[Path]:
