@@ -121,11 +121,11 @@ def summary(measured: list[dict[str, float]]) -> dict[str, Any]:
 def overhead(policy: Path, params: Params, scenes: list[Row]) -> dict[str, float]:
     """Milliseconds of a lone request's parts, in this process, medians; and the share of plan and check in them."""
     from saferflow.serving.planning import Planner
-    from saferflow.serving.policy import Identity, Job, LoadedPolicy
+    from saferflow.serving.policy import Identity, Job, LoadedPolicy, warm
     from saferflow.training.generate import Prompt
 
     loaded, planner = LoadedPolicy(policy, Identity("measured", 1, (), ""), params.policy), Planner(params)
-    loaded.warm()
+    warm(loaded)
     parts: dict[str, list[float]] = {"plan": [], "draw": [], "check": []}
     for row in scenes:
         times = [time.perf_counter()]

@@ -12,6 +12,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
+Topology = Literal["linear", "tree", "mesh", "shield", "loop"]
 Rate = Annotated[float, Field(gt=0, le=1)]
 EXTENDS = "extends"
 """In a profile: the name of the profile that has what this one leaves out."""
@@ -431,6 +432,9 @@ class SFTParams(SupervisedParams):
     incident_repeats: Positive
     """How often an epoch shows each row of source `incidents`, a request that was once answered wrongly; every other row comes
     once. Larger where the gate reports `incident_regressions`."""
+    topology_repeats: dict[Topology, Positive]
+    """How often an epoch shows each other row whose plan has the topology; one that is not named comes once. A topology that few
+    plans have, and that leaves the order of tools free, is otherwise where most traces break their plan."""
 
 
 class NearMissParams(Section):

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -10,13 +11,14 @@ from saferflow.data.incidents import SOURCE as INCIDENTS
 from saferflow.data.incidents import repeated
 from saferflow.data.rows import Labels, PromptRow, SFTRow, whole_question
 from saferflow.data.scenes.corpus import general_rows, safety_rows
-from saferflow.params import load_params
+from saferflow.params import Topology, load_params
 from saferflow.planner.reflection import WRONG_OBSERVATION, reflection_on
 from saferflow.planner.tables import fill
 from saferflow.planner.writer import RuleWriter
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
 from saferflow.protocol.reflection import ANEW, MISSED
+from saferflow.protocol.topologies import KINDS
 from saferflow.protocol.trace import Call, Response, parse, render
 
 PARAMS = load_params(Path(__file__).parents[2] / "profiles" / "micro.yaml")
@@ -99,7 +101,19 @@ def test_an_epoch_shows_an_incident_as_often_as_the_parameter_says_and_every_oth
     rows = [made.rows[0] for made in planned(ROWS[:4], **ALL_SFT)]
     rows[2] = replace(rows[2], source=INCIDENTS)
     expected = rows[:2] + [rows[2]] * times + rows[3:]
-    assert repeated(rows, times) == expected
+    assert repeated(rows, times, {}) == expected
+
+
+def test_an_epoch_shows_the_rows_of_a_topology_as_often_as_the_parameter_says_but_an_incident_as_an_incident():
+    rows = [made.rows[0] for made in planned(ROWS[:3], **ALL_SFT)]
+    mesh, linear, incident = (replace(row, plan=replace(Plan.from_json(row.plan), topology=kind, branches=()).to_json())
+                              for row, kind in zip(rows, ("mesh", "linear", "mesh"), strict=True))  # fmt: skip
+    incident, general = replace(incident, source=INCIDENTS), replace(linear, kind="general", plan="")
+    assert repeated([linear, mesh, incident, general], 2, {"mesh": 3}) == [linear, *[mesh] * 3, *[incident] * 2, general]
+
+
+def test_the_parameters_name_the_topologies_of_the_protocol():
+    assert get_args(Topology) == KINDS
 
 
 ALL_SFT = {"sft_share": 1.0, "dpo_share": 0.0, "grpo_share": 0.0}

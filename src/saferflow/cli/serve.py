@@ -4,7 +4,7 @@ import ipaddress
 import os
 import shutil
 import sys
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,14 @@ from rich.console import Console
 from rich.text import Text
 
 from saferflow.cli.export import export
-from saferflow.cli.plain_template import write_plain_template
 from saferflow.cli.served_folders import ServedFolders
 from saferflow.errors import PipelineError
 from saferflow.params import Params
 from saferflow.release import data_versions, registry
 from saferflow.tracking import environment
 from saferflow.tracking.pointer import Pointer
+from saferflow.training.plain_template import write_plain_template
+from saferflow.training.vllm_program import program
 
 if TYPE_CHECKING:
     from saferflow.data.profile import Profile
@@ -43,12 +44,16 @@ def serve_system(
     *,
     host: str,
     port: int,
+    backend: str = TRANSFORMERS,
+    arguments: Sequence[str] = (),
     guard: tuple[str, str] | None = None,
     follow: bool = True,
 ) -> None:
     """Put planner, policy and check behind one server, until a signal ends it.
 
     Args:
+        backend: what draws the completions.
+        arguments: further options of `vllm serve`, where it is vLLM.
         guard: address and name of a model that answers where the gate lets it.
         follow: serve another version as soon as the alias points to it; a number is not followed.
 
@@ -68,15 +73,26 @@ def serve_system(
     from saferflow.serving.app import build_app
     from saferflow.serving.following import Follower
     from saferflow.serving.guard import GuardedModel
-    from saferflow.serving.policy import LoadedPolicy
+    from saferflow.serving.policy import LoadedPolicy, Policy, warm
     from saferflow.serving.system import System
+    from saferflow.serving.vllm_policy import VLLMPolicy
 
     folders = ServedFolders(home_of(root))
+    if backend == VLLM:
+        program()
 
-    def load(version: registry.Version, to: Console) -> LoadedPolicy:
-        with folders.serving(folder_of(root, version)):
-            policy = LoadedPolicy(write_version(to, root, params, version), _identity(version, alias), params.policy)
-            policy.warm()
+    def load(version: registry.Version, to: Console) -> Policy:
+        policy: Policy
+        with folders.serving(folder := folder_of(root, version)):
+            write_version(to, root, params, version)
+            identity = _identity(version, alias)
+            if backend == VLLM:
+                log = folder.with_name(f"{folder.name}.vllm.log")
+                to.print(Text(f"vLLM loads {identity.name}; its log: {log}"))
+                policy = VLLMPolicy(folder, identity, params.policy, log, arguments)
+            else:
+                policy = LoadedPolicy(folder, identity, params.policy)
+            warm(policy)
         return policy
 
     policy = load(version, console)
@@ -85,7 +101,7 @@ def serve_system(
     record = record_of(root, params, version)
     system = System(policy, params, guarded, record, tracer_of(params))
 
-    def successor(number: int) -> LoadedPolicy:
+    def successor(number: int) -> Policy:
         following = registry.by_number(version.model, number)
         policy = load(following, Console(quiet=True))
         record.trained = trained_rows(following)
@@ -153,8 +169,8 @@ def serve_bare(
             open to others without a key.
     """
     refuse_open_doors(backend, host)
-    if backend == VLLM and find_spec("vllm") is None:
-        raise PipelineError("vLLM is not installed: pip install 'saferflow[vllm]' on a machine with a GPU")
+    if backend == VLLM:
+        program()
     version = registry.named(params.gate.registered_model, asked)
     home, folder = home_of(root), folder_of(root, version)
     name, folders = folder.name, ServedFolders(home)
@@ -235,14 +251,5 @@ def _is_loopback(host: str) -> bool:
 def _command(backend: str, name: str, host: str, port: int, arguments: list[str]) -> list[str]:
     where = ["--host", host, "--port", str(port)]
     if backend == VLLM:
-        beside = Path(sys.executable).with_name("vllm")
-        return [
-            str(beside) if beside.exists() else "vllm",
-            "serve",
-            name,
-            "--served-model-name",
-            name,
-            *where,
-            *arguments,
-        ]
+        return [program(), "serve", name, "--served-model-name", name, *where, *arguments]
     return [sys.executable, "-m", "saferflow.cli.transformers_server", name, *where, *arguments]

@@ -12,7 +12,7 @@ app = single()
 
 
 class Backend(StrEnum):
-    """Whose server `serve` starts."""
+    """What draws the completions."""
 
     TRANSFORMERS = "transformers"
     VLLM = "vllm"
@@ -34,7 +34,8 @@ def serve(
     ] = True,
     bare: Annotated[bool, typer.Option("--bare", help="The policy alone: no plan, no check.")] = False,
     backend: Annotated[
-        Backend, typer.Option(help="Whose server a bare policy gets; vllm wants a GPU.")
+        Backend,
+        typer.Option(help="What draws the completions: this process, or a vLLM server that it starts. --bare: whose server."),
     ] = Backend.TRANSFORMERS,
     host: Annotated[str, typer.Option(help="Where it listens; beyond this machine only with a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="And at which port.")] = 8000,
@@ -54,15 +55,23 @@ def serve(
     `--guard` puts planner, trace and gate in front of another model: the policy decides, and where it decides `answer` that model
     answers. Its server's key is read from SAFERFLOW_GUARD_KEY.
 
-    `--bare` starts transformers' own server, or vLLM's, on the policy alone; further options go to that server as they are.
+    With `--backend vllm` a vLLM server of its own draws the version's completions and batches them as they come; it listens on
+    loopback, with a key that nobody else has. Further options go to `vllm serve` as they are. Where vLLM is installed in another
+    environment, SAFERFLOW_VLLM is the path of its program.
+
+    `--bare` starts transformers' own server, or vLLM's, on the policy alone; further options go to that server.
 
     Examples:
 
     `saferflow serve` · `saferflow serve v3 --port 8001` · `saferflow serve --bare` ·
     `saferflow serve --guard http://127.0.0.1:9000/v1 --guard-model big` ·
-    `VLLM_API_KEY=… saferflow serve --backend vllm --host 0.0.0.0 --max-model-len 8192`
+    `saferflow serve --backend vllm --max-model-len 8192` ·
+    `VLLM_API_KEY=… saferflow serve --bare --backend vllm --host 0.0.0.0`
     """
     root, params = project()
+    arguments = context.args
+    if version.startswith("-"):  # without a version, click takes the first further option for it
+        version, arguments = "champion", [version, *arguments]
     from rich.console import Console
 
     from saferflow.cli.serve import serve_bare, serve_system
@@ -70,15 +79,15 @@ def serve(
     console = Console(highlight=False, soft_wrap=True)
     if (guard is None) != (guard_model is None):
         raise typer.BadParameter("--guard URL and --guard-model NAME go together")
-    if bare or backend is Backend.VLLM:
+    if bare:
         if guard:
             raise typer.BadParameter("--guard wants the whole system, not a --bare policy")
         serve_bare(
-            console, root, params, version, backend=backend.value, host=host, port=port, arguments=context.args
+            console, root, params, version, backend=backend.value, host=host, port=port, arguments=arguments
         )  # fmt: skip
         return
-    if context.args:
-        raise typer.BadParameter(f"{' '.join(context.args)}: such options go to a --bare server alone")
+    if arguments and backend is not Backend.VLLM:
+        raise typer.BadParameter(f"{' '.join(arguments)}: such options go to --bare or --backend vllm")
     serve_system(
         console,
         root,
@@ -86,6 +95,8 @@ def serve(
         version,
         host=host,
         port=port,
+        backend=backend.value,
+        arguments=arguments,
         guard=(guard, guard_model) if guard and guard_model else None,
         follow=follow,
     )

@@ -7,7 +7,7 @@ Near twins share one row. The file is replaced as a whole, so that neither a kil
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from PIL import Image
 from saferflow.data.rows import DPORow, PromptRow, SFTRow, Turn, content_id, whole_question
 from saferflow.data.tables import atomic
 from saferflow.errors import DataError
+from saferflow.protocol.plan import Plan
 
 SOURCE = "incidents"
 """The source of its rows in the tables."""
@@ -139,9 +140,20 @@ def with_report(incident: Incident, report: Report) -> Incident:
     return replace(incident, reports=(*incident.reports, report))
 
 
-def repeated(rows: Sequence[SFTRow], times: int) -> list[SFTRow]:
-    """The rows as an epoch shows them: each row of source `incidents` this many times, every other row once."""
-    return [row for row in rows for _ in range(times if row.source == SOURCE else 1)]
+def repeated(rows: Sequence[SFTRow], incidents: int, topologies: Mapping[str, int]) -> list[SFTRow]:
+    """The rows as an epoch shows them.
+
+    Args:
+        incidents: how often each row of source `incidents` comes.
+        topologies: how often each other row comes, by its plan's topology; others, and rows without a plan, come once.
+    """
+
+    def times(row: SFTRow) -> int:
+        if row.source == SOURCE:
+            return incidents
+        return topologies.get(Plan.from_json(row.plan).topology, 1) if row.plan else 1
+
+    return [row for row in rows for _ in range(times(row))]
 
 
 def prompt_of(name: str, row: SFTRow | DPORow | PromptRow) -> PromptRow:

@@ -1,4 +1,4 @@
-"""Requests that wait are taken together, one batch after the other, by one thread. Source: ours."""
+"""Requests that wait are taken together, one batch after the other, by one thread or several. Source: ours."""
 
 import math
 import threading
@@ -24,6 +24,7 @@ class Batcher(Generic[Job, Result]):
         gather: seconds for which a batch waits until it is as large as the one before: callers that were answered
             together ask again one shortly after the other. A lone caller waits for nobody.
         seen: is told the size of each batch.
+        workers: batches that are at work at the same time.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Batcher(Generic[Job, Result]):
         queue: int,
         gather: float,
         seen: Callable[[int], None] = lambda size: None,
+        workers: int = 1,
     ):
         self._work, self._batch, self._queue, self._gather, self._seen = work, batch, queue, gather, seen
         self._waiting: deque[tuple[Job, Future[Result]]] = deque()
@@ -43,8 +45,9 @@ class Batcher(Generic[Job, Result]):
         """Jobs of the batch before."""
         self._seconds = 1.0
         """That the batch before took."""
-        self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._run, name="batches", daemon=True) for _ in range(workers)]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting(self) -> int:
@@ -65,7 +68,8 @@ class Batcher(Generic[Job, Result]):
             if len(self._waiting) >= self._queue:
                 self._waiting = deque(pair for pair in self._waiting if not pair[1].cancelled())
             if len(self._waiting) >= self._queue:
-                seconds = math.ceil((len(self._waiting) / self._batch + 1) * self._seconds)
+                batches = len(self._waiting) / self._batch / len(self._threads)
+                seconds = math.ceil((batches + 1) * self._seconds)
                 raise Refusal(
                     429,
                     "queue_full",
@@ -77,11 +81,12 @@ class Batcher(Generic[Job, Result]):
         return future
 
     def close(self) -> None:
-        """Answer what waits and end the thread; new jobs are refused."""
+        """Answer what waits and end the threads; new jobs are refused."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
         while pairs := self._take():

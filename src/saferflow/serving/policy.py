@@ -73,12 +73,20 @@ class Policy(Protocol):
     """What the server asks of a policy."""
 
     identity: Identity
+    continuous: bool
+    """Whether it batches by itself: jobs are then handed to it as they come, each on its own."""
 
     def complete(self, jobs: Sequence[Job], temperature: float | None) -> list[str]:
         """A completion a job, in their order; without a temperature the likeliest."""
 
     def count(self, texts: Sequence[str]) -> int:
         """Tokens of the texts."""
+
+
+def warm(policy: Policy) -> None:
+    """Answer a question to nobody, so that the first caller does not wait for what is made at first use."""
+    plan = plan_for(WARMING, None)
+    policy.complete([Job(plan, Prompt(plan.system_prompt("brief"), WARMING, None))], None)
 
 
 def draw_checked(policy: Policy, jobs: Sequence[Job], redraw_temperature: float) -> list[Draw]:
@@ -108,16 +116,13 @@ class LoadedPolicy:
         PolicyError: no policy can be loaded from the folder.
     """
 
+    continuous = False
+
     def __init__(self, folder: Path, identity: Identity, params: PolicyParams):
         self.identity, self._limit = identity, params.max_completion_tokens
         self._processor = load_processor(folder, params)
         self._model = load_model(folder, params).to(device(params))
         self._drafter = Drafter()
-
-    def warm(self) -> None:
-        """Answer a question to nobody, so that the first caller does not wait for what is made at first use."""
-        plan = plan_for(WARMING, None)
-        self.complete([Job(plan, Prompt(plan.system_prompt("brief"), WARMING, None))], None)
 
     def complete(self, jobs: Sequence[Job], temperature: float | None) -> list[str]:
         completions = complete(

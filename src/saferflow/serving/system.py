@@ -56,8 +56,9 @@ class System:
             1, "read"
         )  # one: opening a picture sets a value of PIL's that all threads see
         serve = params.serve
+        batch, workers = (1, serve.batch) if policy.continuous else (serve.batch, 1)
         self._batches: Batcher[tuple[Policy, Job], Draw] = Batcher(
-            self._draw, batch=serve.batch, queue=serve.queue, gather=serve.gather_ms / 1000, seen=self.metrics.batch
+            self._draw, batch=batch, queue=serve.queue, gather=serve.gather_ms / 1000, seen=self.metrics.batch, workers=workers
         )
 
     @property

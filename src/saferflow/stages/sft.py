@@ -45,7 +45,7 @@ def main() -> None:
     read = len(rows)
     rows = fitting("sft", "sft.max_prompt_tokens", processor, rows, params.sft.max_prompt_tokens)
     refuse_cut_off("sft", processor.tokenizer, [(row.id, row.completion) for row in rows], params.policy)
-    shown = repeated(rows, params.sft.incident_repeats)
+    shown = repeated(rows, params.sft.incident_repeats, params.sft.topology_repeats)
     metrics = train_sft("sft", model, processor, shown, params.sft, job)
     if is_main_process():
         counts = {"rows": len(rows), "rows_too_long": read - len(rows), "rows_repeated": len(shown) - len(rows)}

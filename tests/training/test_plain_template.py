@@ -5,8 +5,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from saferflow.cli.plain_template import JOINER, write_plain_template
 from saferflow.training.conversation import chat
+from saferflow.training.plain_template import JOINER, write_plain_template
 from tests.training.published import ADDED, TEMPLATE, published
 
 pieces = st.sampled_from(
