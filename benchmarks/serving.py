@@ -4,7 +4,8 @@
 
 Both servers run beside each other on the same weights; one works at a time, and the sides alternate. Both get the same questions
 with the same pictures. The bare server gets each plan as the system prompt, as the policy was trained, and `--most` tokens at
-most; the system plans by itself, and an answer ends where its grammar ends it. The callers are on the same machine. Source: ours.
+most; the system plans by itself, and an answer ends where its grammar ends it. The callers are on the same machine.
+Further options go to the system's server: --backend vllm --max-model-len 1024. Source: ours.
 """
 
 import argparse
@@ -44,12 +45,12 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--most", type=int, default=160, help="tokens of a bare answer")
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    options = parser.parse_args()
+    options, further = parser.parse_known_args()
     scenes = rows(options.repeat * sum(callers * each for callers, each in PER_CALLER.items()) + WARMING)
     with tempfile.TemporaryDirectory() as name:
         project = Project(Path(name), options.policy)
         shares = overhead(options.policy, project.params, scenes[:24])
-        with serving(project) as system, serving(project, "--bare") as bare:
+        with serving(project, *further) as system, serving(project, "--bare") as bare:
             figures = speed(system, bare, project, scenes, options.repeat, options.most)
     report = {"load": os.getloadavg(), "overhead": shares, "speed": figures}
     show(report, options.repeat)

@@ -7,7 +7,7 @@
 `storm`: 5% each of broken pictures, connections cut in the body, callers who hang up, over-long texts, hostile texts; every
 answer that leaves is held against its plan again, and the server's memory is read as it goes. `kill`: SIGKILL under load, and the
 same command again. `takeover`: the registry's champion moves to version 2 and back under load. Exit code 1 where something was
-lost. Source: ours.
+lost. Further options go to `saferflow serve`: --backend vllm --max-model-len 1024. Source: ours.
 """
 
 import argparse
@@ -44,8 +44,8 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000, help="of storm")
     parser.add_argument("--callers", type=int, default=32)
     parser.add_argument("--json", type=Path, help="also write the figures here, beside those of other trials")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, serving(Project(Path(name), options.policy)) as server:
+    options, further = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as name, serving(Project(Path(name), options.policy), *further) as server:
         figures = TRIALS[options.trial](server, options)
         figures["load"] = os.getloadavg()
         if figures["problems"]:
@@ -54,7 +54,7 @@ def main() -> None:
     print(json.dumps(figures, indent=1))
     if options.json:
         known = json.loads(options.json.read_text()) if options.json.exists() else {}
-        options.json.write_text(json.dumps({**known, options.trial: figures}, indent=1) + "\n")
+        options.json.write_text(json.dumps({**known, " ".join([options.trial, *further]): figures}, indent=1) + "\n")
     if figures["problems"]:
         sys.exit(f"{len(figures['problems'])} problems, see above")
 

@@ -74,8 +74,9 @@ class Server:
 
     @property
     def memory(self) -> int:
-        """Resident bytes."""
-        return psutil.Process(self._process.pid).memory_info().rss
+        """Resident bytes of the server and the processes that it started."""
+        process = psutil.Process(self._process.pid)
+        return sum(one.memory_info().rss for one in (process, *process.children(recursive=True)))
 
     def start(self) -> None:
         """Start it, and wait until it answers.

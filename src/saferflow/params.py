@@ -47,6 +47,15 @@ class RayParams(Section):
     """Of an engine."""
 
 
+class VLLMParams(Section):
+    """A vLLM server that a stage starts for the policy that it asks, and ends after it."""
+
+    concurrency: Positive
+    """Prompts that it has at once; it batches them by itself."""
+    arguments: tuple[str, ...]
+    """Further options of `vllm serve`, as `--tensor-parallel-size=2`."""
+
+
 class RunParams(Section):
     """What holds for the whole run."""
 
@@ -63,6 +72,14 @@ class RunParams(Section):
     """null: every stage runs on this machine."""
     ray: RayParams | None
     """null: the process of the stage draws all completions itself. Evaluation, attacks, curation and near misses ask it."""
+    vllm: VLLMParams | None
+    """In place of a Ray cluster, and for the same work: completions are drawn by vLLM; null: by transformers."""
+
+    @model_validator(mode="after")
+    def _one_engine(self) -> Self:
+        if self.ray and self.vllm:
+            raise ValueError("run.ray and run.vllm both draw a policy's completions; set one of them to null")
+        return self
 
 
 class LoraParams(Section):

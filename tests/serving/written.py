@@ -28,8 +28,8 @@ HARMLESS = Labels("safety", "none", 0, "none", "none", "answer")
 class WrittenPolicy:
     """Keeps every plan; its batches can be held up, and completions can be put in the place of its own."""
 
-    def __init__(self):
-        self.identity = IDENTITY
+    def __init__(self, continuous=False):
+        self.identity, self.continuous = IDENTITY, continuous
         self.batches: list[list[str]] = []
         self.started, self.may_go_on = threading.Event(), threading.Event()
         self.may_go_on.set()

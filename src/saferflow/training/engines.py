@@ -1,12 +1,15 @@
-"""Draws a policy's completions, in this process or over a Ray cluster, in the same batches.
+"""Draws a policy's completions: in this process, over a Ray cluster in the same batches, or by a vLLM server.
 
-A batch is what is divided: it is read with the same padding, drawn with the same seed and begun without drafts wherever it is
-read, so its completions depend neither on the number of engines nor on which of them had it. Source: ours.
+A batch is what Ray divides: it is read with the same padding, drawn with the same seed and begun without drafts wherever it is
+read, so its completions depend neither on the number of engines nor on which of them had it. vLLM gets the prompts one by one and
+batches them as they come: what is drawn there may differ in the last digits from run to run. Source: ours.
 """
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -15,15 +18,19 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 import saferflow
 from saferflow.errors import PolicyError
-from saferflow.params import Params, PolicyParams, RunParams
+from saferflow.params import Params, PolicyParams, RunParams, VLLMParams
+from saferflow.protocol.plan import Plan
 from saferflow.training.drafts import Drafter
-from saferflow.training.generate import Batch, complete
+from saferflow.training.generate import Batch, Prompt, complete
 from saferflow.training.homes import files_in, hash_of
 from saferflow.training.policy import device, load_model, load_processor
 from saferflow.training.processor import Qwen2_5_VLProcessor
 from saferflow.training.ray_cluster import over_ray
 from saferflow.training.released import complete_released
 from saferflow.training.samples import Draw
+from saferflow.training.vllm_server import LOOK_SECONDS, VLLMServer
+
+VLLM_LOG = Path(".saferflow/vllm.log")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +50,11 @@ def sampler(folder: Path, params: Params, samples: int, temperature: float) -> D
 
 
 def drawer(folder: Path, policy: PolicyParams, drawing: Drawing, run: RunParams) -> Draw:
-    """Completions of a policy: in this process, which loads it at the first batch, or over the cluster of `run.ray`."""
+    """Completions of a policy: in this process, which loads it at the first batch, over `run.ray`, or by `run.vllm`."""
     if run.ray is not None:
         return partial(drawn_over_ray, folder, policy, drawing, run=run)
+    if run.vllm is not None:
+        return vllm_drawer(folder, policy, drawing, run.vllm)
     drafter = Drafter()
     loaded = cache(lambda: (load_model(folder, policy).to(device(policy)), load_processor(folder, policy)))
 
@@ -69,6 +78,38 @@ def drawn_over_ray(
     where = folder.resolve()
     arguments = (str(where), fingerprint(where), policy, drawing)
     return map(json.loads, over_ray(Engine, arguments, list(prompt_batches), run.ray, run.preemptions))
+
+
+def vllm_drawer(folder: Path, policy: PolicyParams, drawing: Drawing, vllm: VLLMParams) -> Draw:
+    """Completions of a policy by a vLLM server, which is started at the first batch and ends with the last reference to this."""
+    server = cache(lambda: VLLMServer(folder, policy, VLLM_LOG, vllm.arguments, _say_that_it_loads))
+
+    def ask(prompt: Prompt, plan: Plan | None, seed: int) -> list[str]:
+        return server().complete(
+            prompt, plan, max_tokens=drawing.max_tokens, samples=drawing.samples, temperature=drawing.temperature, seed=seed,
+            released=drawing.released,
+        )  # fmt: skip
+
+    def draw(prompt_batches: Iterable[Batch]) -> Iterator[list[list[str]]]:
+        ahead: deque[list[Future[list[str]]]] = deque()
+        with ThreadPoolExecutor(vllm.concurrency) as pool:
+            for batch in prompt_batches:
+                server()
+                ahead.append([
+                    pool.submit(ask, prompt, batch.plans[place] if batch.plans else None, batch.seed + place)
+                    for place, prompt in enumerate(batch.prompts)
+                ])  # fmt: skip
+                if sum(not answer.done() for answers in ahead for answer in answers) > vllm.concurrency:
+                    yield [answer.result() for answer in ahead.popleft()]
+            while ahead:
+                yield [answer.result() for answer in ahead.popleft()]
+
+    return draw
+
+
+def _say_that_it_loads(seconds: float) -> None:
+    if seconds > 1 and round(seconds / LOOK_SECONDS) % 40 == 0:
+        print(f"vLLM loads, {seconds:.0f} s so far; its log: {VLLM_LOG}", flush=True)
 
 
 class Engine:

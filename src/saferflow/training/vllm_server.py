@@ -5,6 +5,7 @@ Source: ours.
 
 import base64
 import io
+import json
 import os
 import secrets
 import socket
@@ -20,6 +21,7 @@ from typing import IO, Any
 
 import httpx
 from openai import APIConnectionError, APIError, APIStatusError, DefaultHttpxClient, OpenAI
+from transformers import AutoConfig, GenerationConfig, PretrainedConfig
 
 from saferflow.addresses import unusable_proxies
 from saferflow.data.images import open_rgb
@@ -30,9 +32,11 @@ from saferflow.params import PolicyParams
 from saferflow.protocol.grammar import vllm_request
 from saferflow.protocol.plan import Plan
 from saferflow.training.conversation import chat
+from saferflow.training.families import family_of
 from saferflow.training.generate import Prompt
 from saferflow.training.leash import STOP_SECONDS
 from saferflow.training.plain_template import write_plain_template
+from saferflow.training.policy import load_processor, source
 from saferflow.training.released import PENALTY, SYSTEM
 from saferflow.training.vllm_program import program
 
@@ -65,17 +69,25 @@ class VLLMServer:
         arguments: Sequence[str] = (),
         waiting: Callable[[float], None] = lambda seconds: None,
     ):
-        self._log, self._key, port = log, secrets.token_urlsafe(), _free_port()
-        command = [program(), *_command(folder, policy, port)]
+        self._log, key, port = log, secrets.token_urlsafe(), _free_port()
+        where, revision = source(folder)
+        processor, config = load_processor(folder, policy), AutoConfig.from_pretrained(where, revision=revision)
+        ends = _generation(where, revision, config).eos_token_id
+        self._free = {
+            "stop_token_ids": ends if isinstance(ends, list) else [ends],
+            "logit_bias": {str(token): -100 for token in family_of(config, where).placeholder_ids(config)},
+        }
+        """Fields of a request for a free completion: its ends, and no token that stands for pixels."""
         with TemporaryDirectory(prefix="saferflow-") as home:  # vLLM reads the template as it starts
-            template = Path(home) / "plain.jinja"
-            write_plain_template(folder, template)
-            self._process, self._leash = _start([*command, "--chat-template", str(template), *arguments], log, self._key)
-            self._finalizer = weakref.finalize(self, _end, self._process, self._leash)
+            processor.save_pretrained(home)
+            write_plain_template(Path(home), template := Path(home) / "plain.jinja")
+            command = [*_command(where, revision, policy, port), "--chat-template", str(template), *arguments]
+            self._process, leash = _start([program(), *command], log, key)
+            self._finalizer = weakref.finalize(self, _end, self._process, leash)
             self._wait(f"http://127.0.0.1:{port}/health", waiting)
         self._client = OpenAI(
             base_url=f"http://127.0.0.1:{port}/v1",
-            api_key=self._key,
+            api_key=key,
             timeout=None,
             http_client=DefaultHttpxClient(trust_env=False, timeout=None, limits=httpx.Limits(max_connections=None)),
         )
@@ -97,7 +109,6 @@ class VLLMServer:
         samples: int = 1,
         temperature: float | None = None,
         seed: int = 0,
-        forbidden: Sequence[int] = (),
         released: bool = False,
     ) -> list[str]:
         """Complete a prompt `samples` times. Threads may ask at the same time; vLLM batches what they ask.
@@ -106,7 +117,6 @@ class VLLMServer:
             plan: whose grammar binds the completion and bounds its length; None leaves it free.
             max_tokens: of a free completion.
             temperature: None decodes greedily.
-            forbidden: ids of tokens that no free completion has.
             released: decode as [K]'s released evaluation does.
 
         Raises:
@@ -122,7 +132,7 @@ class VLLMServer:
         if plan is not None:
             body |= vllm_request(plan)
         else:
-            body |= {"max_completion_tokens": max_tokens, "logit_bias": {str(token): -100 for token in forbidden}}
+            body |= {"max_completion_tokens": max_tokens, **self._free}
         if released:
             body["repetition_penalty"] = PENALTY
         try:
@@ -148,11 +158,20 @@ class VLLMServer:
             time.sleep(LOOK_SECONDS)
 
 
-def _command(folder: Path, policy: PolicyParams, port: int) -> list[str]:
+def _generation(where: str, revision: str | None, config: PretrainedConfig) -> GenerationConfig:
+    try:
+        return GenerationConfig.from_pretrained(where, revision=revision)
+    except OSError:  # it has no such file
+        return GenerationConfig.from_model_config(config)
+
+
+def _command(where: str, revision: str | None, policy: PolicyParams, port: int) -> list[str]:
+    bounds = json.dumps({"min_pixels": policy.min_pixels, "max_pixels": policy.max_pixels})
     return [
-        "serve", str(folder), "--served-model-name", SERVED, "--host", "127.0.0.1", "--port", str(port),
-        "--dtype", policy.dtype, "--generation-config", "vllm", "--chat-template-content-format", "openai",
-        "--structured-outputs-config.backend", "guidance", "--limit-mm-per-prompt", '{"image": 1, "video": 0}',
+        "serve", where, *(["--revision", revision] if revision else []), "--served-model-name", SERVED,
+        "--host", "127.0.0.1", "--port", str(port), "--dtype", policy.dtype, "--generation-config", "vllm",
+        "--chat-template-content-format", "openai", "--structured-outputs-config.backend", "guidance",
+        "--limit-mm-per-prompt", '{"image": 1, "video": 0}', "--mm-processor-kwargs", bounds,
     ]  # fmt: skip
 
 
@@ -187,7 +206,7 @@ def _environment(environ: Mapping[str, str], key: str) -> dict[str, str]:
     """vLLM's: its key, no word to its makers, and no PYTHONPATH, for its Python is another environment's."""
     dropped = {*unusable_proxies(environ), "PYTHONPATH", "PYTHONHOME"}
     kept = {name: value for name, value in environ.items() if name not in dropped}
-    return kept | {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    return kept | {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1"}
 
 
 def _end(process: subprocess.Popen[bytes], leash: IO[bytes]) -> None:
