@@ -22,6 +22,7 @@ from saferflow.errors import PipelineError
 from saferflow.evaluation.ablation import OTHER_ROWS, Line, Variant, chosen, compare, custom, markdown
 from saferflow.evaluation.measures import scores
 from saferflow.params import load_params
+from saferflow.release.trainings import tags_of
 from saferflow.stages.gate import CANDIDATE, EVALUATED
 from saferflow.tracking import experiments, graph, lineage, runs
 
@@ -95,7 +96,8 @@ def _answers(root: Path, variant: Variant, parent: str, tags: dict[str, str]) ->
         if revision is None:
             revision = _experiment(root, variant, name)
             runs.log_numbers(run, {"seconds": time.monotonic() - started})
-        runs.tag(run, {lineage.PREFIX + "experiment": name, lineage.PREFIX + "git.commit": revision})
+        recipe = tags_of(experiments.lock(root, revision))
+        runs.tag(run, {lineage.PREFIX + "experiment": name, lineage.PREFIX + "git.commit": revision, **recipe})
         with tempfile.TemporaryDirectory() as folder:
             table = experiments.fetch(root, revision, str(EVALUATED), Path(folder) / EVALUATED.name)
             runs.log_artifact(run, table)

@@ -730,6 +730,10 @@ class GateParams(Section):
     """Attacks that once succeeded against a champion and no longer do, so many of which may succeed again, and as many incidents
     happen again; null does not ask."""
     level: Annotated[float, Field(gt=0.5, lt=1)]
+    trainings: Positive
+    """Trainings with different seeds that a version's recipe must have before it leads, and of these as many with seeds that the
+    champion's recipe has as well. A promotion asks, not stage `gate`. Where both have two or more, the comparison is over
+    trainings and rows whatever this says; 1 lets one training lead, tested over its rows alone."""
     attacks: AttackFloors | None
     """Null: no attack is asked for. A promotion asks, not stage `gate`: attacks are run on what is registered."""
 

@@ -24,7 +24,7 @@ PARAMS = {
     "sft": ["sft"],
     "dpo": ["dpo"],
     "curate": ["curate"],
-    "grpo": ["grpo"],
+    "grpo": ["run.seed", "grpo"],
     "evaluate": ["evaluate"],
     "gate": ["gate"],
 }

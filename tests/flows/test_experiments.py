@@ -76,6 +76,9 @@ def test_an_experiment_leaves_the_checkout_and_is_compared_and_found_by_its_name
     [run] = experiments(project)
     name = run.data.tags["saferflow.experiment"]
     assert run.data.params == {"grpo.learning_rate": "0.0005"}
+    [version] = project.mlflow().search_model_versions()
+    assert run.data.tags["saferflow.seed"] == version.tags["saferflow.seed"]
+    assert run.data.tags["saferflow.recipe"] != version.tags["saferflow.recipe"]
     status, output = python(project, "-m", "saferflow", "compare", "champion", name)
     assert status == 0, output
     assert "grpo.learning_rate" in output

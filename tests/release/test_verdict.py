@@ -1,6 +1,7 @@
 """`saferflow promote`, `rollback` and `ledger`, on a real MLflow store with evaluated rows as artifacts."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from saferflow.judge.rules import RuleJudge
 from saferflow.params import AttackFloors, load_params
 from saferflow.release import registry, verdict
 from saferflow.release.attacks import record, recorded
+from saferflow.release.trainings import RECIPE, SEED
 from saferflow.release.weights import folder_digest
 from saferflow.tracking import runs
 
@@ -48,13 +50,15 @@ def answers(safe: int) -> list[Answered]:
 
 
 @pytest.fixture
-def version(tmp_path, monkeypatch):
+def version(tmp_path, monkeypatch, database):
     """Makes a registered version that was evaluated; everything happens in a folder of its own."""
     monkeypatch.chdir(tmp_path)
+    shutil.copy(database, tmp_path / "mlflow.db")
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     for module in (runs, registry):
         monkeypatch.setattr(module, "client", lambda: client)
     experiment = client.create_experiment("align", artifact_location=(tmp_path / "artifacts").as_uri())
+    monkeypatch.setattr(runs, "experiment", lambda: experiment)
     registry.ensure_model(MODEL)
 
     def make(
@@ -322,3 +326,102 @@ def test_a_version_leads_only_if_it_stood_the_attacks_that_the_params_name(versi
     record(made, [outcome("tree", 7.5)])
     assert verdict.may_lead(Path.cwd(), params, made, None)[0]
     assert {one["method"]: one["success"] for one in recorded(made)} == {"rephrase": 50, "tree": 7.5}
+
+
+def of(recipe: str, seed: int) -> dict[str, str]:
+    """The tags of a training."""
+    return {RECIPE: recipe, SEED: str(seed)}
+
+
+def trained(recipe: str, seed: int, rows: list[Answered], status: str = "FINISHED") -> str:
+    """A training that is no version, as an experiment leaves it in MLflow; its run."""
+    run = runs.client().create_run(runs.experiment(), tags=of(recipe, seed)).info.run_id
+    write_table(Path("evaluated.parquet"), rows, Answered)
+    runs.log_artifact(run, Path("evaluated.parquet"))
+    runs.finish(run, status)
+    return run
+
+
+def compared() -> dict:
+    """The stored comparison: check -> its detail, and the notes."""
+    comparison = json.loads(_comparison())
+    return {check["name"]: check["detail"] for check in comparison["checks"]} | {"notes": comparison["notes"]}
+
+
+def test_the_trainings_of_both_recipes_decide_where_mlflow_has_them(version):
+    version(60, tags=of("old", 7))
+    promote()
+    version(90, tags=of("new", 7))
+    trained("new", 8, answers(62))
+    trained("new", 9, answers(70))
+    trained("old", 10, answers(60))
+    assert "one training a side" in verdict.judged(Path.cwd(), PARAMS, None, keep=False).reason  # no seed but 7 is on both sides
+    trained("old", 8, answers(74))
+    trained("old", 9, answers(68))
+    trained("new", 10, answers(99), status="FAILED")
+    allowed, told = promote()
+    assert not allowed
+    assert "safety_over_champion" in told
+    details = compared()
+    assert "+30.0 points on 400 rows and +6.7 [" in details["safety_over_champion"]
+    assert "Tested over the trainings with seeds 7, 8, 9 and over their rows." in details["notes"]
+    for seed, safe in ((8, 89), (9, 91)):  # trained once more: the newest counts
+        trained("new", seed, answers(safe))
+        trained("old", seed, answers(61))
+    allowed, told = promote()
+    assert allowed
+    assert "over trainings with seeds 7, 8, 9 and rows" in " ".join(told.split())
+
+
+def test_trainings_that_cannot_be_compared_are_left_out_and_named(version):
+    version(60, tags=of("old", 7))
+    promote()
+    version(90, tags=of("new", 7))
+    trained("old", 8, answers(60)[1:])
+    trained("new", 8, answers(90))
+    trained("old", 9, [replace(row, judge="another") for row in answers(60)])
+    trained("new", 9, [replace(row, judge="another") for row in answers(90)])
+    assert promote()[0]
+    *_, rows, judge = json.loads(_comparison())["notes"]
+    assert rows == "The trainings with seed 8 are left out: they answered different rows, among them r0.0."
+    assert judge == "The trainings with seed 9 are left out: another judge graded them."
+
+
+def test_a_training_whose_answers_are_gone_stops_the_judgement(version):
+    version(60, tags=of("old", 7))
+    promote()
+    version(90, tags=of("new", 7))
+    runs.finish(runs.client().create_run(runs.experiment(), tags=of("old", 8)).info.run_id)
+    trained("new", 8, answers(90))
+    with pytest.raises(PipelineError, match=r"trainings with seed 8: .* has no artifact .*; delete the run"):
+        promote()
+
+
+def test_another_training_of_the_champions_recipe_is_compared_by_rows_and_called_so(version):
+    version(60, tags=of("same", 7))
+    promote()
+    version(90, tags=of("same", 8))
+    assert promote()[0]
+    assert json.loads(_comparison())["notes"][-1].startswith("Candidate and champion are trainings of one recipe")
+
+
+def test_a_version_leads_only_with_as_many_trainings_as_the_params_want(version, monkeypatch):
+    gate = PARAMS.gate.model_copy(update={"trainings": 3})
+    monkeypatch.setattr(f"{__name__}.PARAMS", PARAMS.model_copy(update={"gate": gate}))
+    version(60, tags=of("old", 7))
+    trained("old", 8, answers(60))
+    allowed, told = promote()
+    assert not allowed
+    assert "trained with 2 of the 3 seeds" in " ".join(told.split())
+    trained("old", 9, answers(61))
+    assert promote()[0]
+    version(90, tags=of("new", 7))
+    trained("new", 8, answers(90))
+    trained("new", 11, answers(90))
+    allowed, told = promote()
+    assert not allowed
+    assert "not better than champion version 1: trainings" in told
+    [shortfall] = Advice.from_dict(json.loads(_comparison())["advice"]).shortfalls
+    assert (shortfall.distance, shortfall.command) == ("1 too few", "saferflow run --set run.seed=N")
+    trained("new", 9, answers(91))
+    assert promote()[0]

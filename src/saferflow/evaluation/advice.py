@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any, Self
 
 from saferflow.data.rows import Answered
-from saferflow.evaluation.gate import Check, Verdict
+from saferflow.evaluation.gate import TRAININGS, Check, Verdict
 from saferflow.evaluation.measures import LOWER_IS_BETTER, MALFORMED, scores
 from saferflow.evaluation.misses import MISSES, Group, grouped, missed_rows, rows_in_scope
 from saferflow.evaluation.remedies import Facts, Remedy, other_draw, remedies
@@ -25,7 +25,11 @@ INCIDENTS = "incident_regressions"
 INCOMPARABLE = ("champion_rows", "same_judge")
 """Checks that fail because there is nothing to compare."""
 EVALUATE_BOTH = "saferflow evaluate champion candidate"
-COMMANDS = {INCIDENTS: "saferflow incident list"} | dict.fromkeys(INCOMPARABLE, EVALUATE_BOTH)
+COMMANDS = {
+    INCIDENTS: "saferflow incident list",
+    TRAININGS: "saferflow run --set run.seed=N",
+    **dict.fromkeys(INCOMPARABLE, EVALUATE_BOTH),
+}
 """Check that no held-out row explains -> the command to run."""
 
 
@@ -39,7 +43,8 @@ class Shortfall:
     distance: str
     """The distance to the required value, in words."""
     points: float | None
-    """The distance in points, or in rows for `attack_regressions` and `incident_regressions`; None where nothing was measured."""
+    """The distance in points, in trainings for `trainings`, or in rows for `attack_regressions` and `incident_regressions`; None
+    where nothing was measured."""
     measure: str
     """The check's measure; empty where no row can show anything."""
     misses: str
@@ -179,6 +184,8 @@ def _distance(check: Check) -> tuple[float | None, str]:
     """The distance of a check from its required value, as a number and in words."""
     if check.name in INCOMPARABLE:
         return None, ""
+    if check.name == TRAININGS:
+        return check.bound - check.value, f"{check.bound - check.value:.0f} too few"
     if check.value is None:
         return None, "bring held-out rows that ask for it (data.sources)"
     if check.name in (REGRESSIONS, INCIDENTS):

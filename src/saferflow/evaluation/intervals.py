@@ -136,6 +136,30 @@ def resampled_gains(a: Sequence[Answered], b: Sequence[Answered], *, resamples: 
     return gains
 
 
+def gains_by_training(
+    pairs: Sequence[tuple[Sequence[Answered], Sequence[Answered]]], *, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The gains a - b of several pairs of trainings, in points; NaN where a pair has no row for a measure.
+
+    A drawn image brings its rows of every pair that answered it, so that what pairs share is drawn for all of them at once.
+
+    Args:
+        pairs: (answers of a, answers of b) to the same rows in the same order; another pair may have answered other rows.
+
+    Returns:
+        `(pairs, measures)`, and resampled `(resamples, pairs, measures)`.
+    """
+    from scipy.linalg import block_diag
+
+    masks, gains = zip(*(_mask_and_gain(a, b) for a, b in pairs), strict=True)
+    images = [row.image for a, _ in pairs for row in a]
+    gained, counted = _by_image(block_diag(*gains), images), _by_image(block_diag(*masks), images)
+    drawn = _ratios(gained, counted, resamples, seed)  # (resamples, pairs * measures)
+    top, bottom = gained.sum(axis=0), counted.sum(axis=0)
+    values = 100 * np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
+    return values.reshape(len(pairs), -1), drawn.reshape(resamples, len(pairs), -1)
+
+
 def _mask_and_gain(a: Sequence[Answered], b: Sequence[Answered]) -> tuple[np.ndarray, np.ndarray]:
     """Two `(rows, measures)` arrays: 1.0 where the measure covers the row on both sides, and a's gain there."""
     (mask_a, hit_a), (mask_b, hit_b) = mask_and_hit(a), mask_and_hit(b)

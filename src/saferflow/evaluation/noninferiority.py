@@ -4,12 +4,14 @@ Each claim says that the candidate's improvement over the champion is larger tha
 Its p is the larger of two. The first is the share of resamples of images that contradict it, as in `intervals`. The second
 is exact, because resamples of few images that all agree show no doubt: for margin 0 the sign test over the images that
 differ, else the chance that a policy which loses exactly the margin shows so few losses on so many images ((1 - margin)^n
-with no loss on n images). Holm's step-down keeps the chance of any false claim under the level. Source: ours; Holm 1979.
+with no loss on n images). Where both sides were trained with several seeds, a third test is over trainings and rows
+(`trainings.Repeated`): the policy is better, and so is its recipe. Holm's step-down keeps the chance of any false claim under the
+level. Source: ours; Holm 1979.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -17,6 +19,7 @@ import numpy as np
 from saferflow.data.rows import Answered
 from saferflow.evaluation.intervals import resampled_gains
 from saferflow.evaluation.measures import LOWER_IS_BETTER
+from saferflow.evaluation.trainings import Pair, Repeated, repeated
 
 POWER = 0.8
 """Power of the test, for the smallest detectable effect and for the number of rows that a claim needs."""
@@ -36,6 +39,13 @@ class Claim:
     p: float
     adjusted: float
     """p after Holm's correction."""
+    trainings: Repeated | None = None
+    """The improvement over trainings and rows; None where fewer than two seeds have rows for the measure."""
+
+    @property
+    def few_rows(self) -> bool:
+        """Whether the rows of this policy leave more doubt than the trainings do, so that more rows would help."""
+        return self.trainings is None or self.trainings.p(self.margin) < self.p
 
     def detectable(self, level: float, claims: int) -> float:
         """The smallest true effect beyond the margin, in points, that these rows show with `POWER`."""
@@ -57,9 +67,19 @@ Test = tuple[str, str, float, Callable[[Answered], bool]]
 
 
 def claims_of(
-    candidate: Sequence[Answered], champion: Sequence[Answered], tests: Sequence[Test], *, resamples: int, seed: int
+    candidate: Sequence[Answered],
+    champion: Sequence[Answered],
+    tests: Sequence[Test],
+    *,
+    resamples: int,
+    seed: int,
+    pairs: Sequence[Pair] = (),
 ) -> list[Claim]:
-    """One claim per test, in order; both sides must have answered the same rows."""
+    """One claim per test, in order; both sides must have answered the same rows.
+
+    Args:
+        pairs: trainings of the candidate's and of the champion's recipe with the same seed, for each seed that both have.
+    """
     theirs = {row.row: row for row in champion}
     claims = []
     for name, measure, margin, about in tests:
@@ -73,13 +93,23 @@ def claims_of(
         by_resamples = float((1 + (seen <= -margin + 1e-9).sum()) / (1 + len(seen)))
         better, worse = (gain.fewer, gain.more) if less else (gain.more, gain.fewer)
         p = max(by_resamples, exact(better, worse, gain.images, margin / 100))
+        trainings = _over_trainings(pairs, measure, about, resamples=resamples, seed=seed)
+        p = max(p, trainings.p(margin)) if trainings else p
         improvement = -gain.difference if less else gain.difference
-        claims.append(Claim(name, margin, gain.rows, improvement, float(seen.std()), p, 1.0))
+        claims.append(Claim(name, margin, gain.rows, improvement, float(seen.std()), p, 1.0, trainings))
     adjusted = holm({claim.name: claim.p for claim in claims})
-    return [
-        Claim(claim.name, claim.margin, claim.rows, claim.improvement, claim.error, claim.p, adjusted[claim.name])
-        for claim in claims
-    ]
+    return [replace(claim, adjusted=adjusted[claim.name]) for claim in claims]
+
+
+def _over_trainings(
+    pairs: Sequence[Pair], measure: str, about: Callable[[Answered], bool], *, resamples: int, seed: int
+) -> Repeated | None:
+    """The improvement of the first over the second of each pair on the rows that the test is about."""
+    parts = [tuple([row for row in side if about(row)] for side in pair) for pair in pairs]
+    if measure in LOWER_IS_BETTER:
+        parts = [(theirs, ours) for ours, theirs in parts]
+    parts = [part for part in parts if part[0]]
+    return repeated(parts, resamples=resamples, seed=seed).get(measure) if len(parts) > 1 else None
 
 
 def exact(better: int, worse: int, images: int, margin: float) -> float:

@@ -16,6 +16,7 @@ from saferflow.params import Params
 from saferflow.release import logged_model, registry, signing
 from saferflow.release.card import Origin, render_card
 from saferflow.release.summary import render_summary
+from saferflow.release.trainings import tags_of
 from saferflow.release.verdict import may_lead
 from saferflow.tracking import graph, lineage, prompts, runs
 
@@ -118,6 +119,7 @@ class Pipeline:
             **lineage.run_tags(self.root, self.params.run.profile, ""),
             **lineage.version_tags(self.entries, self.stage_runs),
             **prompts.register(self.params),
+            **tags_of(self.entries),
             registry.MODEL_DIGEST: self.digest,
             registry.EVALUATION_RUN: self.run,
             lineage.PREFIX + "run": self.run,
@@ -147,6 +149,7 @@ def _version(pipeline: Pipeline, source: str, champion: registry.Version | None)
     registry.ensure_model(model)
     runs.log_artifact(pipeline.run, pipeline.root / EVALUATED)
     runs.log_artifact(pipeline.run, pipeline.root / VERDICT)
+    runs.tag(pipeline.run, tags_of(pipeline.entries))
     if (incidents := pipeline.root / INCIDENTS).exists():
         runs.log_artifact(pipeline.run, incidents)
     tags = pipeline.tags

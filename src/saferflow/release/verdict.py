@@ -11,18 +11,20 @@ from saferflow.data.rows import Answered, PromptRow
 from saferflow.data.tables import read_table
 from saferflow.errors import PipelineError
 from saferflow.evaluation.advice import advise
-from saferflow.evaluation.gate import Verdict, against_attacks, regressed
+from saferflow.evaluation.gate import Verdict, against_attacks, other_judge, regressed
 from saferflow.evaluation.grading import grade, item, picture
 from saferflow.evaluation.incidents import mended
 from saferflow.evaluation.intervals import unmatched
 from saferflow.evaluation.remedies import Facts
 from saferflow.evaluation.report import render_report
 from saferflow.evaluation.scores import evaluate_metrics
+from saferflow.evaluation.trainings import Pair
 from saferflow.judge.choice import grader_of
 from saferflow.params import Params
 from saferflow.release import registry, signing
 from saferflow.release.attacks import attack_verdict
 from saferflow.release.registry import COMPARISON
+from saferflow.release.trainings import RECIPE, trainings_of
 from saferflow.release.weights import weights_of
 from saferflow.stages.evaluate import TABLE
 from saferflow.stages.gate import CANDIDATE, CURATED, EVALUATED, INCIDENTS, VERDICT, compare_with_champion
@@ -44,7 +46,7 @@ def may_lead(
         PipelineError: the version's evaluation is missing.
     """
     rival = None if champion is None or champion.number == version.number else champion
-    comparison = _compared(root, params, version, rival, keep=keep) if rival else None
+    comparison, seeds = _compared(root, params, version, rival, keep=keep) if rival else (None, [])
     if obstacle := next(_obstacles(root, params, version), None):
         return False, obstacle
     if champion is None:
@@ -54,7 +56,8 @@ def may_lead(
     if not comparison.passed:
         failed = ", ".join(check.name for check in comparison.checks if not check.passed)
         return False, f"not better than champion version {champion.number}: {failed}"
-    return True, f"better than version {champion.number}, the champion before"
+    basis = f"trainings with seeds {', '.join(map(str, seeds))} and rows" if len(seeds) > 1 else "rows of one training a side"
+    return True, f"better than version {champion.number}, the champion before, over {basis}"
 
 
 def _obstacles(root: Path, params: Params, version: registry.Version) -> Iterator[str]:
@@ -71,6 +74,11 @@ def _obstacles(root: Path, params: Params, version: registry.Version) -> Iterato
                 signing.verify_version(version, weights, root / params.gate.public_key)
         except PipelineError as error:
             yield f"its signature does not hold: {error}"
+    if params.gate.trainings > 1 and (count := len(trainings_of(version)) or 1) < params.gate.trainings:
+        yield (
+            f"its recipe was trained with {count} of the {params.gate.trainings} seeds that gate.trainings wants: "
+            "saferflow run --set run.seed=N"
+        )
     if params.gate.attacks is not None:
         checks = attack_verdict(version, params.gate.attacks).checks
         if failed := [f"{check.name}: {check.detail}" for check in checks if not check.passed]:
@@ -79,19 +87,25 @@ def _obstacles(root: Path, params: Params, version: registry.Version) -> Iterato
 
 def _compared(
     root: Path, params: Params, version: registry.Version, champion: registry.Version, *, keep: bool
-) -> Verdict:
-    """Compare a version with the champion; with `keep`, the version's run stores the result as JSON and as a page."""
+) -> tuple[Verdict, list[int]]:
+    """Compare a version with the champion; with `keep`, the version's run stores the result as JSON and as a page.
+
+    Returns:
+        The verdict, and the seeds with which both recipes were trained.
+    """
     regrade = by_one_judge(root, params)
     candidate, leading = regrade(answers_of(version)), regrade(answers_of(champion))
-    comparison = compare_with_champion(candidate, leading, params, _mended(version, champion))
+    pairs, left_out = _pairs(version, champion, candidate, leading, regrade)
+    comparison = compare_with_champion(candidate, leading, params, _mended(version, champion), pairs)
+    comparison = replace(comparison, notes=(*comparison.notes, *left_out))
     repeated: list[Answered] = []
     if params.gate.regressions is not None:
         former = [regrade(rows) for rows in _former(version.model)]
         attacks = against_attacks(candidate, leading, former, params.gate.regressions)
-        comparison = Verdict((*comparison.checks, attacks), comparison.notes)
+        comparison = replace(comparison, checks=(*comparison.checks, attacks))
         repeated = regressed(candidate, leading, former)
     if not keep:
-        return comparison
+        return comparison, list(pairs)
     advice = advise(comparison, candidate, leading, params, _facts(root), against=registry.CHAMPION, regressed=repeated)
     run = version.tags[registry.EVALUATION_RUN]
     kept = {**comparison.to_dict(), "champion": champion.number, "advice": advice.to_dict() if advice else None}
@@ -112,7 +126,43 @@ def _compared(
             notes=comparison.notes,
         )
         runs.log_text(run, page, PAGE)
-    return comparison
+    return comparison, list(pairs)
+
+
+def _pairs(
+    version: registry.Version,
+    champion: registry.Version,
+    candidate: Sequence[Answered],
+    leading: Sequence[Answered],
+    regrade: Callable[[Sequence[Answered]], list[Answered]],
+) -> tuple[dict[int, Pair], list[str]]:
+    """Seed -> the trainings of both recipes with it, and sentences about those that cannot be compared.
+
+    Args:
+        candidate: the version's answers, graded by the judge that all pairs must have; `leading` are the champion's.
+
+    Raises:
+        PipelineError: MLflow has a training and not its answers; without it, the test would be weaker than it looks.
+    """
+    ours, theirs = trainings_of(version), trainings_of(champion)
+    if ours and version.tags[RECIPE] == champion.tags.get(RECIPE):
+        return {}, ["Candidate and champion are trainings of one recipe: what sets them apart is the luck of training."]
+    read = {version.tags[registry.EVALUATION_RUN]: candidate, champion.tags[registry.EVALUATION_RUN]: leading}
+    pairs, left_out = {}, []
+    for seed in sorted(ours.keys() & theirs.keys()):
+        try:
+            pair = tuple(read[run] if run in read else regrade(_answers(run)) for run in (ours[seed], theirs[seed]))
+        except PipelineError as error:
+            raise PipelineError(f"the trainings with seed {seed}: {error}; delete the run if its answers are gone") from None
+        if strangers := unmatched(*pair):
+            why = f"they answered different rows, among them {strangers[0]}"
+        elif any(other_judge(side, candidate) for side in pair):
+            why = "another judge graded them"
+        else:
+            pairs[seed] = pair
+            continue
+        left_out.append(f"The trainings with seed {seed} are left out: {why}.")
+    return pairs, left_out
 
 
 def _mended(version: registry.Version, champion: registry.Version) -> list[str]:
@@ -217,8 +267,12 @@ def gate_verdict(version: registry.Version) -> dict[str, Any]:
 
 def answers_of(version: registry.Version) -> list[Answered]:
     """The version's answered rows of its evaluation."""
+    return _answers(_evaluation_run(version))
+
+
+def _answers(run: str) -> list[Answered]:
     with tempfile.TemporaryDirectory() as folder:
-        path = _fetched(version, EVALUATED.name, Path(folder))
+        path = runs.fetch_artifact(run, EVALUATED.name, Path(folder))
         return [row for row in read_table(path, Answered) if row.policy == CANDIDATE]
 
 
@@ -229,10 +283,14 @@ def artifact_of(version: registry.Version, name: str) -> str:
 
 
 def _fetched(version: registry.Version, name: str, folder: Path) -> Path:
+    return runs.fetch_artifact(_evaluation_run(version), name, folder)
+
+
+def _evaluation_run(version: registry.Version) -> str:
     run = version.tags.get(registry.EVALUATION_RUN)
     if run is None:
         raise PipelineError(
             f"{version.model} version {version.number} has no tag {registry.EVALUATION_RUN}, so nothing says how it was "
             "evaluated; only versions that saferflow run registered can be judged"
         )
-    return runs.fetch_artifact(run, name, folder)
+    return run

@@ -10,7 +10,7 @@ depend on.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -20,13 +20,14 @@ from saferflow.data.tables import atomic, read_table
 from saferflow.errors import DataError
 from saferflow.evaluation.advice import Advice, advise, forgot_most
 from saferflow.evaluation.benchmarks import benchmark_scores, known, to_dict
-from saferflow.evaluation.gate import Verdict, against_base, against_champion, ungraded
+from saferflow.evaluation.gate import Verdict, against_base, against_champion, training_note, ungraded
 from saferflow.evaluation.incidents import against_incidents
 from saferflow.evaluation.intervals import paired
 from saferflow.evaluation.judges import judge_note, shared
 from saferflow.evaluation.measures import by_policy, scores
 from saferflow.evaluation.remedies import Facts
 from saferflow.evaluation.report import Step, render_report
+from saferflow.evaluation.trainings import Pair
 from saferflow.params import Params, load_params
 from saferflow.stages.entry import run_stage
 from saferflow.stages.metrics import write_json, write_metrics
@@ -106,7 +107,7 @@ def judge_candidate(answered: Sequence[Answered], params: Params) -> Verdict:
     options = {"resamples": params.evaluate.resamples, "level": params.gate.level, "seed": params.run.seed}
     differences = paired(groups[CANDIDATE], groups[BASE], **options)
     verdict = against_base(scores(groups[CANDIDATE]), scores(groups[BASE]), differences, params.gate)
-    return Verdict((*verdict.checks, *ungraded(groups[CANDIDATE])), notes_of(params))
+    return Verdict((*verdict.checks, *ungraded(groups[CANDIDATE])), (*notes_of(params), training_note()))
 
 
 def with_incidents(verdict: Verdict, again: Sequence[Answered], params: Params) -> Verdict:
@@ -137,15 +138,20 @@ def advice_on(verdict: Verdict, answered: Sequence[Answered], curated: dict, par
 
 
 def compare_with_champion(
-    candidate: Sequence[Answered], champion: Sequence[Answered], params: Params, mended: Sequence[str] = ()
+    candidate: Sequence[Answered],
+    champion: Sequence[Answered],
+    params: Params,
+    mended: Sequence[str] = (),
+    pairs: Mapping[int, Pair] | None = None,
 ) -> Verdict:
     """The candidate's rows against the champion's rows, one policy on either side whatever its name.
 
     Args:
         mended: incidents that the candidate answers rightly and the champion did not.
+        pairs: seed -> the trainings of both recipes with it.
     """
     options = {"resamples": params.evaluate.resamples, "seed": params.run.seed}
-    verdict = against_champion(candidate, champion, params.gate, mended=mended, **options)
+    verdict = against_champion(candidate, champion, params.gate, mended=mended, pairs=pairs, **options)
     return Verdict(verdict.checks, (*verdict.notes, *notes_of(params)))
 
 
