@@ -1,8 +1,6 @@
 """`saferflow rehearse`: runs a profile's stages for a few steps, and prints tables of what the whole run needs."""
 
 from collections.abc import Sequence
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -12,7 +10,7 @@ from rich.text import Text
 
 from saferflow.cli.show import duration
 from saferflow.errors import PipelineError
-from saferflow.evaluation.ablation import custom
+from saferflow.evaluation.ablation import changed
 from saferflow.params import Params
 from saferflow.rehearsal.memory import Kinds
 from saferflow.rehearsal.pace import SHORT
@@ -46,7 +44,7 @@ def rehearse(
         ParamsError: a setting is no parameter of the profile, or out of its bounds.
         PipelineError: a stage failed; with its name and what it said.
     """
-    params = with_settings(params, settings)
+    params, _ = changed(params, settings)
     report = carry_out(
         root, params, steps=steps, tokens=tokens, thin=thin, prompts=prompts, processes=processes,
         say=lambda line: console.print(Text(line)),
@@ -54,19 +52,6 @@ def rehearse(
     show(console, report)
     if (failed := report.failed) is not None:
         raise PipelineError(f"rehearsal of {report.profile}: stage {failed.stage} failed: {failed.error}")
-
-
-def with_settings(params: Params, settings: Sequence[str]) -> Params:
-    """A profile with the user's values.
-
-    Raises:
-        ParamsError: as `rehearse`.
-    """
-    tree = params.model_dump(mode="json", by_alias=True)
-    for name, value in custom(params, settings).changes.items():
-        *path, last = name.split(".")
-        reduce(getitem, path, tree)[last] = value
-    return Params.model_validate(tree)
 
 
 def show(console: Console, report: Report) -> None:
