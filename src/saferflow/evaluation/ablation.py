@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from saferflow.data.rows import Answered
-from saferflow.errors import ParamsError
+from saferflow.errors import ParamsError, problems
 from saferflow.evaluation.intervals import Paired, paired, unmatched
 from saferflow.evaluation.measures import scores
 from saferflow.params import Params
@@ -111,8 +111,7 @@ def changed(params: Params, settings: Sequence[str]) -> tuple[Params, dict[str, 
     try:
         return Params.model_validate(tree), changes
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise ParamsError(f"{', '.join(settings)}: {problems}") from None
+        raise ParamsError(f"{', '.join(settings)}: {'; '.join(problems(error.errors(), 'the params'))}") from None
 
 
 def _places(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, tuple[dict[str, Any], str]]]:
