@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -17,6 +16,7 @@ import httpx
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 
 from mlflow import MlflowClient
@@ -164,7 +164,7 @@ def packages(wanted: list[Requirement]) -> list[Distribution]:
     chosen: dict[tuple[str, frozenset[str]], Distribution] = {}
     while wanted:
         requirement = wanted.pop()
-        key = re.sub(r"[-_.]+", "-", requirement.name).lower(), frozenset(requirement.extras)
+        key = canonicalize_name(requirement.name), frozenset(requirement.extras)
         if key in chosen:
             continue
         chosen[key] = distribution(requirement.name)

@@ -5,6 +5,8 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from urllib.parse import unquote
 
+from dotenv import dotenv_values
+
 from saferflow.errors import PipelineError
 from saferflow.shell import settle
 from saferflow.tracking import relocation, trouble
@@ -107,11 +109,7 @@ def mlflow_settings(root: Path) -> dict[str, str]:
     file = root / "mlflow" / "server.env"
     if not file.exists():
         raise PipelineError(f"{file}: no such file; run in the project's folder")
-    settings = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
-        name, separator, value = line.partition("=")
-        if separator and not line.startswith("#"):
-            settings[name.strip()] = value.strip()
+    settings = {name: value for name, value in dotenv_values(file, interpolate=False).items() if value is not None}
     store = settings.get("MLFLOW_BACKEND_STORE_URI", "")
     if store.startswith("sqlite:///") and not store.startswith("sqlite:////"):
         settings["MLFLOW_BACKEND_STORE_URI"] = f"sqlite:///{root / store.removeprefix('sqlite:///')}"

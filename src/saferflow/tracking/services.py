@@ -1,4 +1,7 @@
-"""The local servers of a checkout, as processes that outlive a run: Prefect's and MLflow's pages, on loopback."""
+"""The local servers of a checkout, as processes that outlive a run: Prefect's and MLflow's pages, on loopback.
+
+`prefect server start --background` is for one server, and does not see which checkout and port it belongs to.
+"""
 
 import json
 import os
