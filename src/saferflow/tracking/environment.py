@@ -8,11 +8,9 @@ from urllib.parse import unquote
 from dotenv import dotenv_values
 
 from saferflow.errors import PipelineError
+from saferflow.layout import HOME
 from saferflow.shell import settle
 from saferflow.tracking import relocation, trouble
-
-HOME = Path(".saferflow")
-"""Folder of the records on this machine: MLflow's store, Prefect's store, locks, addresses of servers."""
 
 RESERVED = "?#%"
 """Characters with a meaning in an address."""

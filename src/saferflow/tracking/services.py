@@ -21,8 +21,8 @@ import psutil
 
 from saferflow.addresses import unusable_proxies
 from saferflow.errors import PipelineError
+from saferflow.layout import HOME
 from saferflow.tracking import trouble
-from saferflow.tracking.environment import HOME
 
 HOST = "127.0.0.1"
 START_SECONDS = 300
