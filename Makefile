@@ -16,7 +16,7 @@ run: .venv/run ## align the policy of params.yaml: only what is not up to date; 
 test: .venv/test ## the default tests; ARGS="tests/flows -x"
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
-slow: .venv/test .venv/harness .venv/vision .venv/llama ## the tests that take minutes
+slow: .venv/test .venv/harness .venv/vision .venv/llama .venv/vllm ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow --timeout 600 $(SIDE_BY_SIDE) $(ARGS)
 
 lint: .venv/test ## style and layers
@@ -69,6 +69,11 @@ doctor: .venv/run ## is everything this machine needs there
 .venv/llama: tests/llama.txt .venv/test
 	@rm -rf $@ && $(BIN)/python -m pip install --quiet --no-deps --only-binary :all: --target $@ -r tests/llama.txt || \
 		echo "no llama.cpp server here: tests/endpoint/test_real_server.py is skipped"
+
+# vLLM for CPUs in an environment of its own: it wants older releases than Prefect and we do. Where there are no wheels, its test is skipped.
+.venv/vllm: tests/vllm_environment.py .venv/test
+	@rm -rf $@ && $(BIN)/python tests/vllm_environment.py $@ || { rm -rf $@; \
+		echo "no vLLM for CPUs here: its test in tests/training/test_vllm_server.py is skipped"; }
 
 clean: stop ## remove the virtual environment and what runs left, not DVC's cache or the registry
 	rm -rf .venv logs build src/*.egg-info .pytest_cache .ruff_cache

@@ -278,7 +278,7 @@ def test_padding_to_the_longest_changes_no_loss(policy, tmp_path):
 
 def test_without_vllm_its_engines_are_refused_with_the_way_out(monkeypatch):
     monkeypatch.setattr(grpo, "find_spec", lambda name: None)
-    with pytest.raises(TrainingError, match=r"pip install 'saferflow\[vllm\]'"):
+    with pytest.raises(TrainingError, match=r"docs/training\.md, Rollouts by vLLM"):
         engine(ColocatedVLLM(kind="vllm", gpu_memory=0.4, tensor_parallel=1, sleep=True), [])
     assert engine(TransformersEngine(kind="transformers"), [7])["generation_kwargs"] == {"suppress_tokens": [7]}
 

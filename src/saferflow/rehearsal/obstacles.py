@@ -38,7 +38,7 @@ def obstacles(
         *(("evaluate", why) for name, judge in members(params.evaluate.judge).items() for why in _unreachable(name, judge)),
     ]
     if params.grpo.engine.kind == "vllm" and find_spec("vllm") is None:
-        way = "pip install 'saferflow[vllm]', or take kind transformers"
+        way = "install it (docs/training.md, Rollouts by vLLM), or take kind transformers"
         obstacle_list.append(("grpo", f"grpo.engine is vllm, which is not installed; {way}"))
     return sorted(obstacle_list, key=lambda obstacle: STAGES.index(obstacle[0]))
 

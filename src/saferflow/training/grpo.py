@@ -175,8 +175,8 @@ def engine(params: TransformersEngine | ColocatedVLLM | VLLMServer, unsaid: Sequ
         return {"generation_kwargs": {"suppress_tokens": list(unsaid)}}
     if find_spec("vllm") is None:
         raise TrainingError(
-            f"grpo.engine is {params.kind}, and vLLM is not installed: pip install 'saferflow[vllm]' on a machine with a "
-            "GPU, or set grpo.engine to {kind: transformers}"
+            f"grpo.engine is {params.kind}, and vLLM is not installed in this environment (docs/training.md, Rollouts by vLLM); "
+            "install it, or set grpo.engine to {kind: transformers}"
         )
     never = {"generation_kwargs": {"logit_bias": dict.fromkeys(unsaid, -100.0)}}
     if isinstance(params, VLLMServer):

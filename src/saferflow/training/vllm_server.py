@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -43,8 +44,9 @@ from saferflow.training.vllm_program import program
 SERVED = "policy"
 """The served model's name."""
 LOOK_SECONDS = 0.5
-TAIL = 12
-"""Lines of the log that an error shows."""
+TAIL = 6
+"""Lines of the log's end that an error shows."""
+_FAULT = re.compile(r"(?:ERROR .*|^)\b\w+(?:Error|Exception): ")
 LEASH = Path(__file__).with_name("leash.py")
 
 
@@ -142,7 +144,7 @@ class VLLMServer:
             raise PolicyError(f"vLLM refuses a prompt ({error.status_code}: {reported:.300}); its log: {self._log}") from None
         except APIError as error:
             if isinstance(error, APIConnectionError) and not self.alive:
-                raise PolicyError(f"vLLM has ended; the end of {self._log}:\n{_tail(self._log)}") from None
+                raise PolicyError(f"vLLM has ended; from {self._log}:\n{_tail(self._log)}") from None
             raise PolicyError(f"vLLM did not answer ({type(error).__name__}); its log: {self._log}") from None
         return [choice["message"]["content"] or "" for choice in sorted(answer["choices"], key=lambda one: one["index"])]
 
@@ -150,7 +152,7 @@ class VLLMServer:
         started = time.monotonic()
         while True:
             if not self.alive:
-                raise PolicyError(f"vLLM ended before it answered; the end of {self._log}:\n{_tail(self._log)}")
+                raise PolicyError(f"vLLM ended before it answered; from {self._log}:\n{_tail(self._log)}")
             with suppress(httpx.HTTPError):
                 if httpx.get(health, trust_env=False, timeout=5).is_success:
                     return
@@ -224,4 +226,7 @@ def _free_port() -> int:
 
 
 def _tail(log: Path) -> str:
-    return "\n".join(line[:300] for line in log.read_text(errors="replace").splitlines()[-TAIL:])
+    """The first fault that a log names, and its end, where Python says what else it leaves behind."""
+    lines = log.read_text(errors="replace").splitlines()
+    first = next(([line] for line in lines[:-TAIL] if _FAULT.search(line)), [])
+    return "\n".join(line[:300] for line in [*first, *lines[-TAIL:]])
