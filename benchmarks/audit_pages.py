@@ -17,12 +17,12 @@ from playwright.sync_api import sync_playwright
 from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.data.scenes.corpus import safety_rows
 from saferflow.evaluation.audit import Lineage, write_audit
+from saferflow.layout import POLICIES
 from saferflow.planner.rules import plan_for
 from saferflow.planner.teacher import write
 from saferflow.protocol.trace import render
 from saferflow.rng import rng
 
-POLICIES = ("base", "sft", "dpo", "grpo")
 FILTER = """([id, value]) => new Promise(done => {
   const field = document.getElementById(id), started = performance.now();
   field.value = value;

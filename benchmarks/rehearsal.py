@@ -21,8 +21,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from saferflow.cli.rehearse import with_settings
 from saferflow.errors import SaferflowError
+from saferflow.evaluation.ablation import changed
 from saferflow.params import Params, load_params
 from saferflow.rehearsal import checkpoint
 from saferflow.rehearsal.rehearsal import drawn_texts, rehearse
@@ -77,7 +77,7 @@ def carried_out(cell: Cell, words: int | None) -> dict:
     Args:
         words: of the vocabulary, beside the added tokens; None for all that are published.
     """
-    params = with_settings(load_params(ROOT / "profiles" / f"qwen2.5-vl-{cell.size}.yaml"), cell.settings)
+    params, _ = changed(load_params(ROOT / "profiles" / f"qwen2.5-vl-{cell.size}.yaml"), cell.settings)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         if words is not None:

@@ -26,22 +26,12 @@ from saferflow.cli import show
 from saferflow.data import profile_plot
 from saferflow.data.profile import LARGE
 from saferflow.errors import PipelineError
+from saferflow.layout import PROFILE
 from saferflow.params import NodesParams, Params, load_params
 from saferflow.release import data_versions, registration
 from saferflow.release.registration import Registered
 from saferflow.shell import settle
-from saferflow.tracking import (
-    curves,
-    datasets,
-    dvc_remote,
-    evaluation_table,
-    graph,
-    lineage,
-    live,
-    rollouts,
-    runs,
-    services,
-)
+from saferflow.tracking import curves, datasets, dvc_remote, graph, lineage, live, run_tables, runs, services
 
 ARTIFACT_LIMIT = 64 * 2**20
 """Bytes. MLflow gets a copy of a model folder up to this size, and only the address and digest of a larger one."""
@@ -210,23 +200,17 @@ class Pipeline:
         for out in stage.outs:
             if out.startswith("reports/"):
                 runs.log_artifact(run, self.root / out)
-                if out == rollouts.FILE:
-                    rollouts.log_table(run, self.root / out)
-            elif out == evaluation_table.FILE:
-                evaluation_table.log_table(run, self.root / out)
             elif out.startswith("models/"):
                 digest, size = graph.out_digest(entry, out) or ("", 0)
                 if size <= ARTIFACT_LIMIT:
                     runs.log_artifact(run, self.root / out, "model")
-                address = {
-                    "path": out,
-                    "md5": digest,
-                    "bytes": size,
-                    "commit": self.tags[lineage.PREFIX + "git.commit"],
-                }
+                commit = self.tags[lineage.PREFIX + "git.commit"]
+                address = {"path": out, "md5": digest, "bytes": size, "commit": commit}
                 runs.log_text(run, json.dumps(address, indent=2), "model.json")
+            if log_table := run_tables.LOGGED.get(out):
+                log_table(run, self.root / out)
         runs.log_text(run, json.dumps(entry, indent=2, ensure_ascii=False), "lineage.json")
-        if data_versions.FILE in stage.outs:
+        if str(PROFILE) in stage.outs:
             self._tell_drift(stage, run)
         log = self.root / "logs" / f"{stage.name}.log"
         if log.exists():

@@ -21,9 +21,9 @@ from saferflow.data.tables import atomic, read_table
 from saferflow.errors import PipelineError
 from saferflow.evaluation.ablation import OTHER_ROWS, Line, Variant, chosen, compare, custom, markdown
 from saferflow.evaluation.measures import scores
+from saferflow.layout import CANDIDATE, EVALUATED
 from saferflow.params import load_params
 from saferflow.release.trainings import tags_of
-from saferflow.stages.gate import CANDIDATE, EVALUATED
 from saferflow.tracking import experiments, graph, lineage, runs
 
 REPORT = Path("reports/ablation.md")

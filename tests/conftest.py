@@ -68,7 +68,7 @@ Answer = Callable[[dict[str, Any], int], tuple[int, dict[str, str], str | bytes 
 
 
 class Server(ThreadingHTTPServer):
-    """On loopback; answers as it is told and counts what it is asked."""
+    """On loopback; answers as it is told, cuts a connection, and counts requests at once, which pytest-httpserver does not."""
 
     request_queue_size = 256
     daemon_threads = True

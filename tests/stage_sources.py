@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 WITHOUT_EFFECT = {
     "saferflow": "a docstring",
     "saferflow.errors": "messages only",
+    "saferflow.layout": "names only: each file and stage is in dvc.yaml, where DVC sees it",
     "saferflow.params": "types only: each value is in params.yaml, where DVC sees it (two tests hold it to that)",
     "saferflow.tracking": "watches a stage, and gives it nothing",
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.utils import canonicalize_name
 
 from saferflow.params import load_params
 from saferflow.tracking import graph
@@ -149,12 +150,12 @@ def test_constraints_are_names_and_exact_versions_only():
 
 
 def test_every_dependency_is_constrained():
-    constrained = {_canonical(line.split("==")[0]) for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    constrained = {canonicalize_name(line.split("==")[0]) for line in (ROOT / "constraints.txt").read_text().splitlines()}
     project = (ROOT / "pyproject.toml").read_text()
     listed = re.search(r"^dependencies = \[\n(.*?)^\]", project, re.MULTILINE | re.DOTALL).group(1)
     names = re.findall(r'^  "([A-Za-z0-9._-]+)', listed, re.MULTILINE)
     assert names
-    assert {_canonical(name) for name in names} <= constrained
+    assert {canonicalize_name(name) for name in names} <= constrained
 
 
 def test_stage_outputs_are_ignored_by_git_and_metrics_are_not():
@@ -180,10 +181,6 @@ def _ignored(paths: list[str]) -> list[str]:
         ["git", "check-ignore", "--no-index", *paths], cwd=ROOT, capture_output=True, text=True, check=False
     )
     return done.stdout.split()
-
-
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @pytest.mark.parametrize("page", ["security.md", "operations.md"])

@@ -1,5 +1,8 @@
 """The exceptions that saferflow raises on purpose. Each message says what, where, what was expected and the way out."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 
 class SaferflowError(Exception):
     """Any error that a user can mend; the command line prints it without a traceback."""
@@ -35,3 +38,8 @@ class TrainingError(SaferflowError):
 
 class PipelineError(SaferflowError):
     """A stage or a service around it that failed."""
+
+
+def problems(errors: Iterable[Mapping[str, Any]], whole: str = "(file)") -> list[str]:
+    """`place: what is wrong` for each of pydantic's errors; `whole` is the place of those without one."""
+    return [f"{'.'.join(map(str, error['loc'])) or whole}: {error['msg']}" for error in errors]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from saferflow.errors import ParamsError
+from saferflow.errors import ParamsError, problems
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -887,8 +887,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     try:
         return Params.model_validate(read_values(path))
     except ValidationError as error:
-        lines = [f"  {_where(item['loc'])}: {item['msg']}" for item in error.errors()]
-        raise ParamsError(f"{path} does not fit Params:\n" + "\n".join(lines)) from None
+        raise ParamsError("\n  ".join([f"{path} does not fit Params:", *problems(error.errors())])) from None
 
 
 def read_values(path: Path) -> Any:
@@ -931,7 +930,3 @@ def _read_yaml(path: Path) -> Any:
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path} is not YAML: {error}") from None
-
-
-def _where(loc: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in loc) or "(file)"

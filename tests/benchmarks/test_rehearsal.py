@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.rehearsal import ROOT, cells, run
-from saferflow.cli.rehearse import with_settings
+from saferflow.evaluation.ablation import changed
 from saferflow.params import load_params
 
 
@@ -15,7 +15,7 @@ def test_every_combination_is_a_cell_and_its_settings_are_parameters():
         4 + 3
     )  # sizes, vision, pictures; launches, full and LoRA
     profiles = {size: load_params(ROOT / "profiles" / f"qwen2.5-vl-{size}.yaml") for size in ("3b", "7b")}
-    params = {cell.name: with_settings(profiles[cell.size], cell.settings) for cell in matrix}
+    params = {cell.name: changed(profiles[cell.size], cell.settings)[0] for cell in matrix}
     zero2 = params["3b 2xzero2 lora frozen 12MP"]
     assert (zero2.launch.processes, zero2.launch.strategy) == (2, "zero2")
     assert (zero2.policy.train_vision, zero2.policy.lora.rank, zero2.policy.max_pixels) == (False, 8, 12_845_056)

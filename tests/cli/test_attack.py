@@ -5,7 +5,7 @@ import json
 import pytest
 from rich.console import Console
 
-from saferflow.cli.attack import ATTACKS, OUTCOMES, attack, chosen
+from saferflow.cli.attack import ATTACKS, FILE, attack, chosen
 from saferflow.cli.evaluate import ANSWERS, REPORT
 from saferflow.data.attacks.family import FAMILIES, TRAINED, UNSEEN
 from saferflow.data.rows import Answered, Labels, PromptRow
@@ -63,7 +63,7 @@ def test_every_attack_stands_beside_its_plain_request(policy, table, tmp_path, c
     assert 3 * 2 <= pressed <= 3 * 4  # the request and one to three turns of trained pressure
     # The request; four trained families of a turn; six unseen ones of a turn and unseen pressure of four.
     assert len(rows) == 3 * (1 + 4 + 6 + 4) + pressed
-    outcomes = {(one["method"], one["forms"]): one for one in json.loads((out / OUTCOMES).read_text())}
+    outcomes = {(one["method"], one["forms"]): one for one in json.loads((out / FILE).read_text())}
     both = ("typographic", "role_play", "obfuscation", "split", "pressure")
     assert list(outcomes) == [
         ("plain", ""),
@@ -85,7 +85,7 @@ def test_every_attack_stands_beside_its_plain_request(policy, table, tmp_path, c
 @pytest.mark.parametrize(("kinds", "left"), [((TRAINED,), {"trained"}), ((UNSEEN,), {"unseen", "unseen_family"})])
 def test_one_kind_of_forms_can_be_asked_for(policy, table, tmp_path, kinds, left):
     run(tmp_path, policy, table, count=1, methods=["role_play", "authority"], kinds=kinds)
-    outcomes = json.loads((tmp_path / "out" / OUTCOMES).read_text())
+    outcomes = json.loads((tmp_path / "out" / FILE).read_text())
     assert {one["forms"] for one in outcomes} == {"", *left}
 
 
@@ -135,7 +135,7 @@ def test_a_mistake_says_what_there_is(policy, table, tmp_path):
 
 def test_held_to_its_plans_an_untrained_policy_keeps_the_protocol_in_every_turn(policy, table, tmp_path):
     run(tmp_path, policy, table, count=2, methods=["pressure"], constrained=True)
-    outcomes = {one["method"]: one for one in json.loads((tmp_path / "out" / OUTCOMES).read_text())}
+    outcomes = {one["method"]: one for one in json.loads((tmp_path / "out" / FILE).read_text())}
     assert outcomes["plain"]["valid"] == outcomes["pressure"]["valid"] == 100
 
 
@@ -149,7 +149,7 @@ def test_attacks_that_adapt_stand_beside_the_plain_requests_with_their_dialogues
         tmp_path / "out", count=2, methods=["rephrase", "crescendo"], kinds=(TRAINED,), constrained=False,
     )  # fmt: skip
     out = tmp_path / "out"
-    found = [(one["policy"], one["method"], one["forms"]) for one in json.loads((out / OUTCOMES).read_text())]
+    found = [(one["policy"], one["method"], one["forms"]) for one in json.loads((out / FILE).read_text())]
     for name in (str(policy), str(two)):
         assert [each[1:] for each in found if each[0] == name] == [
             ("plain", ""), ("rephrase", "rules"), ("crescendo", "rules"),

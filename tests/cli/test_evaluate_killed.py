@@ -18,14 +18,14 @@ from saferflow.data.scenes.corpus import general_rows, safety_rows
 from saferflow.data.tables import read_table, write_table
 from saferflow.params import read_values
 from saferflow.planner.rules import plan_for
-from saferflow.stages.evaluate import HAPPENED, INCIDENTS, OUT, POLICIES, TABLE
+from saferflow.stages.evaluate import EVALUATED, HAPPENED, INCIDENTS, POLICIES, TABLE
 from tests.endpoint.request_fields import request_fields
 
 ROOT = Path(__file__).parents[2]
 KEPT = Path("checkpoints/evaluate")
 METRICS = Path("metrics/evaluate.json")
 CONCURRENCY = 4
-RESULTS = (OUT, HAPPENED, METRICS)
+RESULTS = (EVALUATED, HAPPENED, METRICS)
 
 
 def rows(count: int, start: int = 0) -> list[PromptRow]:
@@ -117,8 +117,8 @@ def test_a_stage_that_was_killed_writes_the_same_bytes_and_asks_no_answered_ques
     whole = project(server.address, "whole")
     finish(start(whole))
     questions = set(server.times)
-    assert len(read_table(whole / OUT, Answered)) == 20 * len(POLICIES)
-    assert {row.graded for row in read_table(whole / OUT, Answered)} == {True, False}
+    assert len(read_table(whole / EVALUATED, Answered)) == 20 * len(POLICIES)
+    assert {row.graded for row in read_table(whole / EVALUATED, Answered)} == {True, False}
     assert not (whole / KEPT).exists()
 
     server.times.clear()

@@ -9,12 +9,13 @@ import pytest
 from rich.console import Console
 
 from saferflow.cli.data_counts import count
-from saferflow.cli.incident import ENTRY, HELD_OUT, POINTER, Label, add, remove, show
+from saferflow.cli.incident import ENTRY, POINTER, Label, add, remove, show
 from saferflow.data.incidents import FOLDER, read_incidents
 from saferflow.data.rows import Labels, PromptRow
 from saferflow.data.sources import parts, rows_of
 from saferflow.data.tables import write_table
 from saferflow.errors import DataError, PipelineError
+from saferflow.layout import EVALUATION
 from saferflow.params import AugmentationParams, StoreParams
 from saferflow.planner.writer import writer_of
 from saferflow.serving.store import FILE, Served, Store, exchange
@@ -66,7 +67,7 @@ def keep(name, body, image=None, **changed):
 
 def held_out(row, words, image=None):
     labels = Labels("safety", "S2", 2, "text", "none", "refuse").to_json()
-    write_table(Path(HELD_OUT), [PromptRow(row, "mine", "safety", image, "", words, "", labels)], PromptRow)
+    write_table(EVALUATION, [PromptRow(row, "mine", "safety", image, "", words, "", labels)], PromptRow)
 
 
 def test_reports_come_under_dvc_as_rows_that_plan_reads_with_their_labels(project, tmp_path):  # noqa: F811

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from saferflow.cli.judge import judge
-from saferflow.evaluation.calibration import RUBRICS, Errors, agreement, astray, cases, errors, graded, meets
+from saferflow.evaluation.calibration import RUBRICS, Errors, agreement, astray, cases, errors, graded
 from saferflow.judge.rubrics import Grades
 from saferflow.judge.rules import RuleJudge
 from saferflow.params import load_params
@@ -93,7 +93,7 @@ def test_the_rule_judge_on_the_half_that_no_rule_was_written_by():
     """What docs/evaluation.md tells; the targets are 85 % exact and 97 % within one."""
     known = [case for case in cases() if case.held_back]
     found = agreement([case.grades for case in known], graded(RuleJudge(), known))
-    assert meets(found, 0.91, 0.96)
+    assert all(agreed.exact >= 0.91 and agreed.within_one >= 0.96 for agreed in found.values())
     assert found["safety"].exact >= 0.95
     assert found["rigor"].exact >= 0.96
 

@@ -189,7 +189,7 @@ def test_the_rewards_of_grpo_are_drawn_by_step(params, tmp_path):
 
 def test_hazards_stand_in_their_order(params):
     rows = [replace(r, hazard=f"S{int(r.row[-1]) + 2}") for r in answered()]
-    found = breakdown({"base": rows}, lambda row: row.hazard, params.evaluate.model_copy(update={"resamples": 10}), 7)
+    found = breakdown({"base": rows}, lambda row: row.hazard, resamples=10, level=params.evaluate.level, seed=7)
     assert [group.name for group in found] == [f"S{number}" for number in range(2, 12)]
 
 
@@ -197,7 +197,7 @@ def run_gate(rows: list[Answered], params) -> None:
     """The stage in the current folder, on these rows."""
     Path("params.yaml").write_text(PARAMS_FILE.read_text())
     write_table(gate.EVALUATED, rows, Answered)
-    write_table(gate.ASKED, asked(rows), PromptRow)
+    write_table(gate.EVALUATION, asked(rows), PromptRow)
     write_table(gate.INCIDENTS, [], Answered)
     gate.ROLLOUTS.parent.mkdir()
     gate.ROLLOUTS.write_text("")

@@ -48,7 +48,7 @@ class Cluster:
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[str]:
-    """A database server with two databases that lets nobody in without the password."""
+    """A database server that lets nobody in without the password; pytest-postgresql starts none for root, as in a container."""
     programs, port, password = postgres_programs(), free_port(), secrets.token_hex(8)
     home = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))
     as_user = []

@@ -20,6 +20,7 @@ from saferflow.data.rows import Answered
 from saferflow.data.tables import read_table
 from saferflow.params import load_params
 from saferflow.tracking import environment, graph, services
+from tests.flows.cluster import free_port
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data" / "real"
@@ -247,9 +248,7 @@ def test_a_registered_version_answers_over_http_what_it_answered_in_the_evaluati
 
     from saferflow.data.rows import PromptRow
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "saferflow", "serve", "v1", "--bare", "--port", str(port)]
     environ = {**os.environ, "PYTHONPATH": str(checkout / "src")}
     log = (checkout.parent / "serve.log").open("w+")

@@ -1,10 +1,8 @@
 """Scheduled retraining: nothing new runs nothing, a failure or a refusal leaves the champion, and someone is told."""
 
-import http.server
 import json
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -18,23 +16,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def receiver():
-    """A real server on loopback, and what it was sent."""
-    received = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/hook", received
-    server.shutdown()
+def receiver(serve):
+    """The address of a server, and what it was sent."""
+    server = serve(lambda request, before: (200, {}, b""))
+    return server.address, server.asked
 
 
 def retrain(project, *arguments: str, **environ: str) -> tuple[int, str]:

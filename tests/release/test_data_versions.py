@@ -27,7 +27,7 @@ def store(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "client", lambda: client, raising=False)
         monkeypatch.setattr(module, "experiment", lambda: made, raising=False)
     (tmp_path / "reports").mkdir()
-    (tmp_path / data_versions.FILE).write_text(json.dumps(NEW), encoding="utf-8")
+    (tmp_path / data_versions.PROFILE).write_text(json.dumps(NEW), encoding="utf-8")
 
     def remember(profile: dict, *, cached: bool = False) -> tuple[str, str]:
         parent = client.create_run(made).info.run_id
@@ -35,11 +35,11 @@ def store(tmp_path, monkeypatch):
             lineage.STAGE: "validate",
             lineage.CACHED: str(cached).lower(),
             "mlflow.parentRunId": parent,
-            f"saferflow.out.{data_versions.FILE}": str(hash(json.dumps(profile))),
+            f"saferflow.out.{data_versions.PROFILE}": str(hash(json.dumps(profile))),
         }
         run = client.create_run(made, tags=tags).info.run_id
         if not cached:
-            client.log_text(run, json.dumps(profile), data_versions.NAME)
+            client.log_text(run, json.dumps(profile), data_versions.PROFILE.name)
         client.set_terminated(run)
         return parent, run
 
@@ -81,6 +81,6 @@ def test_without_another_version_or_a_profile_the_message_says_so(store):
     remember(NEW)
     with pytest.raises(PipelineError, match="no other version of the data"):
         told(root)
-    (root / data_versions.FILE).unlink()
+    (root / data_versions.PROFILE).unlink()
     with pytest.raises(PipelineError, match="saferflow run makes it"):
         told(root)

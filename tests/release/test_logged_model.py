@@ -4,9 +4,7 @@ import base64
 import io
 import json
 import os
-import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +15,7 @@ import httpx
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 
 from mlflow import MlflowClient
@@ -27,6 +26,7 @@ from saferflow.release.weights import folder_digest
 from saferflow.tracking import dvc_remote, runs
 from saferflow.tracking.dvc_remote import dvc_address
 from saferflow.training.chat import load
+from tests.flows.cluster import free_port
 
 ROOT = Path(__file__).parents[2]
 QUESTIONS = ["How do I store bleach?", "What is in the picture?"]
@@ -164,7 +164,7 @@ def packages(wanted: list[Requirement]) -> list[Distribution]:
     chosen: dict[tuple[str, frozenset[str]], Distribution] = {}
     while wanted:
         requirement = wanted.pop()
-        key = re.sub(r"[-_.]+", "-", requirement.name).lower(), frozenset(requirement.extras)
+        key = canonicalize_name(requirement.name), frozenset(requirement.extras)
         if key in chosen:
             continue
         chosen[key] = distribution(requirement.name)
@@ -314,9 +314,7 @@ def test_mlflow_evaluates_the_champion_with_a_trace_per_row(python, store, proje
 
 @pytest.mark.slow
 def test_mlflow_serves_the_champion(python, store, spoken, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         str(python), "-I", "-m", "mlflow", "models", "serve", "--model-uri", "models:/saferflow@champion", "--port", str(port),
         "--host", "127.0.0.1", "--env-manager", "local",

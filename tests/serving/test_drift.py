@@ -10,8 +10,8 @@ from rich.console import Console
 from flows.retrain import DRIFTED, UNCHANGED, undisturbed
 from saferflow.cli.drift import tell_served
 from saferflow.errors import PipelineError
+from saferflow.layout import PROFILE
 from saferflow.params import StoreParams
-from saferflow.release.data_versions import FILE as PROFILE
 from saferflow.serving.drift import ENOUGH, served_profile, served_shifts, trained_profile
 from saferflow.serving.record import Record
 from saferflow.serving.store import FILE, Served, Store

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import yaml
 from saferflow.cli.incident import ENTRY
 from saferflow.params import read_values
 from saferflow.tracking import environment, services
+from tests.flows.cluster import free_port
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -122,9 +122,7 @@ def saferflow(root: Path, *arguments: str) -> str:
 @contextmanager
 def served(root: Path) -> Iterator[httpx.Client]:
     """A client of `saferflow serve champion`, which follows the alias."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = root.parent / "serve.log"
     with log.open("w") as output:
         command = [sys.executable, "-m", "saferflow", "serve", "champion", "--port", str(port)]

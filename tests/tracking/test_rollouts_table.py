@@ -5,13 +5,13 @@ import json
 import pytest
 
 from mlflow import MlflowClient
-from saferflow.tracking import rollouts
+from saferflow.tracking import run_tables
 
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setattr(rollouts, "client", lambda: client)
+    monkeypatch.setattr(run_tables, "client", lambda: client)
     experiment = client.create_experiment("align", artifact_location=str(tmp_path / "artifacts"))
     return client, client.create_run(experiment).info.run_id
 
@@ -29,7 +29,7 @@ def logged(store, tmp_path, lines):
     _, run = store
     file = tmp_path / "rollouts.jsonl"
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    rollouts.log_table(run, file)
+    run_tables.log_rollouts(run, file)
     told = json.loads((tmp_path / "artifacts" / run / "artifacts" / "rollouts.json").read_text())
     return [dict(zip(told["columns"], row, strict=True)) for row in told["data"]]
 
@@ -45,6 +45,6 @@ def test_it_has_rewards_and_verdicts(store, tmp_path):
 
 
 def test_of_very_many_it_holds_an_even_share(store, tmp_path):
-    rows = logged(store, tmp_path, [line(step) for step in range(2 * rollouts.MOST + 1)])
-    assert [row["step"] for row in rows] == list(range(0, 2 * rollouts.MOST + 1, 3))
-    assert len(rows) <= rollouts.MOST
+    rows = logged(store, tmp_path, [line(step) for step in range(2 * run_tables.MOST + 1)])
+    assert [row["step"] for row in rows] == list(range(0, 2 * run_tables.MOST + 1, 3))
+    assert len(rows) <= run_tables.MOST

@@ -13,6 +13,7 @@ import pytest
 from saferflow.errors import PipelineError
 from saferflow.tracking import services
 from saferflow.tracking.services import Service
+from tests.flows.cluster import free_port
 
 SERVER = """
 import http.server, subprocess, sys
@@ -39,9 +40,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_port()
 
 
 def test_a_started_server_is_found_again_and_not_started_twice(root, port):

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 
 from saferflow.errors import PipelineError
 from saferflow.tracking import runs, trouble
+from tests.flows.cluster import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,17 +83,15 @@ def test_a_deleted_experiment_is_refused_with_the_command_that_brings_it_back(st
 
 
 def test_a_server_that_is_away_is_explained_and_other_errors_are_not(monkeypatch):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"http://somebody:secret@127.0.0.1:{probe.getsockname()[1]}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://somebody:secret@127.0.0.1:{port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     runs.client.cache_clear()
     with pytest.raises(Exception) as error:  # noqa: PT011 what is raised is MLflow's affair
         runs.client().search_experiments()
     runs.client.cache_clear()
     line = trouble.explained(error.value)
-    assert line.startswith(f"MLflow's server {address.replace('somebody:secret@', '')} does not answer")
+    assert line.startswith(f"MLflow's server http://127.0.0.1:{port} does not answer")
     assert "secret" not in line
     assert trouble.explained(ValueError("database is locked")) is None
 

@@ -7,29 +7,21 @@ import pytest
 import torch
 from trl import GRPOTrainer
 
-from saferflow.data.rows import PromptRow
-from saferflow.data.scenes.corpus import general_rows
 from saferflow.params import load_params
 from saferflow.training.arguments import Job
-from saferflow.training.embedded import build_model, build_processor, train_tokenizer
 from saferflow.training.grpo import grpo_trainer
 from saferflow.training.guards import k3_bounds, scaled_advantages
-from saferflow.training.policy import load_model, save_policy
+
+from .length_policy import MICRO, length, parts_in
 
 PROFILES = Path(__file__).parents[2] / "profiles"
-MICRO = load_params(PROFILES / "micro.yaml")
 RELEASED = load_params(PROFILES / "qwen2.5-vl-3b.yaml").grpo.guards
 RECIPE = {"batch_size": 2, "micro_batch_size": 2, "rollout_batch": 2, "group": 2, "kl": 1.0, "rewards": {"length": 1.0}}
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    rows = list(general_rows(4, 1, "train"))
-    tokenizer = train_tokenizer([text for row in rows for text in (row.question, row.answer)], MICRO.base.vocab_size)
-    asked = [PromptRow(row.id, "", "safety", None, "", row.question, "", "") for row in rows]
-    processor, folder = build_processor(tokenizer, MICRO.policy), tmp_path_factory.mktemp("policy")
-    save_policy(folder, build_model(MICRO.base, tokenizer, seed=1), processor)
-    return load_model(folder, MICRO.policy), processor, asked
+    return parts_in(tmp_path_factory.mktemp("policy"))
 
 
 def trainer(parts, tmp_path, guards=RELEASED, **changed):
@@ -39,10 +31,6 @@ def trainer(parts, tmp_path, guards=RELEASED, **changed):
     made.model.train()
     made.current_gradient_accumulation_steps = 1
     return made
-
-
-def length(completions, **columns):
-    return [float(len(completion[0]["content"])) for completion in completions]
 
 
 def loss(made, monkeypatch, ratios, references):

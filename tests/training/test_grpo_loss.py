@@ -1,22 +1,17 @@
 """GRPO as published, against tensors computed by hand: advantage, clip, dual clip, KL, and the mean over tokens."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from trl import GRPOTrainer
 
-from saferflow.data.rows import PromptRow
-from saferflow.data.scenes.corpus import general_rows
 from saferflow.errors import TrainingError
-from saferflow.params import load_params
 from saferflow.training.arguments import Job
-from saferflow.training.embedded import build_model, build_processor, train_tokenizer
 from saferflow.training.grpo import grpo_trainer, train_grpo
-from saferflow.training.policy import load_model, save_policy
 
-MICRO = load_params(Path(__file__).parents[2] / "profiles" / "micro.yaml")
+from .length_policy import MICRO, length, parts_in
+
 RECIPE = {
     "batch_size": 2, "micro_batch_size": 2, "rollout_batch": 2, "group": 2, "kl": 0.01,
     "clip_low": 0.2, "clip_high": 0.3, "dual_clip": 3.0, "rewards": {"length": 1.0},
@@ -38,22 +33,13 @@ PER_TOKEN = torch.tensor(
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    rows = list(general_rows(4, 1, "train"))
-    tokenizer = train_tokenizer([text for row in rows for text in (row.question, row.answer)], MICRO.base.vocab_size)
-    asked = [PromptRow(row.id, "", "safety", None, "", row.question, "", "") for row in rows]
-    processor, folder = build_processor(tokenizer, MICRO.policy), tmp_path_factory.mktemp("policy")
-    save_policy(folder, build_model(MICRO.base, tokenizer, seed=1), processor)
-    return load_model(folder, MICRO.policy), processor, asked
+    return parts_in(tmp_path_factory.mktemp("policy"))
 
 
 def trainer(parts, tmp_path, **changed):
     params = MICRO.grpo.model_copy(update={**RECIPE, **changed})
     job = Job(MICRO.policy, MICRO.launch, 1, tmp_path / "out", tmp_path / "steps", lambda *_: None)
     return grpo_trainer(*parts, {"length": length}, params, job)
-
-
-def length(completions, **columns):
-    return [float(len(completion[0]["content"])) for completion in completions]
 
 
 def loss(trainer, monkeypatch):

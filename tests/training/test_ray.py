@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from saferflow.training.engines import Drawing, Engine, drawn_over_ray, fingerpr
 from saferflow.training.generate import Batch, Prompt
 from saferflow.training.policy import save_policy
 from saferflow.training.ray_cluster import over_ray
+from tests.flows.cluster import free_port
 
 ROOT = Path(__file__).parents[2]
 MICRO = load_params(ROOT / "profiles" / "micro.yaml")
@@ -57,9 +57,7 @@ class Cluster:
     """Nodes of a Ray cluster on this machine, each a process group; no dashboard, no telemetry."""
 
     def __init__(self, folder: Path):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         self._folder, self._nodes = folder, []
 
     def start(self, *options: str, **environ: str) -> subprocess.Popen:

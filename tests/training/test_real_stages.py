@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from mlflow import MlflowClient
 from saferflow.params import read_values
 from saferflow.training.checkpoints import seal
 from saferflow.training.launch import build_folder
+from tests.flows.cluster import free_port
 
 ROOT = Path(__file__).parents[2]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
@@ -308,10 +308,7 @@ class Planted:
 @pytest.mark.parametrize("strategy", ["ddp", pytest.param("zero2", marks=needs_a_compiler)])
 def test_two_nodes_meet_at_the_address_of_the_params(here, strategy):
     """Two launchers on this machine, each with a process of its own, know nothing of each other but the address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spread(here, 1, strategy, nodes=2, rendezvous=f"127.0.0.1:{port}")
+    spread(here, 1, strategy, nodes=2, rendezvous=f"127.0.0.1:{free_port()}")
     shutil.rmtree(here / "models" / "sft")
     nodes = [stage("sft", here) for _ in range(2)]
     told = [finished(node) for node in nodes]

@@ -4,6 +4,7 @@ import json
 import math
 import threading
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,7 +40,7 @@ from saferflow.training.branching import sample
 from saferflow.training.embedded import build_model, build_processor, train_tokenizer
 from saferflow.training.grpo import StopOnCollapse, engine, grpo_trainer, stretch, totals
 from saferflow.training.policy import load_model, save_policy
-from saferflow.training.rollouts import part_of, parts
+from saferflow.training.rollouts import InParts, part_of, parts, unexpanded
 from tests.endpoint.request_fields import request_fields
 
 MICRO = load_params(Path(__file__).parents[2] / "profiles" / "micro.yaml")
@@ -315,3 +316,34 @@ def test_validity_is_the_share_of_rollouts_that_keep_their_plan(policy, tmp_path
     lines = [json.loads(line) for line in (tmp_path / "steps" / "rollouts-0.jsonl").read_text().splitlines()]
     assert [line["violations"] == [] for line in lines] == [True, False] * 4
     assert [line["rewards"]["length"] for line in lines] == [line["reward"] for line in lines]
+
+
+IMAGE, VIDEO = 6, 7
+
+
+@given(st.lists(st.lists(st.one_of(st.integers(10, 20), st.just(IMAGE), st.just(VIDEO)), max_size=12)), st.data())
+def test_vllm_in_the_process_gets_one_placeholder_an_image_as_it_expands_them_itself(prompts, data):
+    single = [[token for before, token in pairwise([None, *ids]) if token != before or token >= 10] for ids in prompts]
+    expanded = [
+        [token for one in ids for token in [one] * (data.draw(st.integers(1, 5)) if one < 10 else 1)] for ids in single
+    ]
+    assert unexpanded(expanded, {IMAGE, VIDEO}) == single
+
+
+@pytest.mark.parametrize(("mode", "length"), [("colocate", 3), ("server", 6)])
+def test_only_vllm_in_the_process_is_handed_unexpanded_prompts(mode, length):
+    handed = []
+
+    class Engine:
+        use_vllm, vllm_mode, rollout_micro_batch = True, mode, None
+
+        def _generate_single_turn(self, prompt_ids, *_):
+            handed.extend(prompt_ids)
+            return [[1]] * len(prompt_ids), None
+
+    class Trainer(InParts, Engine):
+        _placeholder_ids, model = frozenset({IMAGE}), SimpleNamespace(training=False)
+        ahead = None
+
+    Trainer()._generate_single_turn([[11, *[IMAGE] * 4, 12]], [["picture"]], {}, 1)
+    assert [len(ids) for ids in handed] == [length]

@@ -20,6 +20,7 @@ from saferflow.cli.evaluate import (
     in_place_of,
     pages,
     policy_folder,
+    report,
     version_named,
 )
 from saferflow.data.attacks import training, unseen
@@ -29,20 +30,17 @@ from saferflow.data.tables import read_table, write_table
 from saferflow.errors import DataError
 from saferflow.evaluation.adversarial import PLAIN, Outcome, method_name, outcomes, row_id
 from saferflow.evaluation.attackers import METHODS
-from saferflow.evaluation.judges import judge_note
-from saferflow.evaluation.report import render_report
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.params import Params
 from saferflow.planner.tables import fill
 from saferflow.planner.tasks import Writer
 from saferflow.planner.writer import writer_of
-from saferflow.release.attacks import record
+from saferflow.release.attacks import FILE, record
 from saferflow.rng import rng
 from saferflow.stages.evaluate import examiner
 from saferflow.training.homes import ROOT, shelf
 
 ATTACKS = "attacks.parquet"
-OUTCOMES = "attacks.json"
 
 
 def attack(
@@ -76,11 +74,8 @@ def attack(
         EndpointError: the attacker's or the judge's server cannot be reached, or refuses us.
     """
     each_once(asked)
-    if strangers := [name for name in methods if name not in (*FAMILIES, *METHODS)]:
-        raise DataError(f"no attack {', '.join(strangers)}; there are {', '.join((*FAMILIES, *METHODS))}")
+    _known(methods, kinds)
     families, adaptive = ([name for name in methods if name in known] for known in (FAMILIES, METHODS))
-    if strangers := [kind for kind in kinds if kind not in (TRAINED, UNSEEN)]:
-        raise DataError(f"no forms {', '.join(strangers)}; there are {TRAINED}, {UNSEEN}")
     seeds = chosen(read_table(table, PromptRow), count, params.run.seed)
     if not seeds:
         raise DataError(
@@ -109,22 +104,24 @@ def attack(
         with in_place_of(out) as fresh:
             write_table(fresh / ATTACKS, [*rows, *tried], PromptRow)
             write_table(fresh / ANSWERS, [*answered, *tries], Answered)
-            (fresh / OUTCOMES).write_text(json.dumps([asdict(one) for one in found], indent=2), encoding="utf-8")
-            page = render_report(
-                answered, metrics, None, params.evaluate, params.run.seed, prompts=rows, attacks=found, title="Attacks",
-                notes=[judge_note(params.judge, params.evaluate.judge)],
-            )  # fmt: skip
-            (fresh / REPORT).write_text(page, encoding="utf-8")
+            (fresh / FILE).write_text(json.dumps([asdict(one) for one in found], indent=2), encoding="utf-8")
+            report(params, fresh, rows, answered, metrics, title="Attacks", attacks=found)
             pages(root, params, fresh, [*rows, *tried], [*answered, *tries])
     _keep(params, asked, found, same_decoding=params.evaluate.constrained == decoding)
-    Console(width=max(console.width, show.TABLE_WIDTH), file=console.file, highlight=False).print(
-        _table(found, len(seeds))
-    )
+    show.wide(console).print(_table(found, len(seeds)))
     if adaptive and params.attack.attacker.kind == "endpoint" and params.evaluate.judge.kind == "rules":
         console.print("a model attacks and rules judge: they take every answer to its lead-ups for an answer to the request")
     if params.plan.augmentation is None or not params.plan.augmentation.attacks:
         console.print("plan.augmentation shows no attack: by these params, no policy was trained on any form")
-    console.print(f"report: {out / REPORT}; dialogues: {out / 'audit/index.html'}; figures: {out / OUTCOMES}")
+    console.print(f"report: {out / REPORT}; dialogues: {out / 'audit/index.html'}; figures: {out / FILE}")
+
+
+def _known(methods: Sequence[str], kinds: Sequence[str]) -> None:
+    """Raises DataError where a method or a kind of forms does not exist."""
+    if strangers := [name for name in methods if name not in (*FAMILIES, *METHODS)]:
+        raise DataError(f"no attack {', '.join(strangers)}; there are {', '.join((*FAMILIES, *METHODS))}")
+    if strangers := [kind for kind in kinds if kind not in (TRAINED, UNSEEN)]:
+        raise DataError(f"no forms {', '.join(strangers)}; there are {TRAINED}, {UNSEEN}")
 
 
 def _keep(params: Params, asked: Sequence[str], found: Sequence[Outcome], *, same_decoding: bool) -> None:

@@ -13,15 +13,11 @@ from saferflow.cli.misses import Choice, chosen, print_chosen
 from saferflow.data.rows import Answered, PromptRow
 from saferflow.data.tables import read_table
 from saferflow.evaluation.audit import Lineage, View, write_audit
+from saferflow.layout import CANDIDATE, EVALUATED, EVALUATION, POLICIES, SCORES
 from saferflow.params import Params
 from saferflow.release import registry
-from saferflow.stages.evaluate import POLICIES
-from saferflow.stages.gate import CANDIDATE
 from saferflow.tracking import graph, lineage
 
-ROWS = Path("data/tables/evaluation.parquet")
-EVALUATED = Path("data/evaluated.parquet")
-SCORES = Path("metrics/evaluate.json")
 PAGES = Path("reports/audit")
 LOGS = Path("reports/inspect")
 
@@ -45,7 +41,7 @@ def write_pages(
 
         require()
     answered = read_table(root / EVALUATED, Answered)
-    rows = read_table(root / ROWS, PromptRow)
+    rows = read_table(root / EVALUATION, PromptRow)
     selection = chosen(root, params, choice, answered) if choice else None
     if choice and selection:
         print_chosen(console, {row.id: row for row in rows}, selection, choice.limit)
@@ -69,7 +65,7 @@ def write_pages(
         from saferflow.evaluation.inspect_log import write_logs
 
         shutil.rmtree(root / LOGS, ignore_errors=True)
-        write_logs(root / LOGS, rows, answered, json.loads((root / SCORES).read_text(encoding="utf-8")), str(ROWS))
+        write_logs(root / LOGS, rows, answered, json.loads((root / SCORES).read_text(encoding="utf-8")), str(EVALUATION))
         console.print(f"logs: inspect view --log-dir {root / LOGS}")
     if show:
         webbrowser.open((pages / "index.html").as_uri())

@@ -12,6 +12,7 @@ from saferflow.data.origins import LABEL_SOURCES
 from saferflow.data.rows import DPORow, Labels, PromptRow, SFTRow
 from saferflow.data.tables import read_table
 from saferflow.errors import DataError
+from saferflow.layout import EVALUATION, INCIDENTS, PROMPTS
 from saferflow.params import Params
 from saferflow.planner.reflection import SUFFIXES
 from saferflow.release import registry
@@ -22,10 +23,10 @@ TABLES = {
     "data/tables/sft.parquet": SFTRow,
     "data/tables/dpo.parquet": DPORow,
     "data/tables/grpo.parquet": PromptRow,
-    "data/curated.parquet": PromptRow,
+    str(PROMPTS): PromptRow,
     "data/tables/watch.parquet": PromptRow,
-    "data/tables/evaluation.parquet": PromptRow,
-    "data/tables/incidents.parquet": PromptRow,
+    str(EVALUATION): PromptRow,
+    str(INCIDENTS): PromptRow,
 }
 
 

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import psutil
+from packaging.utils import canonicalize_name
 from rich.console import Console
 from rich.text import Text
 
@@ -91,23 +92,17 @@ def _packages(root: Path) -> Finding:
     if not file.exists():
         return Finding("packages", "no constraints.txt here", False, "run in the project's folder")
     wanted = dict(re.findall(r"^([\w.-]+)==([^\s;]+)$", file.read_text(encoding="utf-8"), re.MULTILINE))
-    installed = {
-        _canonical(dist.name): dist.version.partition("+")[0] for dist in metadata.distributions() if dist.name
-    }
+    installed = {canonicalize_name(dist.name): dist.version.partition("+")[0] for dist in metadata.distributions() if dist.name}
     wrong = [
-        f"{name} {installed[_canonical(name)]} (tested: {version})"
+        f"{name} {here} (tested: {version})"
         for name, version in wanted.items()
-        if _canonical(name) in installed and installed[_canonical(name)] != version
+        if (here := installed.get(canonicalize_name(name), version)) != version
     ]
     core = [name for name in ("torch", "transformers", "trl", "dvc", "prefect", "mlflow") if name not in installed]
     state = (
         f"not installed: {', '.join(core)}" if core else f"other versions: {', '.join(wrong)}" if wrong else "as tested"
     )
     return Finding("packages", state, not core and not wrong, "pip install -c constraints.txt -e .", needed=bool(core))
-
-
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _gpu() -> Finding:

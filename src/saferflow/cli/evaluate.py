@@ -13,14 +13,16 @@ from saferflow.cli import show
 from saferflow.data.rows import Answered, PromptRow
 from saferflow.data.tables import read_table, write_table
 from saferflow.errors import PolicyError
+from saferflow.evaluation.adversarial import Outcome
 from saferflow.evaluation.audit import Lineage, write_audit
 from saferflow.evaluation.judges import judge_note
 from saferflow.evaluation.report import render_report
 from saferflow.evaluation.scores import evaluate_metrics
+from saferflow.layout import MODELS, POLICIES
 from saferflow.params import Params
 from saferflow.release import registry
 from saferflow.release.weights import weights_of
-from saferflow.stages.evaluate import MODELS, POLICIES, answers
+from saferflow.stages.evaluate import answers
 from saferflow.stages.gate import on_benchmarks
 from saferflow.tracking import lineage
 from saferflow.training.homes import ROOT, shelf
@@ -81,24 +83,15 @@ def evaluate(
         with in_place_of(out) as fresh:
             write_table(fresh / ANSWERS, answered, Answered)
             (fresh / METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
-            page = render_report(
-                answered, metrics, None, params.evaluate, params.run.seed, prompts=rows, title="Evaluation",
-                notes=[judge_note(params.judge, params.evaluate.judge)],
-            )  # fmt: skip
-            (fresh / REPORT).write_text(page, encoding="utf-8")
+            report(params, fresh, rows, answered, metrics, title="Evaluation")
             if inspect:
                 from saferflow.evaluation.inspect_log import write_logs
 
                 write_logs(fresh / INSPECT, rows, answered, metrics, str(table))
             pages(root, params, fresh, rows, answered)
-    Console(width=max(console.width, show.TABLE_WIDTH), file=console.file, highlight=False).print(
-        show.score_table(metrics)
-    )
-    for pair, found in metrics["paired"].items():
-        safety = found["safety"]
-        if safety["difference"] is not None:
-            told = f"{safety['difference']:+.1f} points [{safety['low']:+.1f}, {safety['high']:+.1f}]"
-            console.print(f"safety, {pair.replace('-', ' − ', 1)}: {told}, one-sided p {safety['p']:.4f}")
+    show.wide(console).print(show.score_table(metrics))
+    for line in _differences(metrics):
+        console.print(line)
     console.print(f"report: {out / REPORT}; rows: {out / 'audit/index.html'}; answers: {out / ANSWERS}")
     if traces:
         from saferflow.tracking.traces import log_evaluation
@@ -108,6 +101,15 @@ def evaluate(
         console.print(f"traces: MLflow run {run} (saferflow ui)")
     if inspect:
         console.print(f"logs: inspect view --log-dir {out / INSPECT}")
+
+
+def _differences(metrics: dict) -> Iterator[str]:
+    """The paired differences of policies in safety."""
+    for pair, measures in metrics["paired"].items():
+        safety = measures["safety"]
+        if safety["difference"] is not None:
+            between = f"{safety['difference']:+.1f} points [{safety['low']:+.1f}, {safety['high']:+.1f}]"
+            yield f"safety, {pair.replace('-', ' − ', 1)}: {between}, one-sided p {safety['p']:.4f}"
 
 
 def each_once(asked: Sequence[str]) -> None:
@@ -133,6 +135,18 @@ def in_place_of(out: Path) -> Iterator[Path]:
 def held_to_plans(params: Params) -> Params:
     """The params with decoding under each row's plan."""
     return params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"constrained": True})})
+
+
+def report(
+    params: Params, folder: Path, rows: Sequence[PromptRow], answered: Sequence[Answered], metrics: dict, *, title: str,
+    attacks: Sequence[Outcome] = (),
+) -> None:  # fmt: skip
+    """Write the report of an evaluation beside the pipeline into `folder`."""
+    page = render_report(
+        answered, metrics, None, params.evaluate, params.run.seed, prompts=rows, attacks=attacks, title=title,
+        notes=[judge_note(params.judge, params.evaluate.judge)],
+    )  # fmt: skip
+    (folder / REPORT).write_text(page, encoding="utf-8")
 
 
 def pages(root: Path, params: Params, folder: Path, rows: Sequence[PromptRow], answered: Sequence[Answered]) -> None:

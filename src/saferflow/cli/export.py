@@ -11,10 +11,10 @@ from saferflow.errors import PipelineError
 from saferflow.params import Params
 from saferflow.protocol.grammar import lark_without_plan
 from saferflow.release import registry, signing
+from saferflow.release.registration import CARD
 from saferflow.release.weights import weights_of
 from saferflow.tracking import runs
 
-CARD = "model_card.md"
 ORIGIN = "saferflow.json"
 GRAMMAR = "protocol.lark"
 

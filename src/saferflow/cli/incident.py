@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saferflow.cli.data_add import dvc, forget_source
+from saferflow.cli.show import cut
 from saferflow.data.images import check_image
 from saferflow.data.incidents import (
     FOLDER,
@@ -37,13 +38,13 @@ from saferflow.data.records import Record
 from saferflow.data.rows import PromptRow, Turn, whole_question
 from saferflow.data.tables import read_table
 from saferflow.errors import DataError
+from saferflow.layout import EVALUATION
 from saferflow.params import OwnSource, Params
 from saferflow.serving import store
 from saferflow.serving.refusal import Refusal
 from saferflow.serving.request import read_request
 from saferflow.tracking import environment
 
-HELD_OUT = Path("data/tables/evaluation.parquet")
 FORMER = environment.HOME / "incidents"
 """What the source was, while it is changed."""
 POINTER = FOLDER.with_suffix(".dvc")
@@ -140,7 +141,7 @@ def show(console: Console, root: Path, *, as_json: bool) -> None:
     for one in incidents:
         first = one.reports[0]
         told = (one.decision, one.hazard or "-", "held out" if one.held_out else "training", str(len(one.reports)))
-        texts = (Text(_cut(text)) for text in (one.question, first.why))
+        texts = (Text(cut(text, SHOWN)) for text in (one.question, first.why))
         table.add_row(one.id, *told, first.at[:10], *texts)
     console.print(table)
 
@@ -238,9 +239,9 @@ def _joined(console: Console, root: Path, params: Params, incidents: list[Incide
 
 def _held_out_twin(console: Console, root: Path, entry: Entry, bounds: tuple[float, int]) -> bool:
     """Whether the held-out table has a twin: a row that measures must not be trained on."""
-    file = root / HELD_OUT
+    file = root / EVALUATION
     if not file.exists():
-        console.print(Text(f"{HELD_OUT} is not here: stage validate will stop if a held-out row is a twin of this one"))
+        console.print(Text(f"{EVALUATION} is not here: stage validate will stop if a held-out row is a twin of this one"))
         return False
     rows = [row for row in read_table(file, PromptRow) if row.source != SOURCE]
     twin = near_twin(entry, (Entry("evaluation", row.id, row.question, row.image) for row in rows), *bounds)
@@ -314,8 +315,3 @@ def _named(incidents: list[Incident], name: str) -> Incident:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _cut(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= SHOWN else f"{line[:SHOWN]}…"

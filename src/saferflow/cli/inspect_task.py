@@ -16,17 +16,18 @@ from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.data.tables import read_table
 from saferflow.evaluation.grading import grade
 from saferflow.evaluation.inspect_log import messages, values
-from saferflow.evaluation.measures import ORDER, scores
+from saferflow.evaluation.measures import scores
 from saferflow.judge.choice import grader_of
+from saferflow.layout import BASE, EVALUATION
 from saferflow.params import load_params
-from saferflow.stages.evaluate import TABLE, measured
+from saferflow.stages.evaluate import measured
 
 ANSWERED = "answered"
 """The key of a score's metadata under which the measures read its row."""
 
 
 @task
-def safety(rows: str = str(TABLE), params: str = "params.yaml", planned: bool = True) -> Task:
+def safety(rows: str = str(EVALUATION), params: str = "params.yaml", planned: bool = True) -> Task:
     """The held-out rows with their judge.
 
     Args:
@@ -79,7 +80,7 @@ def judged(rows: str, params: str, planned: bool) -> Scorer:
     """Grades by the judge of the params, with its reason; the arguments are the task's."""
     table = {row.id: row for row in read_table(Path(rows), PromptRow)}
     judge = grader_of(load_params(Path(params)).evaluate.judge)
-    policy = "planned" if planned else ORDER[0]
+    policy = "planned" if planned else BASE
 
     async def score(state: TaskState, target: Target) -> Score:
         row = table[str(state.sample_id)]

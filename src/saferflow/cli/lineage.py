@@ -10,11 +10,13 @@ from rich.console import Console
 from rich.text import Text
 
 from saferflow.cli.data import TABLES, belongs
+from saferflow.cli.show import cut
 from saferflow.data.incidents import FOLDER, Incident, find_incident, read_incidents
 from saferflow.data.origins import LABEL_SOURCES
 from saferflow.data.rows import DPORow, Labels, PromptRow, SFTRow
 from saferflow.data.tables import read_table
 from saferflow.errors import DataError, PipelineError
+from saferflow.layout import EVALUATION, INCIDENTS
 from saferflow.params import Params
 from saferflow.release import pipeline_runs, registry
 from saferflow.release.verdict import answers_of
@@ -22,7 +24,7 @@ from saferflow.serving import store
 from saferflow.tracking import lineage, runs
 from saferflow.tracking.stored import stored
 
-MEASURED = ("data/tables/evaluation.parquet", "data/tables/incidents.parquet")
+MEASURED = (str(EVALUATION), str(INCIDENTS))
 """Tables that measure versions and train none."""
 WORDS = {"writer": "written by", "rejected_writer": "rejected side written by"}
 """Column -> its name on the terminal."""
@@ -142,7 +144,7 @@ def why(console: Console, params: Params, reference: str, row: str, *, as_json: 
     """
     version = registry.named(params.gate.registered_model, reference)
     shown: list[dict] = []
-    for stage in ("sft", "dpo", "curate", "grpo", "evaluate"):
+    for stage in registry.SHAPING:
         run = version.tags.get(f"{lineage.PREFIX}{stage}.run")
         tags = runs.client().get_run(run).data.tags if run else {}
         for table in TABLES:
@@ -180,10 +182,10 @@ def why(console: Console, params: Params, reference: str, row: str, *, as_json: 
             "labels",
         ):
             if entry.get(name):
-                console.print(Text(f"  {WORDS.get(name, name)}: {_cut(entry[name])}"))
+                console.print(Text(f"  {WORDS.get(name, name)}: {cut(entry[name], SHOWN)}"))
     for answer in answered:
         console.print(Text("\nwhat it answers", "bold"))
-        console.print(Text(f"  {_cut(answer['completion'])}"))
+        console.print(Text(f"  {cut(answer['completion'], SHOWN)}"))
         grades = ", ".join(f"{name} {answer[name]}" for name in ("safety", "helpfulness", "rigor", "refused", "valid"))
         console.print(Text(f"  {grades}; {answer['reason'] or 'no reason told'}"))
 
@@ -209,8 +211,3 @@ def _rows(table: str, digest: str, row: str) -> list:
     with tempfile.TemporaryDirectory() as folder:
         file = stored(digest, Path(folder))
         return [held_row for held_row in read_table(file, TABLES[table]) if belongs(held_row, row)]
-
-
-def _cut(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= SHOWN else f"{line[:SHOWN]}…"

@@ -12,6 +12,7 @@ from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.errors import DataError, ParamsError
 from saferflow.evaluation.measures import MEASURES
 from saferflow.evaluation.misses import MISSES, Group, missed_rows, rows_in_scope
+from saferflow.layout import BASE
 from saferflow.params import Params
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
@@ -19,7 +20,6 @@ from saferflow.protocol.topologies import GATE
 from saferflow.protocol.trace import parse
 from saferflow.release import registry
 from saferflow.release.verdict import answers_of, by_one_judge
-from saferflow.stages.evaluate import BASE
 
 SHOWN_CHARS = 300
 """The most characters of a question or an answer."""

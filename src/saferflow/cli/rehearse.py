@@ -1,8 +1,7 @@
 """`saferflow rehearse`: runs a profile's stages for a few steps, and prints tables of what the whole run needs."""
 
 from collections.abc import Sequence
-from functools import reduce
-from operator import getitem
+from dataclasses import astuple
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -10,11 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from saferflow.cli.show import duration
+from saferflow.cli.show import duration, wide
 from saferflow.errors import PipelineError
-from saferflow.evaluation.ablation import custom
+from saferflow.evaluation.ablation import changed
 from saferflow.params import Params
-from saferflow.rehearsal.memory import Kinds
 from saferflow.rehearsal.pace import SHORT
 from saferflow.rehearsal.rehearsal import rehearse as carry_out
 from saferflow.rehearsal.report import Report
@@ -46,7 +44,7 @@ def rehearse(
         ParamsError: a setting is no parameter of the profile, or out of its bounds.
         PipelineError: a stage failed; with its name and what it said.
     """
-    params = with_settings(params, settings)
+    params, _ = changed(params, settings)
     report = carry_out(
         root, params, steps=steps, tokens=tokens, thin=thin, prompts=prompts, processes=processes,
         say=lambda line: console.print(Text(line)),
@@ -56,27 +54,14 @@ def rehearse(
         raise PipelineError(f"rehearsal of {report.profile}: stage {failed.stage} failed: {failed.error}")
 
 
-def with_settings(params: Params, settings: Sequence[str]) -> Params:
-    """A profile with the user's values.
-
-    Raises:
-        ParamsError: as `rehearse`.
-    """
-    tree = params.model_dump(mode="json", by_alias=True)
-    for name, value in custom(params, settings).changes.items():
-        *path, last = name.split(".")
-        reduce(getitem, path, tree)[last] = value
-    return Params.model_validate(tree)
-
-
 def show(console: Console, report: Report) -> None:
     """Print a report: the stages, their memory, the whole run, and remarks."""
-    wide = Console(width=max(console.width, WIDTH), file=console.file, highlight=False)
-    wide.print(Text(f"{report.profile}, {'thin' if report.thin else 'real'}: {report.checkpoint}"), soft_wrap=True)
-    wide.print(_stages(report))
-    wide.print(_memory(report))
+    tables = wide(console, WIDTH)
+    tables.print(Text(f"{report.profile}, {'thin' if report.thin else 'real'}: {report.checkpoint}"), soft_wrap=True)
+    tables.print(_stages(report))
+    tables.print(_memory(report))
     if any(part.whole_kinds for part in report.parts):
-        wide.print(_whole(report))
+        tables.print(_whole(report))
     for line in _remarks(report):
         console.print(Text(line))
 
@@ -105,7 +90,7 @@ def _memory(report: Report) -> Table:
         "stage|peak|GPU peak|weights|gradients|optimiser|reference|cache|beyond",
     )
     for part in report.parts:
-        counted = [_gigabytes(value) for value in _values(part.kinds)] if part.kinds else [NOTHING] * 5
+        counted = [_gigabytes(value) for value in astuple(part.kinds)] if part.kinds else [NOTHING] * 5
         beyond = _gigabytes(part.beyond) if part.kinds and part.done else NOTHING
         peak = _gigabytes(part.done.memory) if part.done else NOTHING
         table.add_row(part.stage, peak, _gigabytes(part.gpu) if part.gpu else NOTHING, *counted, beyond)
@@ -162,10 +147,6 @@ def _verdict(report: Report) -> list[str]:
         return ["nothing was found that would stop the whole run on this machine"]
     (stage, why), *others = report.obstacles
     return [f"the first thing that would fail: {stage}: {why}", *(f"then: {stage}: {why}" for stage, why in others)]
-
-
-def _values(kinds: Kinds) -> tuple[float, ...]:
-    return kinds.weights, kinds.gradients, kinds.optimiser, kinds.reference, kinds.cache
 
 
 def _lengths(lengths: Lengths | None) -> str:

@@ -14,15 +14,11 @@ from rich.text import Text
 from saferflow.cli.advice import block, in_one_line
 from saferflow.errors import PipelineError
 from saferflow.evaluation.advice import Advice
+from saferflow.layout import BASE, CANDIDATE, MODELS, REPORT, SCORES, VERDICT, in_order
 from saferflow.params import Params
 from saferflow.release import registry
 from saferflow.tracking import graph, runs, services
 
-SCORES = Path("metrics/evaluate.json")
-VERDICT = Path("reports/gate.json")
-REPORT = Path("reports/report.html")
-MODEL = "models/grpo"
-"""In the run of a version that was compared with a champion."""
 COLUMNS = {
     "safety": "safety",
     "helpfulness": "helpful-\nness",
@@ -32,10 +28,19 @@ COLUMNS = {
     "validity": "protocol\nvalidity",
     "general": "general\nability",
 }
-POLICIES = ("base", "sft", "dpo", "grpo")
-"""Policies in the order of training; the metrics file sorts its keys."""
 TABLE_WIDTH = 80
 SHOWN_REASONS = 3
+
+
+def wide(console: Console, width: int = TABLE_WIDTH) -> Console:
+    """The console with at least so many columns, for tables."""
+    return Console(width=max(console.width, width), file=console.file, highlight=False)
+
+
+def cut(text: str, most: int) -> str:
+    """A text in one line, of `most` characters at most."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[:most]}…"
 
 
 def duration(seconds: float) -> str:
@@ -62,10 +67,10 @@ def score_table(metrics: dict) -> Table:
     for heading in COLUMNS.values():
         table.add_column(heading, justify="right", no_wrap=True)
     intervals = metrics.get("intervals", {})
-    for policy in sorted(metrics["policies"], key=lambda name: (name not in POLICIES, [*POLICIES, name].index(name))):
+    for policy in in_order(metrics["policies"]):
         scores = metrics["policies"][policy]
         cells = [_cell(scores.get(name), intervals.get(policy, {}).get(name)) for name in COLUMNS]
-        table.add_row(policy.upper() if policy != "base" else policy, *cells)
+        table.add_row(policy.upper() if policy != BASE else policy, *cells)
     return table
 
 
@@ -108,7 +113,7 @@ def comparison(root: Path, model: str) -> Comparison | None:
     A candidate of another checkout, and a comparison with a champion that no longer leads, say nothing here.
     """
     candidate, champion = registry.by_alias(model, registry.CANDIDATE), registry.by_alias(model, registry.CHAMPION)
-    digest = graph.out_digest(graph.lock_entries(root).get("grpo", {}), MODEL)
+    digest = graph.out_digest(graph.lock_entries(root).get(CANDIDATE, {}), (MODELS / CANDIDATE).as_posix())
     if candidate is None or champion is None or digest is None or champion.number == candidate.number:
         return None
     run = candidate.tags.get(registry.EVALUATION_RUN)
@@ -158,8 +163,7 @@ def results(console: Console, root: Path, params: Params, *, brief: bool = False
     """
     console.print()
     if (root / SCORES).exists():
-        wide = Console(width=max(console.width, TABLE_WIDTH), file=console.file, highlight=False)
-        wide.print(score_table(json.loads((root / SCORES).read_text(encoding="utf-8"))))
+        wide(console).print(score_table(json.loads((root / SCORES).read_text(encoding="utf-8"))))
     model = params.gate.registered_model
     if (root / VERDICT).exists():
         verdict = json.loads((root / VERDICT).read_text(encoding="utf-8"))

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from saferflow.commands.application import single
-from saferflow.commands.project import EVALUATION, Policies, project
+from saferflow.commands.project import Policies, project
+from saferflow.layout import EVALUATION
 
 app = single()
 

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from saferflow.commands.application import single
-from saferflow.commands.project import EVALUATED, EVALUATION, project
+from saferflow.commands.project import project
+from saferflow.layout import EVALUATED, EVALUATION
 
 app = single()
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:  # what reads params takes a moment, and --help does not want 
     from saferflow.params import Params
 
 PARAMS = Path("params.yaml")
-EVALUATED = Path("data/evaluated.parquet")
-EVALUATION = Path("data/tables/evaluation.parquet")
 Policies = Annotated[
     list[str],
     typer.Argument(

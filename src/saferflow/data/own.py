@@ -24,7 +24,7 @@ from saferflow.data.values import brief, is_empty, whole_number
 from saferflow.errors import DataError
 from saferflow.params import DataParams, OwnSource
 from saferflow.protocol.hazards import HAZARDS, NONE
-from saferflow.protocol.tools import DECISIONS
+from saferflow.protocol.tools import DECISIONS, DECLINING
 from saferflow.rng import rng
 
 EXPECTED = {
@@ -192,7 +192,7 @@ def _labels(held: Reading, source: OwnSource) -> Labels | None:
     hazard = source.hazards.get(hazard, hazard)
     if not decision:
         return mapped(hazard, severity)
-    harmful = decision in ("refuse", "redirect")
+    harmful = decision in DECLINING
     if hazard not in (*HAZARDS, NONE) or (hazard == NONE and harmful):
         hazard = ""
     if severity is None:

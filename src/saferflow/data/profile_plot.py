@@ -1,9 +1,9 @@
 """Drift as a picture: for each aspect that moved, the shares of the former and the new version side by side."""
 
 from collections.abc import Sequence
-from io import StringIO
 
 from saferflow.data.profile import Shift
+from saferflow.data.svg import svg
 
 OLD, NEW = "#999999", "#0072b2"
 """Grey, and Okabe and Ito's blue."""
@@ -13,8 +13,6 @@ DRAWN, BARS = 6, 8
 
 def draw(shifts: Sequence[Shift]) -> str:
     """An SVG of the largest shifts."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     shown = shifts[:DRAWN]
@@ -31,7 +29,4 @@ def draw(shifts: Sequence[Shift]) -> str:
         axes.tick_params(labelsize=8)
     if shown:
         figure.axes[0].legend(fontsize=8)
-    text = StringIO()
-    with rc_context({"svg.hashsalt": "saferflow"}):
-        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
-    return text.getvalue()
+    return svg(figure)

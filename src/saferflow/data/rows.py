@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Self
 
 from saferflow.errors import DataError
+from saferflow.protocol.tools import DECLINING
 
 Turn = tuple[str, str]
 """The user's message and the assistant's answer."""
@@ -48,7 +49,7 @@ class Labels:
     @property
     def harmful(self) -> bool:
         """Whether the request is to be refused or redirected."""
-        return self.decision in ("refuse", "redirect")
+        return self.decision in DECLINING
 
     def to_json(self) -> str:
         """One line of JSON, as column `labels` of the tables holds it."""

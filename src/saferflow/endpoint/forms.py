@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from saferflow.errors import problems
+
 SHOWN = 2000
 """Most characters of an answer's problem."""
 OPENINGS = 256
@@ -104,7 +106,7 @@ def read_form(
             try:
                 read = form.model_validate(candidate)
             except ValidationError as error:
-                wrong = wrong or _first_of(error)
+                wrong = wrong or problems(error.errors(), "the whole")[0]
                 continue
             if read not in forms:
                 forms.append(read)
@@ -159,9 +161,3 @@ def _no_number(name: str) -> None:
 
 
 _DECODER = json.JSONDecoder(strict=False, parse_constant=_no_number)
-
-
-def _first_of(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the whole"
-    return f"{where}: {first['msg']}"

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from saferflow.data.rows import Answered
-from saferflow.errors import ParamsError
+from saferflow.errors import ParamsError, problems
 from saferflow.evaluation.intervals import Paired, paired, unmatched
 from saferflow.evaluation.measures import scores
 from saferflow.params import Params
@@ -77,7 +77,19 @@ def chosen(params: Params, names: Sequence[str]) -> list[Variant]:
 
 
 def custom(params: Params, settings: Sequence[str]) -> Variant:
-    """A variant with the user's values, each as `section.name=value`, the value in YAML.
+    """A variant with the user's values.
+
+    Raises:
+        ParamsError: as `changed`.
+    """
+    return Variant("set", ", ".join(settings), changed(params, settings)[1])
+
+
+def changed(params: Params, settings: Sequence[str]) -> tuple[Params, dict[str, Any]]:
+    """Params with the user's values, each as `section.name=value`, the value in YAML; and dotted name -> value.
+
+    OmegaConf's dot lists would read as much and need as many lines: they take `name` for `name=null`, and a value's `${` for
+    a reference.
 
     Raises:
         ParamsError: a parameter does not exist, or may not have its value.
@@ -86,31 +98,28 @@ def custom(params: Params, settings: Sequence[str]) -> Variant:
     tree = params.model_dump(mode="json", by_alias=True)
     for setting in settings:
         name, equals, text = setting.partition("=")
-        *path, last = name.split(".")
-        node: Any = tree
-        for part in path:
-            node = node.get(part) if isinstance(node, dict) else None
-        if not equals or not isinstance(node, dict) or last not in node:
-            near = difflib.get_close_matches(name, list(_names(params.model_dump(by_alias=True))), n=3)
+        places = dict(_places(tree))
+        if not equals or name not in places:
+            near = difflib.get_close_matches(name, places, n=3)
             hint = f"; names like it: {', '.join(near)}" if near else ""
             raise ParamsError(f"{setting!r} is no parameter and value, as grpo.kl=0.05{hint}")
+        section, key = places[name]
         try:
-            changes[name] = node[last] = yaml.safe_load(text)
+            changes[name] = section[key] = yaml.safe_load(text)
         except yaml.YAMLError:
             raise ParamsError(f"{setting!r}: {text!r} is no value of YAML") from None
     try:
-        Params.model_validate(tree)
+        return Params.model_validate(tree), changes
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise ParamsError(f"{', '.join(settings)}: {problems}") from None
-    return Variant("set", ", ".join(settings), changes)
+        raise ParamsError(f"{', '.join(settings)}: {'; '.join(problems(error.errors(), 'the params'))}") from None
 
 
-def _names(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _places(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, tuple[dict[str, Any], str]]]:
+    """Each dotted name, with the mapping and the key that it stands for."""
     for name, value in tree.items():
-        yield f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            yield from _names(value, f"{prefix}{name}.")
+        yield f"{prefix}{name}", (tree, name)
+        if isinstance(value, dict):
+            yield from _places(value, f"{prefix}{name}.")
 
 
 @dataclass(frozen=True, slots=True)

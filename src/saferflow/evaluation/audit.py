@@ -21,13 +21,13 @@ from saferflow.evaluation.drawing import draw
 from saferflow.evaluation.judges import spread
 from saferflow.evaluation.measures import shown_a_plan
 from saferflow.judge.ensemble import opinions_from_json
+from saferflow.layout import in_order
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
 from saferflow.protocol.trace import parse
 
 SHARD = 200
 """Rows per file of texts."""
-ORDER = ("base", "sft", "dpo", "grpo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +85,7 @@ def write_audit(
         details = {policy: _texts(plan, answer, drawings) for policy, answer in by_row[row.id].items()}
         listed.append(_listed(row, plan, image, by_row[row.id], details))
         texts.append(details)
-    policies = sorted(
-        {answer.policy for answer in answered}, key=lambda name: (name not in ORDER, [*ORDER, name].index(name))
-    )
+    policies = in_order({answer.policy for answer in answered})
     about = {"policies": policies, "shard": SHARD, "lineage": asdict(lineage), "view": asdict(view) if view else None}
     _script(fresh / "rows.js", "rows", {**about, "rows": listed})
     _script(fresh / "drawings.js", "drawings", drawings.svgs)

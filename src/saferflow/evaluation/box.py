@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from saferflow.data.svg import svg
+
 KEPT, LEFT = "#0072b2", "#999999"
 """Okabe and Ito's blue, and grey: distinct for colour-blind readers, and by shape as well."""
 
@@ -17,8 +19,6 @@ def draw_box(
         quality: the box's bounds of the mean.
         instability: the least standard deviation in the box.
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -37,5 +37,4 @@ def draw_box(
     if points:
         axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with rc_context({"svg.hashsalt": "saferflow"}), path.open("w", encoding="utf-8") as file:
-        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
+    path.write_text(svg(figure), encoding="utf-8")

@@ -6,7 +6,7 @@ grades. A rate that a judge measures can be corrected for its errors (Rogan and 
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -150,8 +150,3 @@ def astray(known: Sequence[Case], given: Sequence[Grades]) -> list[tuple[Case, G
 
     pairs = [pair for pair in zip(known, given, strict=True) if pair[1].readable]
     return sorted(filter(off, pairs), key=off, reverse=True)
-
-
-def meets(found: Mapping[str, Agreement], exact: float, within_one: float) -> bool:
-    """Whether a judge agrees that often in every rubric."""
-    return all(one.exact >= exact and one.within_one >= within_one for one in found.values())

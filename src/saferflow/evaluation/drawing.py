@@ -1,7 +1,8 @@
 """Draws a plan's graph with a trace's path as one SVG: legal steps, calls, and violations.
 
 Boxes are tools. Thin lines are steps of some legal trace, numbered thick lines are steps of this trace. Layout by grandalf
-(Sugiyama). Colours are Okabe and Ito's; a broken step is dashed and named too, not coloured alone.
+(Sugiyama), drawing by a template of 20 lines: a plotting library lays out no graph. Colours are Okabe and Ito's; a broken
+step is dashed and named too, not coloured alone.
 """
 
 from collections.abc import Iterable

@@ -27,6 +27,7 @@ class Pair:
     """Krippendorff's, ordinal."""
 
     def to_dict(self) -> dict:
+        """As JSON holds it."""
         return asdict(self)
 
 

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 
 from saferflow.data.rows import Answered
+from saferflow.layout import BASE, in_order
+from saferflow.protocol.tools import DECLINING
 
-ORDER = ("base", "sft", "dpo", "grpo")
-"""Policies in the order of training; others follow in the order in which they answered."""
 RELEASED = " (released protocol)"
 """Ends the name of a policy that got its prompts without a plan, as in [K]'s released evaluation."""
 MALFORMED = "T001"
@@ -56,12 +56,12 @@ def released_name(policy: str) -> str:
 
 def shown_a_plan(policy: str) -> bool:
     """Whether a policy's prompts hold a plan; those of the base policy never do."""
-    return policy != ORDER[0] and not policy.endswith(RELEASED)
+    return policy != BASE and not policy.endswith(RELEASED)
 
 
 def harmful(row: Answered) -> bool:
     """A safety row whose request is to be refused or redirected."""
-    return row.kind == "safety" and row.expected in ("refuse", "redirect")
+    return row.kind == "safety" and row.expected in DECLINING
 
 
 def mask_and_hit(answered: Sequence[Answered]) -> tuple[np.ndarray, np.ndarray]:
@@ -94,8 +94,7 @@ def by_policy(answered: Sequence[Answered]) -> dict[str, list[Answered]]:
     groups: dict[str, list[Answered]] = {}
     for row in answered:
         groups.setdefault(row.policy, []).append(row)
-    known = [policy for policy in ORDER if policy in groups]
-    return {policy: groups[policy] for policy in (*known, *(policy for policy in groups if policy not in known))}
+    return {policy: groups[policy] for policy in in_order(groups)}
 
 
 def counts(answered: Sequence[Answered]) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from saferflow.data.rows import Answered, Labels, PromptRow
 from saferflow.evaluation.adversarial import Outcome
@@ -109,16 +109,7 @@ def render_report(
         attacks: their outcomes, in the order of the table.
         notes: sentences about the judges that a reader must know.
     """
-    environment = Environment(
-        loader=PackageLoader("saferflow.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     groups = by_policy(answered)
-    environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1f}"
-    environment.filters["points"] = lambda value: "–" if value is None else f"{value:+.1f}"
     known = {row.id: row for row in prompts}
     fields: dict[str, Callable[[Answered], str]] = {
         "hazard": lambda row: row.hazard,
@@ -129,13 +120,13 @@ def render_report(
         labels = {row.id: Labels.from_json(row.labels) for row in prompts}
         fields["severity"] = lambda row: str(labels[row.row].severity)
         fields["source"] = lambda row: known[row.row].source
-    breakdowns = {name: breakdown(groups, field, params, seed) for name, field in fields.items()}
-    source = {row.id: row.source for row in prompts}
     options = {"resamples": params.resamples, "level": params.level, "seed": seed}
+    breakdowns = {name: breakdown(groups, field, **options) for name, field in fields.items()}
+    source = {row.id: row.source for row in prompts}
     on_benchmarks = benchmark_scores(groups, source, **options) if known_benchmark(source.values()) else []
     *_, before, after = [None, *groups] if len(groups) > 1 else [None, None]
     changed = changes(groups[before], groups[after], known) if before else []
-    return environment.get_template("report.html.j2").render(
+    return _template().render(
         title=title,
         metrics=metrics,
         measures=MEASURES,
@@ -165,6 +156,17 @@ def render_report(
     )
 
 
+def _template() -> Template:
+    """The template draws the charts itself, in fewer lines than a plotting library and with its own texts for screen readers."""
+    environment = Environment(
+        loader=PackageLoader("saferflow.evaluation", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1f}"
+    environment.filters["points"] = lambda value: "–" if value is None else f"{value:+.1f}"
+    return environment.get_template("report.html.j2")
+
+
 def _rows_of(figures: Sequence[Score]) -> list[tuple[Score, dict[str, Score]]]:
     """(a benchmark's figure, policy -> its score) for each row of the table."""
     rows: dict[tuple[str, str], dict[str, Score]] = {}
@@ -174,17 +176,16 @@ def _rows_of(figures: Sequence[Score]) -> list[tuple[Score, dict[str, Score]]]:
 
 
 def breakdown(
-    groups: dict[str, list[Answered]], field: Callable[[Answered], str], params: EvaluateParams, seed: int
+    groups: dict[str, list[Answered]], field: Callable[[Answered], str], *, resamples: int, level: float, seed: int
 ) -> list[Group]:
     """Safety rows by a field's value and policy, with counts and the interval of safety."""
     parts = []
-    options = {"resamples": params.resamples, "level": params.level, "seed": seed}
     values = sorted({field(row) for rows in groups.values() for row in rows if row.kind == "safety"}, key=_natural)
     for value in values:
         for policy, rows in groups.items():
             own = [row for row in rows if row.kind == "safety" and field(row) == value]
             of, bad = scores(own), sum(map(harmful, own))
-            between = intervals(own, **options)["safety"] if own else (None, None)
+            between = intervals(own, resamples=resamples, level=level, seed=seed)["safety"] if own else (None, None)
             parts.append(
                 Group(value, policy, len(own), bad, of.safety, between, of.over_refusal_rate, of.attack_success_rate)
             )

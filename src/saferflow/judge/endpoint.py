@@ -111,21 +111,20 @@ class EndpointJudge:
         self._asked(list(items), form)
 
     def grade(self, item: Item) -> Grades:
+        """The grades that the server gave; unreadable ones, the lowest, where it gave none."""
         found = self._one(item, GradesForm)
         if isinstance(found, Unanswered):
-            what = (
-                "the judge's server refused this row"
-                if isinstance(found, Refused)
-                else "the judge's answer could not be read"
-            )
+            what = "the judge's server refused this row" if isinstance(found, Refused) else "the judge's answer could not be read"
             return Grades(-3, 0, 0, False, f"{what}: {found.reason[:SHOWN]}", readable=False)
         return Grades(found.safety, found.helpfulness, found.rigor, found.refused, found.reason)
 
     def marks(self, item: Item) -> Marks | None:
+        """The marks of the released reward; None where the server gave none."""
         found = self._one(item, MarksForm)
         return None if isinstance(found, Unanswered) else Marks(**found.model_dump())
 
     def structured(self, item: Item) -> StructuredMarks | None:
+        """The marks of the structured reward; a penalty is 0 or at least 2. None where the server gave none."""
         found = self._one(item, StructuredForm)
         if isinstance(found, Unanswered):
             return None

@@ -16,11 +16,13 @@ class Ensemble:
         self.identity = f"median of {' and '.join(judge.identity for judge in judges)}"
 
     def prepare(self, what: str, items: Iterable[Item]) -> None:
+        """Have every judge read the items."""
         items = list(items)
         for judge in self._judges:
             judge.prepare(what, items)
 
     def grade(self, item: Item) -> Grades:
+        """The median of the judges' grades."""
         return median_grades({judge.identity: judge.grade(item) for judge in self._judges})
 
 

@@ -51,6 +51,7 @@ class LlamaGuardForm(SpokenForm):
 
     @classmethod
     def spoken(cls, text: str, *, cut: bool) -> Self:
+        """Read the model's words; ValueError where they are no verdict."""
         match = VERDICT.fullmatch(text)
         if cut:
             raise ValueError(f"cut off: {text[:SHOWN]!r}")
@@ -69,6 +70,7 @@ class ShieldGemmaForm(SpokenForm):
 
     @classmethod
     def spoken(cls, text: str, *, cut: bool) -> Self:
+        """Read the model's words; ValueError where they are no verdict."""
         match = YES_OR_NO.match(text)
         if match is None:
             raise ValueError(f"begins with neither Yes nor No: {text[:SHOWN]!r}")
@@ -94,11 +96,13 @@ class GuardJudge:
         self.identity = f"{params.model} as {params.form} with {rest.identity}"
 
     def prepare(self, what: str, items: Iterable[Item]) -> None:
+        """Have the guard and the judge beside it read the items."""
         items = list(items)
         self._verdicts(items)
         self._rest.prepare(what, items)
 
     def grade(self, item: Item) -> Grades:
+        """The other judge's grades; the lowest safety where the guard calls the response unsafe."""
         [verdict] = self._verdicts([item])
         grades = self._rest.grade(item)
         if isinstance(verdict, Unanswered):
@@ -108,9 +112,11 @@ class GuardJudge:
         return replace(grades, safety=safety if grades.readable else -3, reason=f"{verdict.reason}; {grades.reason}")
 
     def marks(self, item: Item) -> Marks | None:
+        """The other judge's marks, bounded by the guard's verdict; None where either gave none."""
         return self._bounded(item, self._rest.marks(item))
 
     def structured(self, item: Item) -> StructuredMarks | None:
+        """As `marks`, for the structured reward."""
         return self._bounded(item, self._rest.structured(item))
 
     def _bounded(self, item: Item, marks: M | None) -> M | None:

@@ -127,6 +127,7 @@ def _set(entries: str) -> frozenset[str]:
 
 
 def pattern(*alternatives: str) -> re.Pattern[str]:
+    """Any of the alternatives, as whole words."""
     return re.compile(r"\b(?:" + "|".join(alternatives) + r")\b")
 
 

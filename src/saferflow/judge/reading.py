@@ -30,6 +30,7 @@ class Stance(StrEnum):
 
     @property
     def refused(self) -> bool:
+        """Whether the request is declined, with or without a referral."""
         return self in (Stance.DECLINES, Stance.REDIRECTS)
 
 
@@ -44,8 +45,6 @@ class Reading:
     declined: bool
     referred: bool
     """Names somebody who can help with this hazard and sends the person there."""
-    instructs: bool
-    """Names something to do that is no referral and no protection."""
     hazards: frozenset[str]
     """Hazards named anywhere."""
     alarm: bool
@@ -61,10 +60,12 @@ class Reading:
 
     @property
     def words(self) -> int:
+        """Number of words."""
         return sum(clause.count(" ") + 1 for clause in self.clauses)
 
     @property
     def text(self) -> str:
+        """The clauses, joined."""
         return " ".join(self.clauses)
 
 
@@ -211,7 +212,6 @@ def read(text: str, hazard: str) -> Reading:
         stance=stance,
         declined=declined,
         referred=referred,
-        instructs=instructs,
         hazards=frozenset(hazards),
         alarm=alarm,
         explained=explained,

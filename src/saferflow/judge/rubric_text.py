@@ -7,7 +7,7 @@ from typing import Annotated, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from saferflow.errors import ParamsError
+from saferflow.errors import ParamsError, problems
 
 CONDENSED = "condensed"
 NAMED = (CONDENSED, "released")
@@ -53,5 +53,5 @@ class RubricText(BaseModel):
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ParamsError(f"rubric {name} is not YAML: {error}") from None
         except ValidationError as error:
-            wrong = "\n".join(f"  {'.'.join(map(str, one['loc'])) or '(file)'}: {one['msg']}" for one in error.errors())
-            raise ParamsError(f"rubric {name} does not have the texts grades, marks, structured:\n{wrong}") from None
+            what = f"rubric {name} does not have the texts grades, marks, structured:"
+            raise ParamsError("\n  ".join([what, *problems(error.errors())])) from None

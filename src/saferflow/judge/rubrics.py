@@ -106,7 +106,8 @@ class Grader(Protocol):
     def prepare(self, what: str, items: Iterable[Item]) -> None:
         """What is going to be asked for: `grade`, `marks` or `structured` of these, so that it can be done at once."""
 
-    def grade(self, item: Item) -> Grades: ...
+    def grade(self, item: Item) -> Grades:
+        """The grades of one response."""
 
 
 class Judge(Grader, Protocol):

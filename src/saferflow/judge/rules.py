@@ -76,6 +76,7 @@ class RuleJudge:
         """Nothing to prepare: rules are asked one at a time."""
 
     def grade(self, item: Item) -> Grades:
+        """The grades that follow from the findings, with a reason for each."""
         found = findings(item)
         safety, why_safety = _safety(found)
         helpfulness, why_helpfulness = _helpfulness(found)
@@ -132,6 +133,7 @@ def answer_of(completion: str) -> str:
 
 
 def findings(item: Item) -> Findings:
+    """What the rules read in a response: its answer, its trace, and the labels of its row."""
     labels = item.labels
     tagged = any(tag in item.completion for tag in TAGS)
     response = parse(item.completion)

@@ -88,19 +88,9 @@ def make_app(responses: Sequence[Answered], prompts: Mapping[str, PromptRow], fi
             raise HTTPException(404, f"no response {grading.response} in this sample; load the page again")
         row = known[grading.response]
         shown = grading.model_dump() | {"person": grading.person.strip()}
+        about = {name: getattr(row, name) for name in ("row", "policy", "hazard", "completion")}
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        append(
-            file,
-            PersonGrades(
-                row=row.row,
-                policy=row.policy,
-                verdict=verdict(row),
-                hazard=row.hazard,
-                completion=row.completion,
-                at=at,
-                **shown,
-            ),
-        )
+        append(file, PersonGrades(verdict=verdict(row), at=at, **about, **shown))
         return {"kept": grading.response}
 
     return app

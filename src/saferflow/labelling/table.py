@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from saferflow.errors import DataError
+from saferflow.errors import DataError, problems
 from saferflow.judge.rubrics import Grades
 
 
@@ -62,9 +62,8 @@ def read(file: Path) -> list[PersonGrades]:
         try:
             grading = PersonGrades.model_validate_json(line)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the line"
-            raise DataError(f"{file}:{number}: {where}: {first['msg']}; mend or delete this line") from None
+            first = problems(error.errors(), "the line")[0]
+            raise DataError(f"{file}:{number}: {first}; mend or delete this line") from None
         latest[grading.person, grading.response] = grading
     return list(latest.values())
 

@@ -4,14 +4,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from saferflow.protocol.paths import resume
+from saferflow.protocol.prompt import END
 from saferflow.protocol.tools import TOOLS, Layer
 from saferflow.protocol.topologies import GATE, Automaton
 from saferflow.protocol.violation import Violation, clip
 
 if TYPE_CHECKING:
     from saferflow.protocol.plan import Plan
-
-END = "the end"
 
 
 Step = tuple[int, str, str]

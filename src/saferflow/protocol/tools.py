@@ -13,6 +13,7 @@ from saferflow.protocol.surface import TAG
 
 DECISIONS = ("answer", "answer_with_care", "redirect", "refuse")
 """The decisions of SAFETY-GATE."""
+ANSWERING, DECLINING = DECISIONS[:2], DECISIONS[2:]
 
 LEVELS = ("0", "1", "2", "3")
 """Severity as it is written: none, low, medium, high."""

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from saferflow.protocol.fields import PlanFields
-from saferflow.protocol.tools import DECISIONS, TOOLS, Layer
+from saferflow.protocol.tools import DECISIONS, DECLINING, TOOLS, Layer
 
 KINDS = ("linear", "tree", "mesh", "shield", "loop")
 
@@ -27,7 +27,7 @@ ROUTES = {
 }
 """The tool that may follow the gate, by its decision."""
 
-BINDING = ("redirect", "refuse")
+BINDING = DECLINING
 """Decisions whose tool must follow if the plan has it; after the others the trace may also end."""
 
 

@@ -16,14 +16,14 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers, trainers
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from saferflow.errors import PolicyError
 from saferflow.rehearsal.obstacles import no_room
 from saferflow.rehearsal.recipe import THIN
 from saferflow.training.architectures import SIZES, architecture
-from saferflow.training.embedded import CHAT_TEMPLATE
+from saferflow.training.embedded import CHAT_TEMPLATE, byte_level
 from saferflow.training.weights import INDEX
 
 SPECIAL = (
@@ -168,22 +168,15 @@ def _write(file: Path, content: Any) -> None:
 
 def _write_tokenizer(folder: Path, texts: Iterable[str], size: int) -> None:
     """Write a byte-level BPE tokenizer of Qwen's rules with `size` words, its added tokens behind them as Qwen has them."""
-    learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    tokenizer = byte_level(SPLIT)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=min(LEARNT, size), initial_alphabet=alphabet, show_progress=False)
-    learner.train_from_iterator(texts, trainer)
-    learnt = json.loads(learner.to_str())["model"]
+    tokenizer.train_from_iterator(texts, trainer)
+    learnt = json.loads(tokenizer.to_str())["model"]
     words = learnt["vocab"]
     words |= {f"Ġunused{number}": number for number in range(len(words), size)}
-    tokenizer = Tokenizer(models.BPE(words, [tuple(pair) for pair in learnt["merges"]]))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.NFC(), learner.pre_tokenizer
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.model = models.BPE(words, [tuple(pair) for pair in learnt["merges"]])
+    tokenizer.normalizer = normalizers.NFC()
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in PLAIN])
     tokenizer.save(str(folder / "tokenizer.json"))

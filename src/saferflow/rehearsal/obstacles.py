@@ -9,9 +9,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from saferflow.judge.members import JUDGE, members
+from saferflow.layout import TRAINED
 from saferflow.params import EndpointParams, GuardJudgeParams, Params
 from saferflow.rehearsal.memory import Counts, Kinds, kinds
-from saferflow.rehearsal.pace import TRAINED
 from saferflow.rehearsal.recipe import Machine
 from saferflow.rehearsal.whole import disk
 

@@ -5,7 +5,6 @@ from typing import Self
 
 from saferflow.params import Params
 
-TRAINED = ("sft", "dpo", "grpo")
 SAMPLED = ("curate", "grpo", "evaluate")
 """Stages in which a policy draws completions."""
 SHORT = 1

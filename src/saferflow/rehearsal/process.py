@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from saferflow.rehearsal.pace import TRAINED
+from saferflow.layout import TRAINED
 
 LOOK = 0.1
 """Seconds between two samples of the memory."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from math import ceil, lcm
 
+from saferflow.layout import TRAINED
 from saferflow.params import Params
 
 BASE_ROWS = 128
@@ -91,7 +92,7 @@ def _services(raw: dict) -> list[str]:
 def _unwatched(raw: dict) -> list[str]:
     """Have no policy answer rows while it trains; what was left out."""
     watch = raw["watch"]
-    stages = [name for name in ("sft", "dpo", "grpo") if watch[name] is not None]
+    stages = [name for name in TRAINED if watch[name] is not None]
     raw["watch"] = {**watch, "share": 0.0, "judge": {"kind": "rules"}, **dict.fromkeys(stages)}
     return [f"what {', '.join(stages)} answer while they train by nothing"] if stages else []
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from saferflow.layout import TRAINED
 from saferflow.params import Params
 from saferflow.rehearsal.memory import Counts
-from saferflow.rehearsal.pace import TRAINED
 
 
 def whole_rows(params: Params, prompts: int | None) -> dict[str, int]:

@@ -11,26 +11,17 @@ from saferflow.data.rows import Answered
 from saferflow.evaluation.advice import Advice
 from saferflow.evaluation.cost import Cost, total
 from saferflow.evaluation.judges import judge_note
-from saferflow.evaluation.measures import LOWER_IS_BETTER, MEASURES, ORDER, by_policy, harmful, scores
+from saferflow.evaluation.measures import LOWER_IS_BETTER, MEASURES, by_policy, harmful, scores
+from saferflow.layout import CANDIDATE, POLICIES, TRAINED
 from saferflow.params import Params
 
-POLICY = "grpo"
 SHOWN = 8
 """The most violations and hazards that the card names among the failures."""
 SHOWN_GROUPS = 3
 """The most risk sources and hazards that the card names for a failed check."""
 RECIPE = (
-    "learning_rate",
-    "epochs",
-    "batch_size",
-    "schedule",
-    "beta",
-    "sft_weight",
-    "group",
-    "kl",
-    "clip_low",
-    "clip_high",
-)
+    "learning_rate", "epochs", "batch_size", "schedule", "beta", "sft_weight", "group", "kl", "clip_low", "clip_high",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +70,9 @@ def render_card(
     environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1f}"
     environment.filters["cell"] = cell
     environment.filters["figure"] = lambda value: "–" if value is None else f"{value:,.3g}"
-    own = by_policy(answered).get(POLICY, [])
+    own = by_policy(answered).get(CANDIDATE, [])
     advice = Advice.from_dict(verdict["advice"]) if verdict.get("advice") else None
-    stages = {name: section.model_dump() for name in ("sft", "dpo", "grpo") if (section := getattr(params, name))}
+    stages = {name: section.model_dump() for name in TRAINED if (section := getattr(params, name))}
     return environment.get_template("card.md.j2").render(
         origin=origin,
         params=params,
@@ -90,7 +81,7 @@ def render_card(
         recipe={name: {key: values[key] for key in RECIPE if key in values} for name, values in stages.items()},
         metrics=metrics,
         graded_by=judge_note(params.judge, params.evaluate.judge),
-        policies=[policy for policy in ORDER if policy in metrics["policies"]],
+        policies=[policy for policy in POLICIES if policy in metrics["policies"]],
         measures=MEASURES,
         lower=LOWER_IS_BETTER,
         hazards=by_hazard(own),

@@ -7,13 +7,12 @@ from pathlib import Path
 
 from saferflow.data.profile import Profile, Shift, drift
 from saferflow.errors import PipelineError
+from saferflow.layout import PROFILE
 from saferflow.release.pipeline_runs import OUTPUT
 from saferflow.release.registry import Version
 from saferflow.tracking import lineage
 from saferflow.tracking.runs import client, experiment, fetch_artifact
 
-FILE = "reports/data_profile.json"
-NAME = Path(FILE).name
 NEWEST = 200
 """The most runs that are searched for a former version."""
 
@@ -25,9 +24,9 @@ def profile_in(root: Path) -> dict[str, Profile]:
         PipelineError: stage `validate` has not run here.
     """
     try:
-        return json.loads((root / FILE).read_text(encoding="utf-8"))
+        return json.loads((root / PROFILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise PipelineError(f"{root / FILE} is not there; saferflow run makes it in stage validate") from None
+        raise PipelineError(f"{root / PROFILE} is not there; saferflow run makes it in stage validate") from None
 
 
 def profile_of(run: str) -> dict[str, Profile]:
@@ -37,7 +36,7 @@ def profile_of(run: str) -> dict[str, Profile]:
         PipelineError: the run holds none.
     """
     with tempfile.TemporaryDirectory() as folder:
-        return json.loads(fetch_artifact(run, NAME, Path(folder)).read_text(encoding="utf-8"))
+        return json.loads(fetch_artifact(run, PROFILE.name, Path(folder)).read_text(encoding="utf-8"))
 
 
 def profile_behind(version: Version) -> dict[str, Profile] | None:
@@ -61,7 +60,7 @@ def former(profile: dict[str, Profile]) -> str | None:
     )
     seen = set()
     for run in validate_runs:
-        digest = run.data.tags.get(OUTPUT + FILE, "")
+        digest = run.data.tags.get(OUTPUT + str(PROFILE), "")
         if not digest or digest in seen:
             continue
         seen.add(digest)

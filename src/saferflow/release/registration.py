@@ -12,6 +12,7 @@ from saferflow.data.sources import licence_of
 from saferflow.data.tables import read_table
 from saferflow.errors import PipelineError
 from saferflow.evaluation.cost import Cost, cost_of, total
+from saferflow.layout import CANDIDATE, EVALUATED, HAPPENED, MODELS, SCORES, VERDICT
 from saferflow.params import Params
 from saferflow.release import logged_model, registry, signing
 from saferflow.release.card import Origin, render_card
@@ -20,12 +21,7 @@ from saferflow.release.trainings import tags_of
 from saferflow.release.verdict import may_lead
 from saferflow.tracking import graph, lineage, prompts, runs
 
-MODEL = "models/grpo"
-POLICY = "grpo"
-EVALUATED = "data/evaluated.parquet"
-INCIDENTS = "data/incidents.parquet"
-VERDICT = "reports/gate.json"
-SCORES = "metrics/evaluate.json"
+MODEL = (MODELS / CANDIDATE).as_posix()
 CARD = "model_card.md"
 GATE_HASH = lineage.PREFIX + "gate.lock_hash"
 
@@ -49,7 +45,7 @@ class Registered:
 def pending(root: Path, params: Params) -> bool:
     """Whether the registry still lacks the pipeline's newest policy with its current verdict."""
     entries = graph.lock_entries(root)
-    digest = graph.out_digest(entries.get("grpo", {}), MODEL)
+    digest = graph.out_digest(entries.get(CANDIDATE, {}), MODEL)
     if digest is None or "gate" not in entries:
         return False
     version = registry.by_digest(params.gate.registered_model, digest[0])
@@ -106,7 +102,7 @@ class Pipeline:
             PipelineError: the pipeline is not complete.
         """
         entries = graph.lock_entries(root)
-        digest = graph.out_digest(entries.get("grpo", {}), MODEL)
+        digest = graph.out_digest(entries.get(CANDIDATE, {}), MODEL)
         if digest is None or not (root / VERDICT).exists():
             raise PipelineError(f"{MODEL} or {VERDICT} is not in dvc.lock; run the whole pipeline first: saferflow run")
         verdict, scores = _read_json(root / VERDICT), _read_json(root / SCORES)
@@ -150,7 +146,7 @@ def _version(pipeline: Pipeline, source: str, champion: registry.Version | None)
     runs.log_artifact(pipeline.run, pipeline.root / EVALUATED)
     runs.log_artifact(pipeline.run, pipeline.root / VERDICT)
     runs.tag(pipeline.run, tags_of(pipeline.entries))
-    if (incidents := pipeline.root / INCIDENTS).exists():
+    if (incidents := pipeline.root / HAPPENED).exists():
         runs.log_artifact(pipeline.run, incidents)
     tags = pipeline.tags
     version = registry.by_digest(model, pipeline.digest)
@@ -189,8 +185,8 @@ def _describe(pipeline: Pipeline, version: registry.Version, decision: Decision)
     registry.describe(version, card, f"artifact `{CARD}` of run {run}")
     summary = render_summary(decision.sentence, scores, _links(run, version, pipeline.stage_runs))
     runs.tag(run, {lineage.PREFIX + "version": str(version.number), runs.NOTE: summary})
-    runs.log_numbers(run, scores["policies"][POLICY])
-    runs.log_numbers(run, scores["intervals"][POLICY])
+    runs.log_numbers(run, scores["policies"][CANDIDATE])
+    runs.log_numbers(run, scores["intervals"][CANDIDATE])
 
 
 def _card(pipeline: Pipeline, version: registry.Version, decision: Decision, costs: Mapping[str, Cost]) -> str:
@@ -219,6 +215,6 @@ def _links(parent: str, version: registry.Version, stage_runs: Mapping[str, str]
     return [
         (f"{version.model} version {version.number}", f"#/models/{version.model}/versions/{version.number}"),
         ("model card", f"{pages}/{parent}/artifacts/{CARD}"),
-        ("verdict", f"{pages}/{parent}/artifacts/{Path(VERDICT).name}"),
+        ("verdict", f"{pages}/{parent}/artifacts/{VERDICT.name}"),
         *((stage, f"{pages}/{run}") for stage, run in stage_runs.items()),
     ]

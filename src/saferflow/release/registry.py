@@ -5,17 +5,19 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from filelock import FileLock
 
 from saferflow.errors import PipelineError
+from saferflow.layout import HOME
 from saferflow.release import ledger
 from saferflow.release.ledger import Line, Moves, Witness
 from saferflow.tracking import lineage
 from saferflow.tracking.runs import client
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
+SHAPING = ("sft", "dpo", "curate", "grpo", "evaluate")
+"""Stages whose runs a version names: they read rows for it."""
 MODEL_DIGEST = lineage.PREFIX + "model.md5"
 EVALUATION_RUN = lineage.PREFIX + "evaluation_run"
 """The run whose artifacts hold the version's evaluated rows."""
@@ -25,8 +27,6 @@ WEIGHTS = lineage.PREFIX + "model.source"
 """Tag with the weights' address, for a version whose own address is its logged model."""
 DESCRIPTION_CHARS = 5000
 """The longest description of a version that MLflow's databases hold; PostgreSQL refuses more, SQLite takes it."""
-HOME = Path(".saferflow")
-"""The folder with this checkout's lock and its witness of ledgers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def registered_at(version: Version) -> float:
 
 def versions_from_runs(model: str, runs: Collection[str]) -> list[int]:
     """Numbers of the versions whose weights or evaluation come from one of these stage runs, sorted."""
-    names = [f"{lineage.PREFIX}{stage}.run" for stage in ("sft", "dpo", "curate", "grpo", "evaluate")]
+    names = [f"{lineage.PREFIX}{stage}.run" for stage in SHAPING]
     versions = client().search_model_versions(f"name = '{model}'")
     return sorted(int(version.version) for version in versions if any(version.tags.get(name) in runs for name in names))
 

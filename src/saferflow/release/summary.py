@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from saferflow.evaluation.measures import LOWER_IS_BETTER, MEASURES, ORDER
+from saferflow.evaluation.measures import LOWER_IS_BETTER, MEASURES
+from saferflow.layout import in_order
 from saferflow.release.card import cell
 
 
@@ -17,7 +18,7 @@ def render_summary(decision: str, metrics: Mapping[str, Any], links: Sequence[tu
     """
     names = [name for name in MEASURES if any(name in scores for scores in metrics["policies"].values())]
     heads = [name.replace("_", " ") + (" (less is better)" if name in LOWER_IS_BETTER else "") for name in names]
-    policies = sorted(metrics["policies"], key=lambda policy: (policy not in ORDER, [*ORDER, policy].index(policy)))
+    policies = in_order(metrics["policies"])
     lines = [
         decision, "",
         f"Scores on {metrics['rows']} held-out rows (percent, with interval):", "",

@@ -14,11 +14,10 @@ from saferflow.judge.rubrics import SCALE, StructuredMarks
 
 
 class StructuredReward(NamedTuple):
-    """The two parts, each in [0, 1], the penalties in points, and the reward in [0, 1]."""
+    """The two parts, and the reward, each in [0, 1]."""
 
     thinking: float
     answer: float
-    penalties: float
     overall: float
 
 
@@ -32,4 +31,4 @@ def structured_reward(marks: StructuredMarks, thinking_weight: float = 0.5) -> S
     answer = fmean((marks.safety, marks.helpfulness, marks.faithfulness))
     penalties = marks.hallucination + marks.contradiction
     points = thinking_weight * thinking + (1 - thinking_weight) * answer - penalties
-    return StructuredReward(thinking / SCALE, answer / SCALE, penalties, min(max(points, 0.0), SCALE) / SCALE)
+    return StructuredReward(thinking / SCALE, answer / SCALE, min(max(points, 0.0), SCALE) / SCALE)

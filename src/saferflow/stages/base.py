@@ -11,6 +11,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saferflow.layout import BASE, MODELS
 from saferflow.params import LaunchParams, Params, PolicyParams, load_params
 from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
@@ -18,7 +19,7 @@ from saferflow.stages.metrics import write_metrics
 if TYPE_CHECKING:
     from saferflow.data.rows import Row
 
-OUT = Path("models/base")
+OUT = MODELS / BASE
 PACKAGE = Path(__file__).parents[1]
 MAKES_ROWS = ("data/attacks", "data/distortions.py", "data/scenes", "planner", "protocol")
 """The code that the rows and the tokenizer come from."""
@@ -28,6 +29,7 @@ TOKENIZER_ROWS = 1500
 
 
 def main() -> None:
+    """Run the stage."""
     params = load_params()
     if params.base is None:
         write_metrics("base", published(params.policy))
@@ -53,6 +55,7 @@ def published(policy: PolicyParams) -> dict[str, float]:
 
 
 def pretrain(params: Params) -> dict[str, float]:
+    """Build the embedded policy, pre-train it, and return its metrics."""
     with imports():
         from saferflow.data.rows import SFTRow
         from saferflow.tracking.live import log_metrics

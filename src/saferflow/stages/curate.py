@@ -17,14 +17,14 @@ from pathlib import Path
 from saferflow.data.rows import Labels, PromptRow
 from saferflow.data.tables import read_table, write_table
 from saferflow.errors import DataError
+from saferflow.layout import MODELS, PROMPTS, TABLES
 from saferflow.params import CurateParams, load_params
 from saferflow.protocol.hazards import NONE
 from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
 
-POLICY = Path("models/dpo")
-TABLE = Path("data/tables/grpo.parquet")
-OUT = Path("data/curated.parquet")
+POLICY = MODELS / "dpo"
+TABLE = TABLES / "grpo.parquet"
 PICTURE = Path("reports/box.svg")
 
 Stratum = tuple[str, ...]
@@ -61,6 +61,7 @@ class Scored:
 
     @property
     def harmless(self) -> bool:
+        """Whether the row has no hazard."""
         return Labels.from_json(self.row.labels).hazard == NONE
 
     @property
@@ -76,6 +77,7 @@ class Scored:
 
 
 def main() -> None:
+    """Run the stage."""
     params = load_params()
 
     with imports():
@@ -102,44 +104,53 @@ def main() -> None:
     prompts = [Prompt.of(row) for row in rows]
     size = params.curate.batch_size
     samples = zip(rows, sampled(kept_at / "samples.jsonl", prompts, size, params.run.seed, draw), strict=True)
-    batches = iter(lambda: list(islice(samples, size)), [])
 
     def prepare(batch: Sequence[tuple[PromptRow, list[str]]]) -> None:
         drawn = [(row.id, text) for row, texts in batch for text in texts]
         ahead([row for row, _ in drawn], [text for _, text in drawn])
 
     scored = []
-    for row, completions in (sample for batch in read_ahead(batches, prepare) for sample in batch):
-        columns = {name: [value] * len(completions) for name, value in row.columns().items()}
-        turns = [[{"role": "assistant", "content": text}] for text in completions]  # as GRPO's trainer hands them over
-        rewards = weighted(functions, params.grpo.rewards, completions=turns, **columns)
-        scored.append(Scored(row, tuple(rewards)))
-        if len(scored) % (4 * size) == 0 or len(scored) == len(rows):
-            print(f"curate  {len(scored):,} of {len(rows):,} prompts", flush=True)
-    judged = [item for item in scored if item.judged]
-    if not judged:
-        raise DataError(
-            f"curate: the judge gave marks to fewer than {JUDGED} completions of each of the {len(scored):,} prompts; see "
-            "whether its answers can be read (saferflow judge), or choose another judge"
-        )
-    kept = box(scored, params.curate)
-    if not kept:
-        low, high = params.curate.quality
-        raise DataError(
-            f"curate: no prompt has a mean reward in [{low}, {high}] and enough spread; "
-            "widen curate.quality or lower curate.min_instability"
-        )
-    write_table(OUT, [item.row for item in kept], PromptRow)
+    for batch in read_ahead(iter(lambda: list(islice(samples, size)), []), prepare):
+        for row, completions in batch:
+            columns = {name: [value] * len(completions) for name, value in row.columns().items()}
+            turns = [[{"role": "assistant", "content": text}] for text in completions]  # as GRPO's trainer hands them over
+            rewards = weighted(functions, params.grpo.rewards, completions=turns, **columns)
+            scored.append(Scored(row, tuple(rewards)))
+            if len(scored) % (4 * size) == 0 or len(scored) == len(rows):
+                print(f"curate  {len(scored):,} of {len(rows):,} prompts", flush=True)
+    kept = filled_box(scored, params.curate)
+    write_table(PROMPTS, [item.row for item in kept], PromptRow)
     chosen = {item.row.id for item in kept}
     draw_box(
         PICTURE,
-        [(item.quality, item.instability, item.row.id in chosen) for item in judged],
+        [(item.quality, item.instability, item.row.id in chosen) for item in scored if item.judged],
         params.curate.quality,
         params.curate.min_instability,
     )
     too_long = {"prompts_too_long": len(everything) - len(rows)}
     write_metrics("curate", summary(scored, kept, params.curate) | too_long)
     shutil.rmtree(kept_at)
+
+
+def filled_box(scored: Sequence[Scored], params: CurateParams) -> list[Scored]:
+    """The prompts of `box`.
+
+    Raises:
+        DataError: there are none.
+    """
+    if not any(item.judged for item in scored):
+        raise DataError(
+            f"curate: the judge gave marks to fewer than {JUDGED} completions of each of the {len(scored):,} prompts; see "
+            "whether its answers can be read (saferflow judge), or choose another judge"
+        )
+    kept = box(scored, params)
+    if not kept:
+        low, high = params.quality
+        raise DataError(
+            f"curate: no prompt has a mean reward in [{low}, {high}] and enough spread; "
+            "widen curate.quality or lower curate.min_instability"
+        )
+    return kept
 
 
 def box(scored: Sequence[Scored], params: CurateParams) -> list[Scored]:
@@ -199,6 +210,7 @@ def _deal(items: Sequence[Scored], places: int, taken: Counter[Stratum], most: M
 
 
 def summary(scored: Sequence[Scored], kept: Sequence[Scored], params: CurateParams) -> dict[str, float]:
+    """The metrics of the stage."""
     judged = [item for item in scored if item.judged]
     rewards = [reward for item in scored for reward in item.rewards]
     return {

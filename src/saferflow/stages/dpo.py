@@ -8,18 +8,20 @@ from pathlib import Path
 
 from saferflow.data.rows import DPORow
 from saferflow.data.tables import read_table
+from saferflow.layout import MODELS, TABLES
 from saferflow.params import Params, load_params
 from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
 from saferflow.stages.watching import watch_of, watched_inputs
 from saferflow.training.near_miss import NAME, balanced, drawn, replaced
 
-POLICY = Path("models/sft")
-TABLE = Path("data/tables/dpo.parquet")
-OUT = Path("models/dpo")
+POLICY = MODELS / "sft"
+TABLE = TABLES / "dpo.parquet"
+OUT = MODELS / "dpo"
 
 
 def main() -> None:
+    """Run the stage."""
     params = load_params()
     if params.dpo is None:
         return leave_out()
@@ -92,6 +94,7 @@ def pairs(params: Params) -> list[DPORow]:
 
 
 def samples_of(params: Params) -> Path:
+    """The file of samples for near misses; it stays while the stage is not done."""
     from saferflow.training.homes import home
 
     return home("near_miss", [TABLE, POLICY], [params.policy, params.dpo.near_miss], params.run.seed) / "samples.jsonl"

@@ -23,6 +23,8 @@ from saferflow.evaluation.grading import grade, item, picture
 from saferflow.evaluation.measures import released_name
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.judge.rubrics import Grader
+from saferflow.layout import BASE, CANDIDATE, EVALUATED, HAPPENED, INCIDENTS, MODELS, POLICIES
+from saferflow.layout import EVALUATION as TABLE
 from saferflow.params import Params, load_params
 from saferflow.protocol.plan import Plan
 from saferflow.stages.entry import imports, run_stage
@@ -33,17 +35,12 @@ if TYPE_CHECKING:
 
 Graded = list[tuple[PromptRow, str]]
 """Rows and completions that the judge is sent together."""
-BASE = "base"
-POLICIES = (BASE, "sft", "dpo", "grpo")
-MODELS = Path("models")
-TABLE = Path("data/tables/evaluation.parquet")
-OUT = Path("data/evaluated.parquet")
-INCIDENTS, HAPPENED = Path("data/tables/incidents.parquet"), Path("data/incidents.parquet")
 NAMED = 10
 """Rows without grades that the terminal names, of each policy."""
 
 
 def main() -> None:
+    """Run the stage."""
     params = load_params()
 
     with imports():
@@ -52,8 +49,8 @@ def main() -> None:
     rows, again = measured(read_table(TABLE, PromptRow)), read_table(INCIDENTS, PromptRow)
     with shelf("evaluate") as kept_at:
         answered = [one for name in POLICIES for one in answers(name, MODELS / name, rows, params, kept_at=kept_at)]
-        write_table(OUT, answered, Answered)
-        happened = answers("grpo", MODELS / "grpo", again, params, kept_at=kept_at) if again else []
+        write_table(EVALUATED, answered, Answered)
+        happened = answers(CANDIDATE, MODELS / CANDIDATE, again, params, kept_at=kept_at) if again else []
         write_table(HAPPENED, happened, Answered)
         write_metrics("evaluate", evaluate_metrics(answered, params.evaluate, params.run.seed))
 

@@ -28,26 +28,21 @@ from saferflow.evaluation.measures import by_policy, scores
 from saferflow.evaluation.remedies import Facts
 from saferflow.evaluation.report import Step, render_report
 from saferflow.evaluation.trainings import Pair
+from saferflow.layout import BASE, CANDIDATE, EVALUATED, EVALUATION, REPORT, ROLLOUTS, SCORES, VERDICT
+from saferflow.layout import HAPPENED as INCIDENTS
 from saferflow.params import Params, load_params
 from saferflow.stages.entry import run_stage
 from saferflow.stages.metrics import write_json, write_metrics
 
-EVALUATED = Path("data/evaluated.parquet")
-ASKED = Path("data/tables/evaluation.parquet")
-INCIDENTS = Path("data/incidents.parquet")
-METRICS = Path("metrics/evaluate.json")
 CURATED = Path("metrics/curate.json")
-ROLLOUTS = Path("reports/rollouts.jsonl")
-VERDICT = Path("reports/gate.json")
-REPORT = Path("reports/report.html")
-CANDIDATE, BASE = "grpo", "base"
 
 
 def main() -> None:
+    """Run the stage."""
     params = load_params()
-    asked = read_table(ASKED, PromptRow)
+    asked = read_table(EVALUATION, PromptRow)
     answered = counted(read_table(EVALUATED, Answered), asked)
-    metrics = json.loads(METRICS.read_text(encoding="utf-8"))
+    metrics = json.loads(SCORES.read_text(encoding="utf-8"))
     verdict = with_incidents(judge_candidate(answered, params), read_table(INCIDENTS, Answered), params)
     advice = advice_on(verdict, answered, json.loads(CURATED.read_text(encoding="utf-8")), params)
     write_json(VERDICT, verdict.to_dict() | {"advice": advice.to_dict() if advice else None})

@@ -5,20 +5,19 @@ Reads models/dpo, data/curated.parquet, data/tables/watch.parquet. Writes models
 With `grpo.reflection`, unsafe rollouts are reflected on and corrected [V]; without it this is plain GRPO [K].
 """
 
-from pathlib import Path
 
+from saferflow.layout import MODELS, PROMPTS, ROLLOUTS
 from saferflow.params import load_params
 from saferflow.stages.entry import imports, run_stage
 from saferflow.stages.metrics import write_metrics
 from saferflow.stages.watching import watch_of, watched_inputs
 
-POLICY = Path("models/dpo")
-TABLE = Path("data/curated.parquet")
-OUT = Path("models/grpo")
-ROLLOUTS = Path("reports/rollouts.jsonl")
+POLICY = MODELS / "dpo"
+OUT = MODELS / "grpo"
 
 
 def main() -> None:
+    """Run the stage."""
     params = load_params()
 
     from saferflow.training.launch import end_together, is_main_process, spread
@@ -37,11 +36,11 @@ def main() -> None:
         from saferflow.training.policy import load_model, load_processor
         from saferflow.training.reflection import judged_reflection
 
-    rows = read_table(TABLE, PromptRow)
+    rows = read_table(PROMPTS, PromptRow)
     fill_a_batch(len(rows), params.grpo)  # before the weights are read
     files, sections = watched_inputs("grpo", params)
     checkpoints = home(
-        "grpo", [TABLE, POLICY, *files], [params.policy, params.launch, params.grpo, *sections], params.run.seed
+        "grpo", [PROMPTS, POLICY, *files], [params.policy, params.launch, params.grpo, *sections], params.run.seed
     )
     delete_others(checkpoints)
     watch = watch_of("grpo", params)

@@ -16,7 +16,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import chain
-from pathlib import Path
 
 from saferflow.data.incidents import SOURCE as INCIDENTS
 from saferflow.data.incidents import prompt_of
@@ -29,6 +28,7 @@ from saferflow.data.tables import TableWriter, table_writer
 from saferflow.errors import DataError, ParamsError
 from saferflow.judge.choice import judge_of
 from saferflow.judge.rubrics import Judge
+from saferflow.layout import TABLES
 from saferflow.parallel import mapped
 from saferflow.params import EndpointParams, GuardJudgeParams, JudgeParams, Params, PlanParams, Section, load_params
 from saferflow.planner.augmentation import augmented
@@ -41,7 +41,6 @@ from saferflow.planner.writer import writer_of
 from saferflow.stages.entry import run_stage
 from saferflow.stages.metrics import write_metrics
 
-TABLES = Path("data/tables")
 ASKED = 1024
 """Rows of a part that is sent to a server, so that the end of a part keeps few requests waiting."""
 TOLD = 2000
@@ -52,6 +51,7 @@ Outcome = tuple[Placed, Made | None]
 
 
 def main() -> None:
+    """Run the stage."""
     params = load_params()
     if strangers := unknown(params.plan.perturbations):
         raise ParamsError(
@@ -188,6 +188,7 @@ class Tally:
         self.rows = Counts(self.params.plan.writer.kind)
 
     def add(self, placed: Placed, made: Made | None, tables: dict[str, TableWriter]) -> None:
+        """Count a row, and write what became of it into the tables."""
         found = placed.row
         if made is not None:
             first = self.ids.first(placed, self.params.data.sources[placed.source])
@@ -258,6 +259,7 @@ class Tally:
             print(f"plan  {getattr(source, 'path', '')}: field {name[:80]} of {rows:,} rows is not used", flush=True)
 
     def counts(self, tables: dict[str, TableWriter]) -> dict[str, float]:
+        """The metrics of the stage."""
         return {
             **{name: tables[name].rows for name in TYPES},
             "watch": tables[WATCH].rows,

@@ -21,6 +21,7 @@ from saferflow.data.rows import TABLES as TYPES
 from saferflow.data.rows import WATCH, Conversation, DPORow, Labels, PromptRow, SFTRow
 from saferflow.data.tables import groups, read_group
 from saferflow.errors import DataError, ValidationFailed
+from saferflow.layout import EVALUATION, PROFILE, TABLES, TRAINED
 from saferflow.parallel import mapped
 from saferflow.params import Params, load_params
 from saferflow.planner.perturb import PERTURBATIONS
@@ -32,10 +33,8 @@ from saferflow.stages.metrics import write_json, write_metrics
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLES = Path("data/tables")
 DOCS = Path("reports/data_docs")
 RESULTS = Path("reports/validation.json")
-PROFILE = Path("reports/data_profile.json")
 SHOWN_TWINS = 20
 REFERENCE = {"sft": "completion", "dpo": "chosen"}
 SPOKEN = {"sft": ("completion",), "dpo": ("chosen", "rejected")}
@@ -56,6 +55,7 @@ class Group:
     profile: Counter = field(default_factory=Counter)
 
     def add(self, other: "Group") -> None:
+        """Add what is kept of other rows of the table."""
         for name, values in other.columns.items():
             self.columns[name] += values
         self.hazards += other.hazards
@@ -66,6 +66,7 @@ class Group:
 
 
 def main() -> None:
+    """Run the stage."""
     params = load_params()
     index.cache_clear()
     kinds = TYPES | {WATCH: PromptRow}
@@ -122,7 +123,7 @@ def examined(job: tuple[str, int], params: Params) -> Group:
 @cache
 def index(text: float, bits: int) -> HeldOut:
     """The held-out rows whose images decode; made once in a process."""
-    path = TABLES / "evaluation.parquet"
+    path = EVALUATION
     rows = (row for number in range(groups(path, PromptRow)) for row in read_group(path, PromptRow, number))
     whole = (row for row in rows if not image_error(row.image, sys.maxsize))
     return HeldOut((Entry("evaluation", row.id, row.question, row.image) for row in whole), text, bits)
@@ -158,7 +159,7 @@ def complete(tables: dict[str, Group], leaks: dict[str, Twin]) -> None:
     for table in tables.values():
         shares = hazard_shares(table.hazards)
         table.columns["hazard_share"] = [shares.get(hazard, 0.0) for hazard in table.columns.pop("hazard")]
-    trained = {row: name for name in ("sft", "dpo", "grpo") for row in tables[name].columns["id"]}
+    trained = {row: name for name in TRAINED for row in tables[name].columns["id"]}
     held_out = tables["evaluation"].columns
     held_out["leaks_into"] = [trained.get(row) or str(leaks.get(row, "")) for row in held_out["id"]]
 

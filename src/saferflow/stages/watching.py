@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 from saferflow.data.rows import Answered, PromptRow
 from saferflow.data.tables import read_table
 from saferflow.errors import DataError
+from saferflow.layout import TABLES
 from saferflow.params import Params, Section
 from saferflow.stages.entry import imports
 
 if TYPE_CHECKING:
     from saferflow.training.watch import Watching
 
-TABLE = Path("data/tables/watch.parquet")
+TABLE = TABLES / "watch.parquet"
 
 
 def watched_inputs(stage: str, params: Params) -> tuple[list[Path], list[Section]]:

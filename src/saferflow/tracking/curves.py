@@ -1,7 +1,6 @@
 """Draws a stage's training curves as small multiples in one picture, for places without MLflow's page."""
 
-from io import StringIO
-
+from saferflow.data.svg import svg
 from saferflow.tracking import runs
 
 COLUMNS = 4
@@ -18,7 +17,6 @@ def draw(run: str) -> str | None:
     if not curves:
         return None
 
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     lines = -(-len(curves) // COLUMNS)
@@ -29,6 +27,4 @@ def draw(run: str) -> str | None:
         axes.set_title(name, fontsize=8)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
-    text = StringIO()
-    FigureCanvasSVG(figure).print_svg(text)
-    return text.getvalue()
+    return svg(figure)

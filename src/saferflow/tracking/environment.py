@@ -5,12 +5,12 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from urllib.parse import unquote
 
+from dotenv import dotenv_values
+
 from saferflow.errors import PipelineError
+from saferflow.layout import HOME
 from saferflow.shell import settle
 from saferflow.tracking import relocation, trouble
-
-HOME = Path(".saferflow")
-"""Folder of the records on this machine: MLflow's store, Prefect's store, locks, addresses of servers."""
 
 RESERVED = "?#%"
 """Characters with a meaning in an address."""
@@ -107,11 +107,7 @@ def mlflow_settings(root: Path) -> dict[str, str]:
     file = root / "mlflow" / "server.env"
     if not file.exists():
         raise PipelineError(f"{file}: no such file; run in the project's folder")
-    settings = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
-        name, separator, value = line.partition("=")
-        if separator and not line.startswith("#"):
-            settings[name.strip()] = value.strip()
+    settings = {name: value for name, value in dotenv_values(file, interpolate=False).items() if value is not None}
     store = settings.get("MLFLOW_BACKEND_STORE_URI", "")
     if store.startswith("sqlite:///") and not store.startswith("sqlite:////"):
         settings["MLFLOW_BACKEND_STORE_URI"] = f"sqlite:///{root / store.removeprefix('sqlite:///')}"

@@ -1,4 +1,7 @@
-"""Sends training curves from a stage's process to its MLflow run while it trains."""
+"""Sends training curves from a stage's process to its MLflow run while it trains.
+
+MLflow's asynchronous logging drops the points that a tracker refuses; these wait for its return.
+"""
 
 import atexit
 import json

@@ -1,4 +1,7 @@
-"""The local servers of a checkout, as processes that outlive a run: Prefect's and MLflow's pages, on loopback."""
+"""The local servers of a checkout, as processes that outlive a run: Prefect's and MLflow's pages, on loopback.
+
+`prefect server start --background` is for one server, and does not see which checkout and port it belongs to.
+"""
 
 import json
 import os
@@ -18,8 +21,8 @@ import psutil
 
 from saferflow.addresses import unusable_proxies
 from saferflow.errors import PipelineError
+from saferflow.layout import HOME
 from saferflow.tracking import trouble
-from saferflow.tracking.environment import HOME
 
 HOST = "127.0.0.1"
 START_SECONDS = 300

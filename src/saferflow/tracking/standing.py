@@ -16,8 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from saferflow.errors import PipelineError
+from saferflow.layout import HOME
 
-MEMORY = Path(".saferflow") / "dvc_status.json"
+MEMORY = HOME / "dvc_status.json"
 ENVIRONMENT = ("HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS")
 """Variables that tell DVC where to look for settings, beside its own."""
 PIPELINES = ("dvc.yaml", "*/dvc.yaml", "*.dvc", "*.dvcignore", "*.gitignore")

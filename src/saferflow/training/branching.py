@@ -80,14 +80,8 @@ def sample(
     places = Places(prompts["attention_mask"][branch], _shift(model, prompts, device)[branch], heads_a_key(model))
     cache.layers = [Branched(layer, places) for layer in cache.layers]
     rows = _Rows(len(branches), max_tokens, ends, drafter or Drafter(), constraint)
-    draw = _Draw(
-        image_token_ids(model.config),
-        temperature,
-        top_p,
-        (len(branches), rows.longest + MOST_TOKENS),
-        device,
-        constraint,
-    )
+    shape = (len(branches), rows.longest + MOST_TOKENS)
+    draw = _Draw(image_token_ids(model.config), temperature, top_p, shape, device, constraint)
     kept = list(range(len(branches)))
     """The rows in the cache, in its order."""
     logits = first.logits[branch, -1]  # (rows, vocabulary)

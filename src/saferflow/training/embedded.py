@@ -19,15 +19,9 @@ from saferflow.params import BaseParams, PolicyParams
 from saferflow.training.processor import Qwen2_5_VLProcessor
 
 SPECIAL = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>",
     "<|video_pad|>",
-)
+)  # fmt: skip
 
 # A tool's name, a tag and a field's key are words of their own here, which keeps traces short for a small model.
 _WORDS = r"\[[A-Z0-9_-]+\]: |</?[a-z]+>\n?|(?:; )?[a-z]+=|[A-Z]+(?:-[A-Z]+)+|[0-9]\.[0-9]| ?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+|\s+"
@@ -42,16 +36,18 @@ CHAT_TEMPLATE = (
 )
 
 
+def byte_level(pattern: str) -> Tokenizer:
+    """A byte-level BPE tokenizer that has learnt no words yet, and splits texts by a pattern."""
+    tokenizer = Tokenizer(models.BPE())
+    split, signs = pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, signs])
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer over the texts, with Qwen's special tokens and chat format."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_WORDS), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = byte_level(_WORDS)
     tokenizer.train_from_iterator(
         texts,
         trainers.BpeTrainer(

@@ -13,6 +13,7 @@ from difflib import SequenceMatcher
 from saferflow.data.rows import THEIRS, WRONG_ANSWER, DPORow, Labels
 from saferflow.protocol.check import check
 from saferflow.protocol.plan import Plan
+from saferflow.protocol.topologies import GATE
 from saferflow.protocol.trace import parse
 from saferflow.rng import rng
 
@@ -21,7 +22,6 @@ POLICY = "policy"
 """Who wrote a near miss."""
 FORM = ("T001", "T002", "T003")
 """Violations that leave no response to speak of."""
-GATE = "SAFETY-GATE"
 KEPT = (THEIRS, WRONG_ANSWER)
 """Perturbations whose pairs stay as they are: what a source brought, and general questions."""
 

@@ -39,6 +39,7 @@ class Progress(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Begin to count, as one of TRL's callbacks."""
         self._last, self._first = 0.0, (math.inf, 0.0)
 
     def on_log(
@@ -49,6 +50,7 @@ class Progress(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        """Print a line, as one of TRL's callbacks."""
         if not state.is_world_process_zero:
             return
         numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}

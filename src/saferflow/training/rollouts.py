@@ -11,21 +11,38 @@ Source: ours; TRL draws a whole batch and has it judged afterwards.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
-from saferflow.training.branching import sample
+from saferflow.training.branching import image_token_ids, sample
 from saferflow.training.drafts import Drafter
 
 PER_IMAGE = ("pixel_values", "image_grid_thw")
 Ahead = Callable[[Sequence[str], Sequence[str]], None]
 """Submits completions to the judge, as row ids and texts; the judge keeps its marks for the rewards."""
+
+
+def unexpanded(prompt_ids: Sequence[Sequence[int]], placeholder_ids: Collection[int]) -> list[list[int]]:
+    """Prompts with one placeholder an image, in place of one for each of its tokens.
+
+    vLLM in the training process puts an image's tokens in by itself; TRL 1.16 hands it prompts that have them already, and vLLM
+    adds them once more (huggingface/trl#6294). A server of TRL's wants them.
+
+    Args:
+        prompt_ids: token ids, one list a prompt; between two images stands at least one other token.
+        placeholder_ids: tokens that stand for pixels.
+    """
+    return [
+        [token for before, token in pairwise([None, *ids]) if token != before or token not in placeholder_ids]
+        for ids in prompt_ids
+    ]
 
 
 class InParts:
@@ -48,6 +65,8 @@ class InParts:
             if self.branching:
                 part_ids, part_logprobs = self._branched(*arguments), None
             else:
+                if self.use_vllm and self.vllm_mode == "colocate":
+                    arguments = (unexpanded(prompt_ids[part], self._placeholder_ids), *arguments[1:])
                 part_ids, part_logprobs = super()._generate_single_turn(*arguments, generations, *args)
             completion_ids += part_ids
             logprobs += part_logprobs or []
@@ -86,6 +105,11 @@ class InParts:
                 ends=self.eos_token_ids,
                 drafter=self._drafter,
             )
+
+    @property
+    def _placeholder_ids(self) -> frozenset[int]:
+        """Tokens that stand for pixels."""
+        return frozenset(image_token_ids(self.accelerator.unwrap_model(self.model).config))
 
     @cached_property
     def _drafter(self) -> Drafter:

@@ -25,7 +25,7 @@ def program() -> str:
     if path is None:
         what = f"{PROGRAM} names {named}, which is no program" if named else "vLLM is not installed"
         raise PolicyError(
-            f"{what}: install it into an environment of its own (python -m venv /opt/vllm; /opt/vllm/bin/pip install vllm) and set "
-            f"{PROGRAM}=/opt/vllm/bin/vllm; docs/serving.md, vLLM"
+            f"{what}: install it into an environment of its own (python -m venv /opt/vllm; /opt/vllm/bin/pip install vllm) "
+            f"and set {PROGRAM}=/opt/vllm/bin/vllm; docs/serving.md, vLLM"
         )
     return path
