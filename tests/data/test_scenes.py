@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,10 @@ from saferflow.data.scenes.corpus import (
 )
 from saferflow.data.scenes.draw import HELD_OUT_PLACE, TRAINING_PLACES, Scene, draw, png
 from saferflow.data.scenes.objects import CLASSES, MARKS, OBJECTS, OUTLINES
+from saferflow.data.sources import parts, rows_of
+from saferflow.params import load_params
+
+ROOT = Path(__file__).parents[2]
 
 TRAIN = list(safety_rows(2500, 7, "train"))
 HELD = list(safety_rows(400, 7, "evaluation"))
@@ -161,3 +166,13 @@ def test_each_intent_has_a_topic_of_its_own():
 
 def test_the_shares_of_the_kinds_sum_to_one():
     assert sum(share for _, share in MIX) == pytest.approx(1)
+
+
+def test_a_general_row_of_training_that_chance_made_a_twin_of_a_held_out_one_is_left_out():
+    """With seed 18 the embedded profile draws one, and stage `validate` refused the tables."""
+    params = load_params(ROOT / "params.yaml")
+    params = params.model_copy(update={"run": params.run.model_copy(update={"seed": 18})})
+    placed = [one for part in parts(params, 512) if part.content.general for one in rows_of(part, params)]
+    left_out = {row.id for row in general_rows(2200, 18, "train")} - {one.row.id for one in placed}
+    assert left_out == {"general-train-002195"}
+    assert sum(one.row.split == "evaluation" for one in placed) == 200

@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import cache
+from itertools import chain, islice
 from pathlib import Path
 
 from saferflow.data.corpora import CORPORA
 from saferflow.data.corpora.corpus import Item
 from saferflow.data.forms import reading
+from saferflow.data.leakage import Entry, HeldOut
 from saferflow.data.own import check_hazards, own_records, row_of, text_of
 from saferflow.data.records import Record
 from saferflow.data.rows import BadRow, Row
@@ -139,11 +141,31 @@ def _items(source: CorpusSource) -> Iterator[Item | BadRow]:
 def rows_of(part: Part, params: Params) -> list[Placed]:
     """Build the rows of a part: draw them, or read their images and labels."""
     if isinstance(part.content, Drawn):
-        make, drawing = general_rows if part.content.general else safety_rows, part.content
-        rows = make(drawing.count, params.run.seed, drawing.split, drawing.first)
+        rows = _scenes(part.content, params.data.sources[part.source], params)
         return [Placed(part.source, "the scenes", row) for row in rows]
     placed = (_placed(record, part.source, params) for record in part.content)
     return [place for place in placed if place is not None]
+
+
+def _scenes(drawn: Drawn, source: ScenesSource, params: Params) -> Iterator[Row]:
+    """Drawn rows. A general row of training that is a near twin of a held-out one is left out: chance draws one for some seeds.
+
+    Safety rows have none: their held-out questions are about things in places that training never shows together.
+    """
+    seed, bounds = params.run.seed, params.validation
+    if not drawn.general:
+        yield from safety_rows(drawn.count, seed, drawn.split, drawn.first)
+        return
+    held_out = _held_out(source.evaluation, source.general_evaluation, seed, bounds.twin_text, bounds.twin_image_bits)
+    for row in general_rows(drawn.count, seed, drawn.split, drawn.first):
+        if drawn.split == "evaluation" or not held_out.twins_of(Entry("", row.id, row.question, row.image)):
+            yield row
+
+
+@cache
+def _held_out(safety: int, general: int, seed: int, text: float, bits: int) -> HeldOut:
+    rows = chain(safety_rows(safety, seed, "evaluation"), general_rows(general, seed, "evaluation"))
+    return HeldOut((Entry("evaluation", row.id, row.question, row.image) for row in rows), text, bits)
 
 
 def _placed(record: Record | Item | BadRow, number: int, params: Params) -> Placed | None:
