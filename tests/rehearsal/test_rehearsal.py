@@ -13,7 +13,7 @@ from rich.console import Console
 
 from saferflow.cli.rehearse import rehearse as carry_out
 from saferflow.errors import PipelineError
-from saferflow.params import load_params
+from saferflow.params import VLLMParams, load_params
 from saferflow.rehearsal import obstacles
 from saferflow.rehearsal.checkpoint import cut, published_config, with_words, write_checkpoint
 from saferflow.rehearsal.memory import Counts, kinds
@@ -119,6 +119,15 @@ def test_activations_that_were_measured_on_a_gpu_count_with_the_whole_run(tmp_pa
     held = kinds("sft", counts, THREE, 0).total  # 15.0 GB a process of eight
     found = obstacles.obstacles(tmp_path, THREE, Machine(8, round(held) + 10**9), counts, 0, {"sft": 2e9})
     assert any(stage == "sft" and "and activations 2.0 GB want" in why for stage, why in found)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_stages_that_vllm_draws_for_stop_where_it_is_not_installed(monkeypatch, tmp_path, there):
+    (program := tmp_path / "vllm").touch(mode=0o755)
+    monkeypatch.setenv("SAFERFLOW_VLLM", str(program if there else tmp_path / "nowhere"))
+    drawn = THREE.model_copy(update={"run": THREE.run.model_copy(update={"vllm": VLLMParams(concurrency=1, arguments=())})})
+    found = obstacles.obstacles(tmp_path, drawn, CPU, Counts(1, 1, 0, 0), 0, {})
+    assert any(stage == "curate" and "run.vllm is set: SAFERFLOW_VLLM names" in why for stage, why in found) is not there
 
 
 def test_as_many_processes_as_are_asked_for_keep_the_strategy_without_a_gpu():

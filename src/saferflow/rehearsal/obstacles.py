@@ -8,12 +8,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from saferflow.errors import PolicyError
 from saferflow.judge.members import JUDGE, members
 from saferflow.layout import TRAINED
 from saferflow.params import EndpointParams, GuardJudgeParams, Params
 from saferflow.rehearsal.memory import Counts, Kinds, kinds
 from saferflow.rehearsal.recipe import Machine
 from saferflow.rehearsal.whole import disk
+from saferflow.training.vllm_program import program
 
 PATIENCE = 2.0
 """Seconds in which a server must accept a connection."""
@@ -40,6 +42,11 @@ def obstacles(
     if params.grpo.engine.kind == "vllm" and find_spec("vllm") is None:
         way = "install it (docs/training.md, Rollouts by vLLM), or take kind transformers"
         obstacle_list.append(("grpo", f"grpo.engine is vllm, which is not installed; {way}"))
+    if params.run.vllm is not None:
+        try:
+            program()
+        except PolicyError as error:
+            obstacle_list.append(("curate", f"run.vllm is set: {error}"))
     return sorted(obstacle_list, key=lambda obstacle: STAGES.index(obstacle[0]))
 
 
