@@ -130,6 +130,13 @@ def test_filters_search_links_and_keys(pages):
 
 
 @needs_a_browser
+def test_keys_that_come_faster_than_the_page_follows_are_all_counted(pages):
+    with opened(pages) as page:
+        page.evaluate("for (let n = 0; n < 5; n++) dispatchEvent(new KeyboardEvent('keydown', {key: 'j', bubbles: true}))")
+        page.wait_for_function("document.querySelector('article h2').textContent.includes('case 5')")
+
+
+@needs_a_browser
 def test_answers_and_reasons_are_searched_where_asked_for(pages):
     with opened(pages) as page:
         page.fill("#search", "rule 203")
