@@ -202,6 +202,19 @@ def test_32_callers_at_once_get_their_own_answers_in_batches(policy):
     assert [len(batch) for batch in policy.batches] == [1, 31]
 
 
+def test_a_policy_that_batches_by_itself_gets_requests_one_by_one_while_others_are_at_work():
+    policy = WrittenPolicy(continuous=True)
+    policy.may_go_on.clear()
+    with served(policy, params_with(batch=3)) as client, ThreadPoolExecutor(4) as callers:
+        words = [f"Question {number}?" for number in range(4)]
+        asked = [callers.submit(ask, client, text) for text in words]
+        wait_for(lambda: (len(policy.batches), metric(client, "waiting")) == (3, 1))
+        policy.may_go_on.set()
+        bodies = [future.result().json() for future in asked]
+    assert [body["choices"][0]["message"]["content"] for body in bodies] == [echo(text) for text in words]
+    assert [len(batch) for batch in policy.batches] == [1] * 4
+
+
 def test_a_full_queue_says_when_to_try_again(policy):
     policy.may_go_on.clear()
     with served(policy, params_with(queue=2)) as client, ThreadPoolExecutor(3) as callers:
