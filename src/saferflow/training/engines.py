@@ -18,6 +18,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 import saferflow
 from saferflow.errors import PolicyError
+from saferflow.layout import HOME
 from saferflow.params import Params, PolicyParams, RunParams, VLLMParams
 from saferflow.protocol.plan import Plan
 from saferflow.training.drafts import Drafter
@@ -30,7 +31,7 @@ from saferflow.training.released import complete_released
 from saferflow.training.samples import Draw
 from saferflow.training.vllm_server import LOOK_SECONDS, VLLMServer
 
-VLLM_LOG = Path(".saferflow/vllm.log")
+VLLM_LOG = HOME / "vllm.log"
 
 
 @dataclass(frozen=True, slots=True)
