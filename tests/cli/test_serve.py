@@ -7,13 +7,19 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 from rich.console import Console
+from typer.testing import CliRunner
 
+from saferflow.cli import serve as serve_module
 from saferflow.cli.serve import KEY, SYSTEM_KEY, TRANSFORMERS, VLLM, refuse_open_doors, serve_system
+from saferflow.commands import serve as commands
 from saferflow.errors import PipelineError
 from saferflow.params import load_params
 from saferflow.release import registry
 from saferflow.release.weights import folder_digest
-from tests.serving.written import save_untrained
+from saferflow.serving.answer import WITHHELD
+from saferflow.training.vllm_program import PROGRAM
+from tests.serving.written import question, save_untrained
+from tests.training.vllm_stand_in import stand_in
 
 MICRO = load_params(Path(__file__).parents[2] / "profiles" / "micro.yaml")
 
@@ -56,6 +62,40 @@ def test_the_system_serves_the_version_that_was_registered_to_who_shows_the_key(
         assert client.get("/v1/models").status_code == 401
         models = client.get("/v1/models", headers={"Authorization": "Bearer a key"}).json()["data"]
         assert [row["id"] for row in models] == ["saferflow-micro-v1", "champion"]
+
+
+def test_behind_vllm_the_same_system_checks_what_vllm_draws(registered, tmp_path, monkeypatch):
+    """A stand-in for vLLM, whose answers keep no plan."""
+    started = []
+    monkeypatch.setattr(uvicorn, "run", lambda app, **_: started.append(app))
+    monkeypatch.setenv(PROGRAM, str(stand_in(tmp_path)))
+    folder = save_untrained(tmp_path / "weights")
+    registered(folder.as_uri(), folder_digest(folder))
+    serve_system(Console(quiet=True), tmp_path, MICRO, "v1", host="127.0.0.1", port=1, backend=VLLM, arguments=["--further=1"])
+    with TestClient(started[0]) as client:
+        answer = client.post("/v1/chat/completions", json=question("Hello")).json()
+    assert (answer["saferflow"]["withheld"], answer["choices"][0]["message"]["content"]) == (True, WITHHELD)
+    assert answer["saferflow"]["digest"] == folder_digest(folder)
+    [log] = tmp_path.glob(".saferflow/served/*.vllm.log")
+    assert '"--further=1"]' in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "version", "further"),
+    [
+        (["--max-model-len", "64"], "champion", ["--max-model-len", "64"]),
+        (["v3", "--max-model-len=64"], "v3", ["--max-model-len=64"]),
+        ([], "champion", []),
+    ],
+)
+def test_further_options_go_to_vllm_and_are_no_version(tmp_path, monkeypatch, words, version, further):
+    started = []
+    monkeypatch.setattr(commands, "project", lambda: (tmp_path, MICRO))
+    monkeypatch.setattr(serve_module, "serve_system", lambda *args, **more: started.append((args[3], more["arguments"])))
+    result = CliRunner().invoke(commands.app, ["--backend", "vllm", *words])
+    assert result.exit_code == 0, result.output
+    assert started == [(version, further)]
+    assert CliRunner().invoke(commands.app, words).exit_code == (2 if further else 0)
 
 
 def test_a_champion_of_the_registry_is_taken_over_with_its_files_and_a_broken_one_is_not(registered, tmp_path, monkeypatch):

@@ -28,9 +28,9 @@ from saferflow.training.policy import save_policy
 from saferflow.training.vllm_program import PROGRAM
 from saferflow.training.vllm_server import VLLMServer
 from tests.serving.written import MICRO, save_untrained
+from tests.training import vllm_stand_in
 
 ROOT = Path(__file__).parents[2]
-STAND_IN = Path(__file__).with_name("vllm_stand_in.py")
 VLLM = ROOT / ".venv" / "vllm" / "bin" / "vllm"
 QUESTION = "How do I store bleach?"
 PLAN = plan_for(QUESTION, None)
@@ -44,10 +44,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    program = tmp_path / "vllm"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} {STAND_IN} "$@"\n')
-    program.chmod(0o755)
-    monkeypatch.setenv(PROGRAM, str(program))
+    monkeypatch.setenv(PROGRAM, str(vllm_stand_in.stand_in(tmp_path)))
 
 
 @pytest.fixture

@@ -10,6 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 
+def stand_in(folder):
+    """The program, in a folder."""
+    program = folder / "vllm"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__)} "$@"\n')
+    program.chmod(0o755)
+    return program
+
+
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self._reply(200 if self.path == "/health" else 404, {})
@@ -47,4 +55,5 @@ def main():
     ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 
 
-main()
+if __name__ == "__main__":
+    main()
