@@ -150,7 +150,7 @@ def rows_of(part: Part, params: Params) -> list[Placed]:
 def _scenes(drawn: Drawn, source: ScenesSource, params: Params) -> Iterator[Row]:
     """Drawn rows. A general row of training that is a near twin of a held-out one is left out: chance draws one for some seeds.
 
-    Safety rows have none: their held-out questions are about things in places that training never shows together.
+    Of safety rows none was a twin with six seeds that were looked at; stage `validate` would say so.
     """
     seed, bounds = params.run.seed, params.validation
     if not drawn.general:
