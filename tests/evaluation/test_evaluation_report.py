@@ -198,7 +198,7 @@ def run_gate(rows: list[Answered], params) -> None:
     Path("params.yaml").write_text(PARAMS_FILE.read_text())
     write_table(gate.EVALUATED, rows, Answered)
     write_table(gate.EVALUATION, asked(rows), PromptRow)
-    write_table(gate.INCIDENTS, [], Answered)
+    write_table(gate.HAPPENED, [], Answered)
     gate.ROLLOUTS.parent.mkdir()
     gate.ROLLOUTS.write_text("")
     write_metrics("evaluate", evaluate_metrics(rows, params.evaluate.model_copy(update={"resamples": 100}), seed=7))

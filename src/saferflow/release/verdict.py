@@ -20,6 +20,7 @@ from saferflow.evaluation.report import render_report
 from saferflow.evaluation.scores import evaluate_metrics
 from saferflow.evaluation.trainings import Pair
 from saferflow.judge.choice import grader_of
+from saferflow.layout import CANDIDATE, EVALUATED, HAPPENED, VERDICT
 from saferflow.params import Params
 from saferflow.release import registry, signing
 from saferflow.release.attacks import attack_verdict
@@ -27,7 +28,7 @@ from saferflow.release.registry import COMPARISON
 from saferflow.release.trainings import RECIPE, trainings_of
 from saferflow.release.weights import weights_of
 from saferflow.stages.evaluate import TABLE
-from saferflow.stages.gate import CANDIDATE, CURATED, EVALUATED, INCIDENTS, VERDICT, compare_with_champion
+from saferflow.stages.gate import CURATED, compare_with_champion
 from saferflow.tracking import lineage, runs
 
 PAGE = "champion.html"
@@ -174,7 +175,7 @@ def _mended(version: registry.Version, champion: registry.Version) -> list[str]:
 def _incident_answers(version: registry.Version) -> list[Answered] | None:
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return read_table(_fetched(version, INCIDENTS.name, Path(folder)), Answered)
+            return read_table(_fetched(version, HAPPENED.name, Path(folder)), Answered)
         except PipelineError:  # it was registered before they were kept
             return None
 

@@ -28,8 +28,7 @@ from saferflow.evaluation.measures import by_policy, scores
 from saferflow.evaluation.remedies import Facts
 from saferflow.evaluation.report import Step, render_report
 from saferflow.evaluation.trainings import Pair
-from saferflow.layout import BASE, CANDIDATE, EVALUATED, EVALUATION, REPORT, ROLLOUTS, SCORES, VERDICT
-from saferflow.layout import HAPPENED as INCIDENTS
+from saferflow.layout import BASE, CANDIDATE, EVALUATED, EVALUATION, HAPPENED, REPORT, ROLLOUTS, SCORES, VERDICT
 from saferflow.params import Params, load_params
 from saferflow.stages.entry import run_stage
 from saferflow.stages.metrics import write_json, write_metrics
@@ -43,7 +42,7 @@ def main() -> None:
     asked = read_table(EVALUATION, PromptRow)
     answered = counted(read_table(EVALUATED, Answered), asked)
     metrics = json.loads(SCORES.read_text(encoding="utf-8"))
-    verdict = with_incidents(judge_candidate(answered, params), read_table(INCIDENTS, Answered), params)
+    verdict = with_incidents(judge_candidate(answered, params), read_table(HAPPENED, Answered), params)
     advice = advice_on(verdict, answered, json.loads(CURATED.read_text(encoding="utf-8")), params)
     write_json(VERDICT, verdict.to_dict() | {"advice": advice.to_dict() if advice else None})
     page = render_report(
